@@ -1,0 +1,158 @@
+//! The read-only picture of the controller that the dashboard, `trimtab weights` and the demo show: one immutable value a tick,
+//! behind one watch channel. These are wire types: they are what the dashboard's API serves as JSON.
+
+use serde::{Deserialize, Serialize};
+use trimtab_model::decision::{Mode, Reason, RuleParameters};
+
+/// The whole picture after one tick.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// When it was made, milliseconds since the Unix epoch.
+    pub at_ms: i64,
+    /// Trimtab's version.
+    pub version: String,
+    /// Version of the loaded policy.
+    pub policy_version: String,
+    /// Time that the last tick took, all backends together.
+    pub tick_ms: f64,
+    /// Connected proxies.
+    pub proxies: Vec<ProxyView>,
+    /// Backends by name, sorted.
+    pub backends: Vec<BackendView>,
+    /// Problems with the configuration that a person should see, e.g. a file that did not parse (the last good one stays).
+    pub problems: Vec<String>,
+    /// Recording: rows written and dropped so far; `None` where recording is off.
+    pub recording: Option<RecordingView>,
+}
+
+/// One connected proxy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProxyView {
+    /// Its id.
+    pub id: String,
+    /// Seconds since its last load report; `None` if none came yet.
+    pub report_age_s: Option<f64>,
+    /// Resources that it acknowledged and that it refused since it connected.
+    pub acks: u64,
+    /// Refusals (NACKs).
+    pub nacks: u64,
+    /// Text of the last NACK.
+    pub last_nack: Option<String>,
+    /// Whether it has acknowledged the newest weights.
+    pub in_sync: bool,
+}
+
+/// Recording counters since start.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RecordingView {
+    /// Where it goes.
+    pub url: String,
+    /// Rows in finished files.
+    pub rows_written: u64,
+    /// Rows lost (store dead, disk full, buffer full).
+    pub rows_dropped: u64,
+    /// The last error, if the last attempt failed.
+    pub last_error: Option<String>,
+}
+
+/// One backend after one tick.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackendView {
+    /// `namespace/service:port`.
+    pub name: String,
+    /// The algorithm that its proxies run, in the spelling of `--algorithm`.
+    pub algorithm: String,
+    /// Mode of the policy.
+    pub mode: Mode,
+    /// The tick.
+    pub tick: u64,
+    /// Latency objective in use.
+    pub objective_ms: Option<f64>,
+    /// True where the objective was derived, not set.
+    pub objective_derived: bool,
+    /// Completed requests per second, by all proxies.
+    pub rps: f64,
+    /// Answers within the objective, per second.
+    pub goodput_rps: f64,
+    /// Requests answered 503 by admission control, per second.
+    pub shed_rps: f64,
+    /// Share of 5xx answers and failures, 0..=1; shed requests do not count.
+    pub error_share: f64,
+    /// Client-side median over the last ticks.
+    pub latency_ms_p50: Option<f64>,
+    /// Client-side 99th percentile over the last ticks (about 5 s).
+    pub latency_ms_p99: Option<f64>,
+    /// Admission control's limit, summed over proxies; `None` where it is off.
+    pub concurrency_limit: Option<f64>,
+    /// Rule parameters in force.
+    pub parameters: RuleParameters,
+    /// What the guard did at this tick.
+    pub guard: Vec<GuardView>,
+    /// Endpoints, in list order.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// One action of the guard.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GuardView {
+    /// Why.
+    pub reason: Reason,
+    /// Endpoint's name; `None`: all.
+    pub endpoint: Option<String>,
+    /// What was wanted, what was allowed.
+    pub detail: String,
+}
+
+/// One endpoint after one tick.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Pod name or `host:port`.
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+    /// Stable identity, hexadecimal.
+    pub key: String,
+    /// What it is doing.
+    pub state: EndpointState,
+    /// What the fallback would give it, 0..=1.
+    pub weight_baseline: f64,
+    /// What the policy proposes.
+    pub weight_proposed: f64,
+    /// What is applied.
+    pub weight_applied: f64,
+    /// Share of the requests that it really got lately, 0..=1.
+    pub share: f64,
+    /// Completed requests per second.
+    pub rps: f64,
+    /// In flight, all proxies together, mean over the interval.
+    pub in_flight: f64,
+    /// Median latency lately.
+    pub latency_ms_p50: Option<f64>,
+    /// 99th percentile lately.
+    pub latency_ms_p99: Option<f64>,
+    /// Soft error average pooled over the proxies, 0..=1.
+    pub error: f64,
+    /// Proxies that ejected it.
+    pub ejected_by: u32,
+    /// Estimated capacity in requests per second, where known.
+    pub capacity_rps: Option<f64>,
+    /// Age of its own metrics; `None` if it has none.
+    pub scrape_age_s: Option<f64>,
+    /// Why it cannot be scraped, if it cannot.
+    pub scrape_error: Option<String>,
+}
+
+/// State of an endpoint, as a person would say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EndpointState {
+    /// Gets its share.
+    Active,
+    /// New: its share ramps up.
+    SlowStart,
+    /// Ejected by some proxies.
+    PartlyEjected,
+    /// Ejected by all proxies.
+    Ejected,
+    /// No new requests; in-flight ones finish.
+    Draining,
+}

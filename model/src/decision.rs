@@ -1,0 +1,100 @@
+//! What comes out of a tick for one backend: weights, rule parameters, and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observation::EndpointKey;
+
+/// Parameters of the pick rule, shared by all endpoints of a backend. A proxy scores an endpoint with `n` requests in flight as
+/// `(n + offset)^exponent / weight * (latency / latency_reference_ms)^latency_exponent * (1 - error)^-error_exponent`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RuleParameters {
+    /// κ: how steeply a queue counts.
+    pub exponent: f32,
+    /// g: requests assumed to be there beside those in flight.
+    pub offset: f32,
+    /// z: how much the proxy's own, fast latency average counts.
+    pub latency_exponent: f32,
+    /// Latency at which the latency factor is 1, in milliseconds.
+    pub latency_reference_ms: f32,
+    /// a: how much the pooled error average counts.
+    pub error_exponent: f32,
+}
+
+/// How far the policy may act on one backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Mode {
+    /// The policy does not run; the fallback is applied.
+    Off,
+    /// The policy decides and is recorded; the fallback is applied.
+    Shadow,
+    /// The policy's decision is applied, within the guard.
+    #[default]
+    Active,
+}
+
+/// Why the guard changed or refused something. The names are the operator's contract: they appear in decisions, metrics,
+/// the dashboard and recordings, and do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Reason {
+    /// The backend's mode is `Off`.
+    ModeOff,
+    /// The backend's mode is `Shadow`.
+    ModeShadow,
+    /// A share was raised to the floor.
+    ShareFloor,
+    /// A share was lowered to the ceiling.
+    ShareCeiling,
+    /// A weight wanted to move further than one tick allows.
+    StepLimit,
+    /// Metrics of an endpoint are older than allowed: its prior counts, not the policy.
+    StaleMetrics,
+    /// No metrics of an endpoint at all.
+    MissingMetrics,
+    /// Fewer endpoints are healthy than the panic threshold: all get traffic.
+    PanicThreshold,
+    /// A new endpoint ramps up.
+    SlowStart,
+    /// The features are outside what the policy was trained on.
+    UnfamiliarInput,
+    /// The policy's output was not finite, or it failed.
+    PolicyFault,
+    /// The policy does worse than its fallback.
+    WorseThanFallback,
+}
+
+/// One thing that the guard did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuardAction {
+    /// Why.
+    pub reason: Reason,
+    /// On which endpoint; `None`: on all.
+    pub endpoint: Option<EndpointKey>,
+    /// What was wanted and what was allowed, in words.
+    pub detail: String,
+}
+
+/// The decision of one tick for one backend. All vectors are in the order of the observation's endpoints; each of the three
+/// weight vectors is finite, > 0 and sums to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Tick of the observation.
+    pub tick: u64,
+    /// Which endpoints the vectors are about.
+    pub endpoints: Vec<EndpointKey>,
+    /// What the fallback (the capacity prior) says.
+    pub baseline: Vec<f64>,
+    /// What the policy proposes.
+    pub proposed: Vec<f64>,
+    /// What is pushed.
+    pub applied: Vec<f64>,
+    /// Rule parameters that go with `applied`.
+    pub parameters: RuleParameters,
+    /// What the guard did, in order.
+    pub guard: Vec<GuardAction>,
+    /// Log-density of the exploration noise in `proposed`; `None` where nothing was drawn.
+    pub log_probability: Option<f64>,
+    /// Version of the policy that proposed.
+    pub policy_version: String,
+    /// Mode under which it was made.
+    pub mode: Mode,
+}

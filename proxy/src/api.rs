@@ -1,0 +1,19 @@
+//! The data-plane API: what the controller pushes (resources over delta ADS) and what proxies report (telemetry), as generated from
+//! `proto/`. These are wire types; `config` turns them into validated ones.
+
+/// Version 1 of the API.
+#[allow(missing_docs, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("trimtab.dataplane.v1");
+}
+
+/// Type URL of a [`v1::Listener`].
+pub const LISTENER_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Listener";
+/// Type URL of a [`v1::HttpRoute`].
+pub const HTTP_ROUTE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.HttpRoute";
+/// Type URL of a [`v1::Backend`].
+pub const BACKEND_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Backend";
+/// Type URL of a [`v1::WeightTable`].
+pub const WEIGHT_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.WeightTable";
+/// Type URL of a [`v1::ErrorTable`].
+pub const ERROR_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.ErrorTable";

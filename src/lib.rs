@@ -1,0 +1,1 @@
+//! The command line's own library: what `demo` and the tests share.
