@@ -1,0 +1,110 @@
+//! From objects to what the data plane gets: pure, and total. Whatever is wrong becomes a problem that names object and field, and
+//! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
+
+use std::time::Duration;
+
+use http::Uri;
+use trimtab_model::{decision::Mode, observation::EndpointKey};
+use trimtab_proxy::api::v1;
+
+use crate::{
+    policy::{Algorithm, MetricNames},
+    problem::Problem,
+};
+
+/// Everything that the data plane and the control loop need to know of the configuration. Each list is sorted by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Config {
+    /// Sockets to accept requests on.
+    pub listeners: Vec<v1::Listener>,
+    /// Rules for them.
+    pub routes: Vec<v1::HttpRoute>,
+    /// What the rules refer to.
+    pub backends: Vec<BackendSpec>,
+    /// What could not be translated.
+    pub problems: Vec<Problem>,
+}
+
+/// One backend: what is pushed to proxies, and what the control loop needs beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendSpec {
+    /// What is pushed. Its `objective_ms` is the one that was set, if any.
+    pub resource: v1::Backend,
+    /// In the order of `resource.endpoints`.
+    pub endpoints: Vec<EndpointSpec>,
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// How far the learned policy may act.
+    pub mode: Mode,
+    /// Which policy decides; `None`: what the controller was started with.
+    pub model: Option<String>,
+    /// Bounds for the guard.
+    pub guardrails: GuardrailSettings,
+    /// How endpoints are scraped; `None`: not at all.
+    pub scrape: Option<ScrapeSettings>,
+}
+
+impl BackendSpec {
+    /// `namespace/service:port`.
+    pub fn name(&self) -> &str {
+        &self.resource.name
+    }
+
+    /// Fingerprint of the endpoints' keys, addresses and order.
+    pub fn generation(&self) -> u64 {
+        self.resource.generation
+    }
+}
+
+/// One endpoint of a backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointSpec {
+    /// Identity that outlives its address.
+    pub key: EndpointKey,
+    /// Pod name, or `host:port`.
+    pub name: String,
+    /// `host:port`, IPv6 in brackets.
+    pub address: String,
+    /// Whether it gets new requests.
+    pub ready: bool,
+    /// Whether it is on its way out: it finishes what it has.
+    pub draining: bool,
+    /// Its zone, where known.
+    pub zone: Option<String>,
+    /// Where its metrics are; `None`: it is not scraped.
+    pub scrape_url: Option<Uri>,
+    /// When it became ready, milliseconds since the Unix epoch, where the provider knows.
+    pub ready_since_ms: Option<i64>,
+    /// Container restarts, where the provider knows.
+    pub restarts: Option<u32>,
+}
+
+/// What the user said on the guard's bounds; `None`: the guard's own default. Shares are multiples of an equal share.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct GuardrailSettings {
+    /// Smallest weight of an endpoint, in (0, 1].
+    pub share_min: Option<f64>,
+    /// Largest weight of an endpoint, at least 1.
+    pub share_max: Option<f64>,
+    /// Largest factor by which a weight moves in one tick, above 1.
+    pub step_max: Option<f64>,
+    /// Metrics older than this are not used.
+    pub stale_after: Option<Duration>,
+    /// For this long after it became ready an endpoint's own numbers do not move its weight.
+    pub blackout: Option<Duration>,
+    /// After this long without numbers a learned weight is forgotten.
+    pub weight_expiration: Option<Duration>,
+    /// Share of endpoints that must be healthy, 0..=1.
+    pub panic_threshold: Option<f64>,
+    /// A new endpoint ramps up over this long; zero: at once.
+    pub slow_start: Option<Duration>,
+}
+
+/// How the endpoints of a backend are scraped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScrapeSettings {
+    /// How often.
+    pub interval: Duration,
+    /// Names of series that the user gave.
+    pub names: MetricNames,
+}

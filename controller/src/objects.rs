@@ -1,0 +1,37 @@
+//! The objects that configure Trimtab, typed, as one immutable value. Providers make it; `gateway` translates it.
+
+use std::collections::BTreeMap;
+
+use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+
+use crate::{
+    policy::BackendTrafficPolicy,
+    problem::{ObjectId, Origin},
+};
+
+/// Namespace of an object that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// All objects at one moment. Within a kind they are unique by namespace and name; the order carries no meaning.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Objects {
+    /// Classes of gateways.
+    pub gateway_classes: Vec<GatewayClass>,
+    /// Where requests come in.
+    pub gateways: Vec<Gateway>,
+    /// Where they go.
+    pub http_routes: Vec<HttpRoute>,
+    /// Who may refer across namespaces.
+    pub reference_grants: Vec<ReferenceGrant>,
+    /// What routes refer to.
+    pub services: Vec<Service>,
+    /// The addresses behind services.
+    pub endpoint_slices: Vec<EndpointSlice>,
+    /// How the requests to a service are spread.
+    pub policies: Vec<BackendTrafficPolicy>,
+    /// Where an object stands, for those that came from a file.
+    pub origins: BTreeMap<ObjectId, Origin>,
+}

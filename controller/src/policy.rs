@@ -1,0 +1,436 @@
+//! The one policy of ours: `BackendTrafficPolicy` (`trimtab.dev/v1alpha1`), attached to a Service. Field names are those that users of
+//! Envoy Gateway and Istio know; what is only ours is under `adaptive`. These are wire types: `gateway` turns them into a `BackendSpec`.
+
+use std::{fmt, str::FromStr};
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use trimtab_proxy::api::v1;
+
+use crate::duration::Duration;
+
+/// How requests are spread over the endpoints of a Service, how failing endpoints are avoided, and how far Trimtab's learned policy
+/// may act. Everything is optional: a Service without a policy is routed adaptively with the defaults below.
+#[derive(CustomResource, Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[kube(
+    group = "trimtab.dev",
+    version = "v1alpha1",
+    kind = "BackendTrafficPolicy",
+    plural = "backendtrafficpolicies",
+    shortname = "btp",
+    namespaced,
+    derive = "PartialEq",
+    derive = "Default"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTrafficPolicySpec {
+    /// The Services that it is for, in the policy's own namespace. With `sectionName`, one port of the Service; such a policy goes
+    /// before one for the whole Service.
+    pub target_refs: Vec<TargetRef>,
+    /// How an endpoint is chosen for a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// How failing endpoints are found and avoided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Bounds on what one proxy process sends to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// Retries of requests that never reached an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Time limits towards the endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Timeout>,
+    /// Answering 503 at once instead of queueing what cannot be answered in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission_control: Option<AdmissionControl>,
+    /// How a new endpoint gets up to its share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+    /// Trimtab's own part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Adaptive>,
+}
+
+/// A Service in the policy's namespace, or one port of it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API group; only the core group, "". Default: "".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Only "Service". Default: "Service".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Name of the Service.
+    pub name: String,
+    /// Name of a port of the Service. Default: all of its ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+}
+
+/// How an endpoint is chosen for a request.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancer {
+    /// The algorithm. Default: Trimtab.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    pub algorithm: Option<Algorithm>,
+}
+
+/// An algorithm that chooses an endpoint for a request.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Live in-flight counts, learned weights and parameters.
+    #[default]
+    Trimtab,
+    /// One after the other.
+    RoundRobin,
+    /// Any, with equal chances.
+    Random,
+    /// One after the other, in proportion to the weights (smooth).
+    WeightedRoundRobin,
+    /// The endpoint with the fewest requests in flight from this proxy; all are looked at.
+    LeastRequest,
+    /// The one of two random endpoints with fewer requests in flight from this proxy.
+    LeastRequestP2C,
+    /// The one of two random endpoints with the lower peak-sensitive latency average times requests in flight.
+    PeakEwma,
+    /// Cubed in-flight counts scaled by the number of proxies, times a latency average; no weights.
+    C3Local,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Algorithm; 8] = [
+        Algorithm::Trimtab,
+        Algorithm::RoundRobin,
+        Algorithm::Random,
+        Algorithm::WeightedRoundRobin,
+        Algorithm::LeastRequest,
+        Algorithm::LeastRequestP2C,
+        Algorithm::PeakEwma,
+        Algorithm::C3Local,
+    ];
+
+    /// In the spelling of `--algorithm`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::Trimtab => "trimtab",
+            Algorithm::RoundRobin => "round-robin",
+            Algorithm::Random => "random",
+            Algorithm::WeightedRoundRobin => "weighted-round-robin",
+            Algorithm::LeastRequest => "least-request",
+            Algorithm::LeastRequestP2C => "least-request-p2c",
+            Algorithm::PeakEwma => "peak-ewma",
+            Algorithm::C3Local => "c3-local",
+        }
+    }
+
+    /// As the data plane says it.
+    pub const fn data_plane(self) -> v1::Algorithm {
+        match self {
+            Algorithm::Trimtab => v1::Algorithm::Adaptive,
+            Algorithm::RoundRobin => v1::Algorithm::RoundRobin,
+            Algorithm::Random => v1::Algorithm::Random,
+            Algorithm::WeightedRoundRobin => v1::Algorithm::WeightedRoundRobin,
+            Algorithm::LeastRequest => v1::Algorithm::LeastRequest,
+            Algorithm::LeastRequestP2C => v1::Algorithm::LeastRequestP2c,
+            Algorithm::PeakEwma => v1::Algorithm::PeakEwma,
+            Algorithm::C3Local => v1::Algorithm::C3Local,
+        }
+    }
+
+    /// Whether it heeds the weights that a tick pushes.
+    pub const fn uses_weights(self) -> bool {
+        matches!(self, Algorithm::Trimtab | Algorithm::WeightedRoundRobin)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is not an algorithm's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown algorithm \"{0}\", expected one of {names}", names = Algorithm::ALL.map(Algorithm::name).join(", "))]
+pub struct UnknownAlgorithm(pub String);
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(text: &str) -> Result<Self, UnknownAlgorithm> {
+        Algorithm::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.name() == text)
+            .ok_or_else(|| UnknownAlgorithm(text.to_owned()))
+    }
+}
+
+/// How failing endpoints are found and avoided.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// Outlier detection: what the answers to real requests tell. On by default where the algorithm is Trimtab; otherwise off
+    /// unless this field is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<PassiveHealthCheck>,
+    /// Percentage of endpoints that must be healthy; with fewer, all of them get requests. 0 to 100. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub panic_threshold: Option<u32>,
+}
+
+/// Outlier detection, local to each proxy.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PassiveHealthCheck {
+    /// 5xx answers in a row that eject an endpoint; 0: never. Default: 5.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "consecutive5XxErrors")]
+    #[schemars(range(max = 1000000))]
+    pub consecutive_5xx_errors: Option<u32>,
+    /// Failures in a row to get an answer at all (connect, reset, time-out) or 502, 503, 504 that eject an endpoint; 0: never. Default: 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000000))]
+    pub consecutive_gateway_errors: Option<u32>,
+    /// How long the first ejection lasts; it doubles with each one that follows. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_ejection_time: Option<Duration>,
+    /// The longest that an ejection may last. Default: 5m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_ejection_time: Option<Duration>,
+    /// Percentage of endpoints that may be ejected at once. 0 to 100. Default: 50.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub max_ejection_percent: Option<u32>,
+}
+
+/// Bounds on what one proxy process sends to the Service; what is beyond is answered 503 at once.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct CircuitBreaker {
+    /// Connections to all endpoints together. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_connections: Option<u32>,
+    /// Requests in flight to all endpoints together. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_parallel_requests: Option<u32>,
+}
+
+/// Retries of requests that never reached an endpoint.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Retry {
+    /// How often such a request is tried on another endpoint. 0 to 10. Default: 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 10))]
+    pub num_retries: Option<u32>,
+}
+
+/// Time limits towards the endpoints.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Timeout {
+    /// Limits of the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpTimeout>,
+    /// Limits of requests and of idle connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpTimeout>,
+}
+
+/// Limits of the connection.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpTimeout {
+    /// How long connecting may take. Default: 1s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout: Option<Duration>,
+}
+
+/// Limits of requests and of idle connections.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpTimeout {
+    /// From the request sent to an endpoint to the last byte of its response; `timeouts.backendRequest` of an HTTPRoute rule goes
+    /// before it. A rule with several backends uses the longest, if all of them have one. Default: no limit of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_timeout: Option<Duration>,
+    /// An idle connection to an endpoint is closed after this long. Default: 30s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_idle_timeout: Option<Duration>,
+}
+
+/// A local limit on requests in flight, adapted so that answers stay within the objective.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AdmissionControl {
+    /// Default: true where the algorithm is Trimtab, otherwise false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// The limit never goes below this, per proxy. Default: the number of endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub min_concurrency: Option<u32>,
+    /// The limit never goes above this, per proxy. Default: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_concurrency: Option<u32>,
+}
+
+/// How a new endpoint gets up to its share.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SlowStart {
+    /// Its share ramps up over this long after it became ready; 0s: at once. Default: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Duration>,
+}
+
+/// Trimtab's own part: how far the learned policy may act, what it aims at, and where it gets its numbers.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Adaptive {
+    /// Off: the capacity prior's weights. Shadow: the learned policy decides and is recorded, the prior's weights are applied.
+    /// Active: the learned policy's weights are applied, within the guardrails. Default: Active where the algorithm heeds weights
+    /// (Trimtab, WeightedRoundRobin), otherwise Off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AdaptiveMode>,
+    /// What counts as a good answer. Default: derived from what the Service does when it is not overloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+    /// What the learned policy may never go beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guardrails: Option<Guardrails>,
+    /// How the endpoints' own metrics are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// Which policy decides: "builtin", or the path of a checkpoint. Default: what the controller was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// How far the learned policy may act.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdaptiveMode {
+    /// It does not run; the capacity prior's weights are applied.
+    Off,
+    /// It decides and is recorded; the capacity prior's weights are applied.
+    Shadow,
+    /// Its weights are applied, within the guardrails.
+    Active,
+}
+
+/// What counts as a good answer.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Objective {
+    /// Answers within this time count towards goodput. Default: derived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Duration>,
+}
+
+/// What the learned policy may never go beyond. Shares are relative to an equal share: 1 is the average endpoint.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Guardrails {
+    /// No endpoint's weight goes below this multiple of an equal share. Above 0, at most 1. Default: 0.02.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
+    pub share_min: Option<f64>,
+    /// No endpoint's weight goes above this multiple of an equal share. At least 1. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000000))]
+    pub share_max: Option<f64>,
+    /// Largest factor by which a weight moves in one tick, up or down. Above 1. Default: 1.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000000))]
+    pub step_max: Option<f64>,
+    /// An endpoint's own metrics older than this are not used. Default: 5s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_after: Option<Duration>,
+    /// For this long after an endpoint became ready its own numbers do not move its weight. Default: 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blackout_period: Option<Duration>,
+    /// After this long without any numbers an endpoint's learned weight is forgotten. Default: 3m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_expiration_period: Option<Duration>,
+}
+
+/// How the endpoints' own metrics (Prometheus text over HTTP) are read.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Metrics {
+    /// Whether endpoints are scraped at all. Default: true; one that has no metrics works from the proxies' reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape: Option<bool>,
+    /// Path. Default: /metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Port. Default: the port that requests go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<u16>,
+    /// Default: http.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<MetricsScheme>,
+    /// How often. At least 100ms. Default: 500ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Duration>,
+    /// Which series mean what, where the usual names do not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<MetricNames>,
+}
+
+/// How metrics are fetched.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum MetricsScheme {
+    /// In clear text.
+    #[default]
+    Http,
+    /// Over TLS; not supported yet.
+    Https,
+}
+
+/// Names of the series with the numbers that Trimtab uses; what is left out is looked for under the usual names.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricNames {
+    /// Gauge: requests inside the endpoint, waiting or served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<String>,
+    /// Gauge: requests being served (busy workers).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<String>,
+    /// Gauge: requests that it can serve at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker_limit: Option<String>,
+    /// Counter: completed requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<String>,
+    /// Histogram or summary: duration of requests in seconds, or in milliseconds where the name ends in `_ms` or `_milliseconds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<String>,
+    /// Counter: CPU time used, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// Gauge: CPU limit, in cores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<String>,
+    /// Gauge: resident memory, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<String>,
+    /// Gauge: memory limit, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<String>,
+    /// Gauge: when the process started, in seconds since the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<String>,
+}

@@ -1,0 +1,101 @@
+//! What is wrong with the configuration, said so that a person can put it right: where, which field, and what would be right.
+
+use std::fmt;
+
+/// Kind, namespace and name of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId {
+    /// Kind, e.g. "HTTPRoute".
+    pub kind: &'static str,
+    /// Namespace; empty for an object without one.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectId {
+    /// The object of this kind, namespace and name.
+    pub fn new(kind: &'static str, namespace: &str, name: &str) -> Self {
+        ObjectId { kind, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// A file, and a line in it where one can be told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// Path as people know it: relative to the folder that is read.
+    pub file: String,
+    /// Counts from 1.
+    pub line: Option<u32>,
+}
+
+impl Origin {
+    /// A line of a file.
+    pub fn line(file: &str, line: u32) -> Self {
+        Origin { file: file.to_owned(), line: Some(line) }
+    }
+
+    /// A file as a whole.
+    pub fn file(file: &str) -> Self {
+        Origin { file: file.to_owned(), line: None }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "{}:{line}", self.file),
+            None => f.write_str(&self.file),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration. Reads `routes.yaml:14: spec.rules[0].matches[0].path.typ: unknown field,
+/// expected one of type, value`: what is not known of place, object and field is left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where it stands, for configuration that came from a file.
+    pub origin: Option<Origin>,
+    /// Which object it is about.
+    pub object: Option<ObjectId>,
+    /// Which field of it, e.g. `spec.rules[0].filters[1]`.
+    pub field: Option<String>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of a file or of a line of it.
+    pub fn at(origin: Origin, message: impl Into<String>) -> Self {
+        Problem { origin: Some(origin), object: None, field: None, message: message.into() }
+    }
+
+    /// A problem of one field of an object.
+    pub fn of(object: ObjectId, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Problem { origin: None, object: Some(object), field: Some(field.into()), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(f, "{field}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
