@@ -1,1 +1,3 @@
 //! The command line's own library: what `demo` and the tests share.
+
+pub mod demo;
