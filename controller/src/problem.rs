@@ -99,3 +99,56 @@ impl fmt::Display for Problem {
         f.write_str(&self.message)
     }
 }
+
+/// Collects what is found wrong while one object is looked at. Two sorts are told apart: what is wrong whatever else there is
+/// (a file with it is refused), and what is only not supported yet or refers to something that is not there.
+#[derive(Debug)]
+pub struct Report {
+    object: ObjectId,
+    invalid: Vec<(String, String)>,
+    unresolved: Vec<(String, String)>,
+}
+
+impl Report {
+    /// Nothing found yet in `object`.
+    pub fn new(object: ObjectId) -> Self {
+        Report { object, invalid: Vec::new(), unresolved: Vec::new() }
+    }
+
+    /// The object.
+    pub fn object(&self) -> &ObjectId {
+        &self.object
+    }
+
+    /// Whether nothing was found yet.
+    pub fn is_clean(&self) -> bool {
+        self.invalid.is_empty() && self.unresolved.is_empty()
+    }
+
+    /// The value of `field` is wrong by itself.
+    pub fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.invalid.push((field.into(), message.into()));
+    }
+
+    /// The value of `field` makes sense, but not here: it refers to what is not there, or to what Trimtab does not support.
+    pub fn unresolved(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.unresolved.push((field.into(), message.into()));
+    }
+
+    /// Field and message of what is wrong by itself.
+    pub fn into_invalid(self) -> Vec<(String, String)> {
+        self.invalid
+    }
+
+    /// Everything, with the place of the object.
+    pub fn into_problems(self, origin: Option<&Origin>) -> impl Iterator<Item = Problem> + use<> {
+        let Report { object, invalid, unresolved } = self;
+        let origin = origin.cloned();
+        invalid.into_iter().chain(unresolved).map(move |(field, message)| Problem {
+            origin: origin.clone(),
+            object: Some(object.clone()),
+            field: Some(field),
+            message,
+        })
+    }
+}

@@ -1,16 +1,31 @@
 //! From objects to what the data plane gets: pure, and total. Whatever is wrong becomes a problem that names object and field, and
 //! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
 
+pub mod backends;
+pub mod endpoints;
+pub mod fingerprint;
+pub mod hostname;
+pub mod listeners;
+pub mod matches;
+pub mod policies;
+pub mod routes;
+pub mod settings;
+
 use std::time::Duration;
 
 use http::Uri;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use trimtab_model::{decision::Mode, observation::EndpointKey};
 use trimtab_proxy::api::v1;
 
 use crate::{
+    objects::{DEFAULT_NAMESPACE, Objects},
     policy::{Algorithm, MetricNames},
-    problem::Problem,
+    problem::{Problem, Report},
 };
+
+/// API group of Gateway and HTTPRoute.
+pub const GROUP: &str = "gateway.networking.k8s.io";
 
 /// Everything that the data plane and the control loop need to know of the configuration. Each list is sorted by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -107,4 +122,39 @@ pub struct ScrapeSettings {
     pub interval: Duration,
     /// Names of series that the user gave.
     pub names: MetricNames,
+}
+
+/// Translates objects. The same objects give the same result, whatever their order.
+pub fn translate(objects: &Objects) -> Config {
+    let mut problems = Vec::new();
+    let (listeners, attachables) = listeners::translate(objects, &mut problems);
+    let mut resolver = backends::Resolver::new(objects, &mut problems);
+    let routes = routes::translate(objects, &attachables, &mut resolver, &mut problems);
+    let backends = resolver.into_backends(&mut problems);
+    problems.sort();
+    problems.dedup();
+    Config { listeners, routes, backends, problems }
+}
+
+fn namespace_of(metadata: &ObjectMeta) -> &str {
+    metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE)
+}
+
+fn name_of(metadata: &ObjectMeta) -> &str {
+    metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Seconds since the Unix epoch; 0 where nobody wrote it down.
+fn created_at_s(metadata: &ObjectMeta) -> i64 {
+    metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second())
+}
+
+/// What decides between objects that want the same: the older one, then the one whose name sorts first.
+fn age_and_name(metadata: &ObjectMeta) -> (i64, String, String) {
+    (created_at_s(metadata), namespace_of(metadata).to_owned(), name_of(metadata).to_owned())
+}
+
+fn close(report: Report, objects: &Objects, problems: &mut Vec<Problem>) {
+    let origin = objects.origins.get(report.object());
+    problems.extend(report.into_problems(origin));
 }

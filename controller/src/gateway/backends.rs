@@ -1,0 +1,175 @@
+//! backendRefs to backends: one port of a Service, its endpoints from EndpointSlices, and the policy attached to it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gateway_api::httproutes::HttpRouteRulesBackendRefs;
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort},
+    discovery::v1::EndpointSlice,
+};
+
+use super::{BackendSpec, GROUP, endpoints, name_of, namespace_of, policies::Policies, settings};
+use crate::{
+    objects::Objects,
+    problem::{ObjectId, Problem, Report},
+};
+
+/// Label of an EndpointSlice that names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Resolves backendRefs, and remembers which backends are referred to.
+pub(super) struct Resolver<'a> {
+    objects: &'a Objects,
+    services: HashMap<(&'a str, &'a str), &'a Service>,
+    slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    policies: Policies<'a>,
+    referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
+}
+
+impl<'a> Resolver<'a> {
+    pub fn new(objects: &'a Objects, problems: &mut Vec<Problem>) -> Self {
+        let services: HashMap<_, _> = objects
+            .services
+            .iter()
+            .map(|service| ((namespace_of(&service.metadata), name_of(&service.metadata)), service))
+            .collect();
+        let mut slices: HashMap<_, Vec<_>> = HashMap::new();
+        for slice in &objects.endpoint_slices {
+            let labels = slice.metadata.labels.as_ref();
+            match labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
+                Some(service) => {
+                    slices.entry((namespace_of(&slice.metadata), service.as_str())).or_default().push(slice);
+                }
+                None => {
+                    let mut report = report_of_slice(slice);
+                    report.unresolved(
+                        "metadata.labels",
+                        format!("has no {SERVICE_NAME_LABEL}: its endpoints belong to no Service"),
+                    );
+                    super::close(report, objects, problems);
+                }
+            }
+        }
+        let policies = Policies::new(objects, &services, problems);
+        Resolver { objects, services, slices, policies, referred: BTreeMap::new() }
+    }
+
+    /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
+    pub fn resolve(
+        &mut self,
+        reference: &HttpRouteRulesBackendRefs,
+        from: &str,
+        field: &str,
+        report: &mut Report,
+    ) -> Option<String> {
+        let group = reference.group.as_deref().unwrap_or_default();
+        let kind = reference.kind.as_deref().unwrap_or("Service");
+        if (group, kind) != ("", "Service") {
+            report.unresolved(format!("{field}.kind"), format!("{group}/{kind} is not supported, expected a Service"));
+            return None;
+        }
+        let namespace = reference.namespace.as_deref().unwrap_or(from);
+        if namespace != from && !self.granted(from, namespace, &reference.name) {
+            let message = format!(
+                "no ReferenceGrant in {namespace} lets an HTTPRoute of {from} refer to Service {}",
+                reference.name
+            );
+            report.unresolved(format!("{field}.namespace"), message);
+            return None;
+        }
+        let Some(port) = reference.port else {
+            report.unresolved(
+                format!("{field}.port"),
+                format!("is missing, expected a port of Service {namespace}/{}", reference.name),
+            );
+            return None;
+        };
+        let Some(service) = self.services.get(&(namespace, reference.name.as_str())).copied() else {
+            report.unresolved(format!("{field}.name"), format!("there is no Service {namespace}/{}", reference.name));
+            return None;
+        };
+        let spec = service.spec.as_ref();
+        if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
+            let message =
+                format!("Service {namespace}/{} is of type ExternalName, which is not supported", reference.name);
+            report.unresolved(format!("{field}.name"), message);
+            return None;
+        }
+        let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+        let Some(service_port) =
+            ports.iter().find(|candidate| candidate.port == port && is_tcp(candidate.protocol.as_deref()))
+        else {
+            let known = ports.iter().map(|port| port.port.to_string()).collect::<Vec<_>>().join(", ");
+            let expected = if known.is_empty() { "it has none".to_owned() } else { format!("expected one of {known}") };
+            report.unresolved(
+                format!("{field}.port"),
+                format!("{port} is not a port of Service {namespace}/{}, {expected}", reference.name),
+            );
+            return None;
+        };
+        let name = format!("{namespace}/{}:{port}", reference.name);
+        self.referred.insert(name.clone(), (service, service_port));
+        Some(name)
+    }
+
+    /// The time limit that the policies of these backends set for a request, in milliseconds: the longest, if all of them set one.
+    pub fn request_timeout_ms<'n>(&self, backends: impl Iterator<Item = &'n str>) -> Option<u32> {
+        let timeout = |name: &str| {
+            let (service, port) = self.referred.get(name)?;
+            let policy = self.policies.of(service, port)?;
+            policy.spec.timeout.as_ref()?.http.as_ref()?.request_timeout
+        };
+        let all: Option<Vec<_>> = backends.filter(|name| !name.is_empty()).map(timeout).collect();
+        all?.into_iter().max().map(|timeout| timeout.as_millis_u32())
+    }
+
+    /// All backends that were referred to, by name.
+    pub fn into_backends(self, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
+        let mut backends = Vec::with_capacity(self.referred.len());
+        for (name, (service, port)) in &self.referred {
+            let mut report =
+                Report::new(ObjectId::new("Service", namespace_of(&service.metadata), name_of(&service.metadata)));
+            let slices = self.slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
+            let slices = slices.map(Vec::as_slice).unwrap_or_default();
+            if slices.is_empty() {
+                let message =
+                    format!("no EndpointSlice has the label {SERVICE_NAME_LABEL}: {}", name_of(&service.metadata));
+                report.unresolved("metadata.name", message);
+            }
+            let policy = self.policies.of(service, port).map(|policy| &policy.spec);
+            let mut slice_problems = Vec::new();
+            let endpoints = endpoints::collect(slices, service, port, &mut slice_problems);
+            for report in slice_problems {
+                super::close(report, self.objects, problems);
+            }
+            super::close(report, self.objects, problems);
+            backends.push(settings::backend(name.clone(), endpoints, policy));
+        }
+        backends
+    }
+
+    fn granted(&self, from: &str, to: &str, service: &str) -> bool {
+        self.objects.reference_grants.iter().filter(|grant| namespace_of(&grant.metadata) == to).any(|grant| {
+            grant
+                .spec
+                .from
+                .iter()
+                .any(|source| source.group == GROUP && source.kind == "HTTPRoute" && source.namespace == from)
+                && grant.spec.to.iter().any(|target| {
+                    target.group.is_empty()
+                        && target.kind == "Service"
+                        && target.name.as_deref().is_none_or(|name| name.is_empty() || name == service)
+                })
+        })
+    }
+}
+
+/// Whether a protocol of a port is TCP, as it is by default.
+pub(super) fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// An empty report on a slice.
+pub(super) fn report_of_slice(slice: &EndpointSlice) -> Report {
+    Report::new(ObjectId::new("EndpointSlice", namespace_of(&slice.metadata), name_of(&slice.metadata)))
+}

@@ -1,0 +1,188 @@
+//! EndpointSlices to the endpoints of one port of a Service: joined, each endpoint once, in an order that does not depend on the
+//! order of the slices.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Service, ServicePort},
+        discovery::v1::{Endpoint, EndpointSlice},
+    },
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::{
+    backends::{is_tcp, report_of_slice},
+    fingerprint::{self, Fnv1a},
+    name_of,
+};
+use crate::{
+    address::{Host, HostPort, parse_host},
+    problem::Report,
+};
+
+/// One endpoint, before the policy is applied to it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Found {
+    pub key: u64,
+    pub address: HostPort,
+    pub name: String,
+    pub zone: Option<String>,
+    pub ready: bool,
+    pub draining: bool,
+}
+
+/// All endpoints of a port, sorted by address. A pod with addresses of several families is there once, with its IPv4 address.
+pub(super) fn collect(
+    slices: &[&EndpointSlice],
+    service: &Service,
+    port: &ServicePort,
+    reports: &mut Vec<Report>,
+) -> Vec<Found> {
+    let mut slices = slices.to_vec();
+    slices.sort_by_key(|slice| (family_rank(&slice.address_type), name_of(&slice.metadata)));
+    let mut by_key = BTreeMap::new();
+    for slice in slices {
+        let mut report = report_of_slice(slice);
+        if let Some(number) = target_port(slice, service, port, &mut report) {
+            for (index, endpoint) in slice.endpoints.iter().enumerate() {
+                let Some(found) = read(endpoint, number, &format!("endpoints[{index}]"), &mut report) else { continue };
+                by_key.entry(found.key).or_insert(found);
+            }
+        }
+        reports.push(report);
+    }
+    let mut found: Vec<Found> = by_key.into_values().collect();
+    serve_while_terminating(&mut found);
+    found.sort_by(|a, b| (&a.address, a.key).cmp(&(&b.address, b.key)));
+    found
+}
+
+/// Fingerprint of keys, addresses and order: what packed tables refer to.
+pub(super) fn generation(found: &[Found]) -> u64 {
+    found
+        .iter()
+        .fold(Fnv1a::new().number(found.len() as u64), |hash, endpoint| {
+            hash.number(endpoint.key).text(&endpoint.address.to_string())
+        })
+        .get()
+}
+
+/// Checks what can be told from the slice alone.
+pub fn check(slice: &EndpointSlice, report: &mut Report) {
+    if !["IPv4", "IPv6", "FQDN"].contains(&slice.address_type.as_str()) {
+        report.invalid(
+            "addressType",
+            format!("\"{}\" is not a type of address, expected one of IPv4, IPv6, FQDN", slice.address_type),
+        );
+        return;
+    }
+    for (index, port) in slice.ports.iter().flatten().enumerate() {
+        if port.port.is_some_and(|port| !(1..=65535).contains(&port)) {
+            report.invalid(
+                format!("ports[{index}].port"),
+                format!("{} is not a port, expected 1 to 65535", port.port.unwrap_or_default()),
+            );
+        }
+    }
+    for (index, endpoint) in slice.endpoints.iter().enumerate() {
+        if endpoint.addresses.is_empty() {
+            report.invalid(format!("endpoints[{index}].addresses"), "is empty, expected at least one address");
+        }
+        for (at, address) in endpoint.addresses.iter().enumerate() {
+            let expected = match (slice.address_type.as_str(), parse_host(address)) {
+                ("IPv4", Some(Host::Ip(ip))) if ip.is_ipv4() => continue,
+                ("IPv6", Some(Host::Ip(ip))) if ip.is_ipv6() => continue,
+                ("FQDN", Some(Host::Name(_))) => continue,
+                ("IPv4", _) => "an IPv4 address such as 10.0.0.1",
+                ("IPv6", _) => "an IPv6 address such as fd00::1",
+                _ => "a host name such as app.internal",
+            };
+            let message =
+                format!("\"{address}\" does not go with addressType {}, expected {expected}", slice.address_type);
+            report.invalid(format!("endpoints[{index}].addresses[{at}]"), message);
+        }
+    }
+}
+
+fn family_rank(address_type: &str) -> u8 {
+    match address_type {
+        "IPv4" => 0,
+        "IPv6" => 1,
+        _ => 2,
+    }
+}
+
+/// The number of the port that requests go to at the endpoints of this slice.
+fn target_port(slice: &EndpointSlice, service: &Service, port: &ServicePort, report: &mut Report) -> Option<u16> {
+    let ports = slice.ports.as_deref().unwrap_or_default();
+    let wanted = port.name.as_deref().unwrap_or_default();
+    let by_name = ports.iter().find(|candidate| {
+        candidate.name.as_deref().unwrap_or_default() == wanted && is_tcp(candidate.protocol.as_deref())
+    });
+    let only = || match (service.spec.as_ref().and_then(|spec| spec.ports.as_deref()), ports) {
+        // Written by hand, with one port on each side: the names need not say what is clear anyway.
+        (Some([_]), [only]) if is_tcp(only.protocol.as_deref()) => Some(only),
+        _ => None,
+    };
+    let number = match by_name.or_else(only) {
+        Some(found) => found.port.or_else(|| service_target(port)),
+        // No ports at all stands for any port.
+        None if ports.is_empty() => service_target(port),
+        None => {
+            let message = format!(
+                "has no port \"{wanted}\", which is port {} of Service {}",
+                port.port,
+                name_of(&service.metadata)
+            );
+            report.unresolved("ports", message);
+            return None;
+        }
+    };
+    let valid = number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    if valid.is_none() {
+        report.unresolved("ports", format!("no number for port \"{wanted}\", expected 1 to 65535"));
+    }
+    valid
+}
+
+fn service_target(port: &ServicePort) -> Option<i32> {
+    match &port.target_port {
+        Some(IntOrString::Int(number)) => Some(*number),
+        Some(IntOrString::String(_)) => None,
+        None => Some(port.port),
+    }
+}
+
+/// Addresses of one endpoint are interchangeable; the first one is used, as kube-proxy does.
+fn read(endpoint: &Endpoint, port: u16, field: &str, report: &mut Report) -> Option<Found> {
+    let Some(host) = endpoint.addresses.first().and_then(|address| parse_host(address)) else {
+        report.invalid(format!("{field}.addresses[0]"), "is neither an IP address nor a host name");
+        return None;
+    };
+    let address = HostPort { host, port };
+    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
+    let identity = pod.and_then(|pod| pod.uid.clone()).unwrap_or_else(|| address.to_string());
+    let conditions = endpoint.conditions.as_ref();
+    // Unset means ready and serving, and not terminating.
+    let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+    let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
+    let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
+    Some(Found {
+        key: fingerprint::endpoint_key(&identity),
+        name: pod.and_then(|pod| pod.name.clone()).unwrap_or_else(|| address.to_string()),
+        address,
+        zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
+        ready,
+        draining: terminating && serving && !ready,
+    })
+}
+
+/// Where no endpoint is ready, those that are on their way out but still serve get requests (KEP-1669): better than none.
+fn serve_while_terminating(found: &mut [Found]) {
+    if found.iter().all(|endpoint| !endpoint.ready) {
+        for endpoint in found.iter_mut().filter(|endpoint| endpoint.draining) {
+            endpoint.ready = true;
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! HTTPRoutes to route rules. What a rule asks for and Trimtab cannot do yet makes the rule answer 500: never something else than
+//! what was asked for.
+
+use std::collections::BTreeSet;
+
+use gateway_api::{
+    gateways::Gateway,
+    httproutes::{HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesTimeouts},
+};
+use trimtab_proxy::api::v1;
+
+use super::{GROUP, backends::Resolver, hostname, listeners, listeners::Attachable, matches, name_of, namespace_of};
+use crate::{
+    duration::Duration,
+    objects::Objects,
+    problem::{ObjectId, Problem, Report},
+};
+
+/// Largest weight of a backendRef.
+const WEIGHT_MAX: i32 = 1_000_000;
+
+/// Checks what can be told from the HTTPRoute alone.
+pub fn check(route: &HttpRoute, report: &mut Report) {
+    hostnames(route, report);
+    for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
+        if parent.port.is_some_and(|port| !(1..=65535).contains(&port)) {
+            report.invalid(format!("spec.parentRefs[{index}].port"), "is not a port, expected 1 to 65535");
+        }
+    }
+    for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
+        let field = format!("spec.rules[{index}]");
+        matches::translate(rule, &field, report);
+        timeouts(rule.timeouts.as_ref(), &field, report);
+        for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
+            let field = format!("{field}.backendRefs[{index}]");
+            weight(backend, &field, report);
+            if backend.port.is_some_and(|port| !(1..=65535).contains(&port)) {
+                report.invalid(
+                    format!("{field}.port"),
+                    format!("{} is not a port, expected 1 to 65535", backend.port.unwrap_or_default()),
+                );
+            }
+        }
+    }
+}
+
+/// Translates all routes that attach to at least one listener.
+pub(super) fn translate(
+    objects: &Objects,
+    attachables: &[Attachable<'_>],
+    resolver: &mut Resolver<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<v1::HttpRoute> {
+    let mut routes = Vec::new();
+    for route in &objects.http_routes {
+        let name = format!("{}/{}", namespace_of(&route.metadata), name_of(&route.metadata));
+        let mut report =
+            Report::new(ObjectId::new("HTTPRoute", namespace_of(&route.metadata), name_of(&route.metadata)));
+        let asked = route.spec.hostnames.as_ref().is_some_and(|hostnames| !hostnames.is_empty());
+        let hostnames = hostnames(route, &mut report);
+        let attached = if asked && hostnames.is_empty() {
+            // None of its host names holds: it must not become a route for any host.
+            BTreeSet::new()
+        } else {
+            attach(route, &hostnames, objects, attachables, &mut report)
+        };
+        if !attached.is_empty() {
+            let rules = rules(route, resolver, &mut report);
+            routes.push(v1::HttpRoute {
+                name,
+                listeners: attached.into_iter().collect(),
+                hostnames,
+                rules,
+                created_at_s: super::created_at_s(&route.metadata),
+            });
+        }
+        super::close(report, objects, problems);
+    }
+    routes.sort_by(|a, b| a.name.cmp(&b.name));
+    routes
+}
+
+fn hostnames(route: &HttpRoute, report: &mut Report) -> Vec<String> {
+    let read = |(index, text): (usize, &String)| hostname::read(text, &format!("spec.hostnames[{index}]"), report);
+    route.spec.hostnames.iter().flatten().enumerate().filter_map(read).collect()
+}
+
+/// Names of the data plane's listeners that the route attaches to.
+fn attach(
+    route: &HttpRoute,
+    hostnames: &[String],
+    objects: &Objects,
+    attachables: &[Attachable<'_>],
+    report: &mut Report,
+) -> BTreeSet<String> {
+    let mut attached = BTreeSet::new();
+    let parents = route.spec.parent_refs.as_deref().unwrap_or_default();
+    if parents.is_empty() {
+        report.unresolved("spec.parentRefs", "is missing, expected a Gateway: the route is attached to nothing");
+    }
+    let namespace = namespace_of(&route.metadata);
+    for (index, parent) in parents.iter().enumerate() {
+        let field = format!("spec.parentRefs[{index}]");
+        let Some(gateway) = parent_gateway(parent, namespace, objects, &field, report) else { continue };
+        let selected: Vec<_> = attachables.iter().filter(|attachable| selects(parent, attachable, gateway)).collect();
+        if selected.is_empty() {
+            if listeners::ours(objects).iter().any(|ours| std::ptr::eq(*ours, gateway)) {
+                report.unresolved(field, format!("{} of Gateway {} is served", no_listener(parent), parent.name));
+            }
+            continue;
+        }
+        let allowed: Vec<_> =
+            selected.into_iter().filter(|attachable| listeners::allows(attachable, namespace)).collect();
+        if allowed.is_empty() {
+            report.unresolved(field, format!("allowedRoutes of Gateway {} does not allow this route", parent.name));
+            continue;
+        }
+        let before = attached.len();
+        for attachable in allowed {
+            let meets = |listener: &String| {
+                hostnames.is_empty() || hostnames.iter().any(|hostname| hostname::intersect(listener, hostname))
+            };
+            if attachable.hostname.as_ref().is_none_or(meets) {
+                attached.extend(attachable.names.iter().cloned());
+            }
+        }
+        if attached.len() == before {
+            report.unresolved(
+                "spec.hostnames",
+                format!("none of them is a host that a listener of Gateway {} accepts", parent.name),
+            );
+        }
+    }
+    attached
+}
+
+fn no_listener(parent: &HttpRouteParentRefs) -> String {
+    match (&parent.section_name, parent.port) {
+        (Some(section), Some(port)) => format!("no listener \"{section}\" on port {port}"),
+        (Some(section), None) => format!("no listener \"{section}\""),
+        (None, Some(port)) => format!("no listener on port {port}"),
+        (None, None) => "no listener".to_owned(),
+    }
+}
+
+fn parent_gateway<'a>(
+    parent: &HttpRouteParentRefs,
+    namespace: &str,
+    objects: &'a Objects,
+    field: &str,
+    report: &mut Report,
+) -> Option<&'a Gateway> {
+    let kind = parent.kind.as_deref().unwrap_or("Gateway");
+    let group = parent.group.as_deref().unwrap_or(GROUP);
+    if (group, kind) != (GROUP, "Gateway") {
+        report.unresolved(format!("{field}.kind"), format!("{kind} is not supported, expected Gateway"));
+        return None;
+    }
+    let namespace = parent.namespace.as_deref().unwrap_or(namespace);
+    let found = objects
+        .gateways
+        .iter()
+        .find(|gateway| namespace_of(&gateway.metadata) == namespace && name_of(&gateway.metadata) == parent.name);
+    if found.is_none() {
+        report.unresolved(format!("{field}.name"), format!("there is no Gateway {namespace}/{}", parent.name));
+    }
+    found
+}
+
+fn selects(parent: &HttpRouteParentRefs, attachable: &Attachable<'_>, gateway: &Gateway) -> bool {
+    std::ptr::eq(attachable.gateway, gateway)
+        && parent.section_name.as_ref().is_none_or(|section| *section == attachable.spec.name)
+        && parent.port.is_none_or(|port| port == attachable.spec.port)
+}
+
+fn rules(route: &HttpRoute, resolver: &mut Resolver<'_>, report: &mut Report) -> Vec<v1::RouteRule> {
+    let rules = route.spec.rules.as_deref().unwrap_or_default();
+    if rules.is_empty() {
+        report.unresolved("spec.rules", "is missing: requests are answered 500");
+        return vec![v1::RouteRule::default()];
+    }
+    let namespace = namespace_of(&route.metadata);
+    rules
+        .iter()
+        .enumerate()
+        .filter_map(|(index, rule)| translate_rule(rule, index, namespace, resolver, report))
+        .collect()
+}
+
+/// One rule; `None` where it cannot even be said which requests it is for.
+fn translate_rule(
+    rule: &HttpRouteRules,
+    index: usize,
+    namespace: &str,
+    resolver: &mut Resolver<'_>,
+    report: &mut Report,
+) -> Option<v1::RouteRule> {
+    let field = format!("spec.rules[{index}]");
+    let matches = matches::translate(rule, &field, report);
+    let (request, backend_request) = timeouts(rule.timeouts.as_ref(), &field, report);
+    let supported = filters_supported(rule, &field, report);
+    let backends = match supported {
+        true => backends(rule, &field, namespace, resolver, report),
+        false => Vec::new(),
+    };
+    let named = backends.iter().map(|weighted| weighted.backend.as_str());
+    let backend_request = backend_request.or_else(|| resolver.request_timeout_ms(named));
+    Some(v1::RouteRule {
+        name: rule.name.clone().unwrap_or_else(|| index.to_string()),
+        matches: matches?,
+        backends,
+        request_timeout_ms: request,
+        backend_request_timeout_ms: backend_request.filter(|ms| *ms > 0),
+    })
+}
+
+fn filters_supported(rule: &HttpRouteRules, field: &str, report: &mut Report) -> bool {
+    let filters = rule.filters.as_deref().unwrap_or_default();
+    for (index, filter) in filters.iter().enumerate() {
+        let kind = as_text(&filter.r#type);
+        report.unresolved(
+            format!("{field}.filters[{index}]"),
+            format!("{kind} is not supported yet: requests are answered 500"),
+        );
+    }
+    filters.is_empty()
+}
+
+fn backends(
+    rule: &HttpRouteRules,
+    field: &str,
+    namespace: &str,
+    resolver: &mut Resolver<'_>,
+    report: &mut Report,
+) -> Vec<v1::WeightedBackend> {
+    let refs = rule.backend_refs.as_deref().unwrap_or_default();
+    if refs.is_empty() {
+        report.unresolved(format!("{field}.backendRefs"), "is missing: requests are answered 500");
+    }
+    let mut backends = Vec::with_capacity(refs.len());
+    for (index, reference) in refs.iter().enumerate() {
+        let field = format!("{field}.backendRefs[{index}]");
+        // A weight that makes no sense must not shift traffic to the others: its share is that of weight 1, answered 500.
+        let (weight, holds) = match weight(reference, &field, report) {
+            Some(weight) => (weight, true),
+            None => (1, false),
+        };
+        let mut supported = holds;
+        for (index, filter) in reference.filters.iter().flatten().enumerate() {
+            let kind = as_text(&filter.r#type);
+            let message = format!("{kind} is not supported yet: this share of the requests is answered 500");
+            report.unresolved(format!("{field}.filters[{index}]"), message);
+            supported = false;
+        }
+        let resolved = resolver.resolve(reference, namespace, &field, report);
+        backends.push(v1::WeightedBackend { backend: resolved.filter(|_| supported).unwrap_or_default(), weight });
+    }
+    backends
+}
+
+fn weight(reference: &HttpRouteRulesBackendRefs, field: &str, report: &mut Report) -> Option<u32> {
+    let weight = reference.weight.unwrap_or(1);
+    let holds = (0..=WEIGHT_MAX).contains(&weight);
+    if !holds {
+        report.invalid(format!("{field}.weight"), format!("{weight} is not a weight, expected 0 to {WEIGHT_MAX}"));
+    }
+    u32::try_from(weight).ok().filter(|_| holds)
+}
+
+/// Milliseconds for the whole request and for the request to the backend. 0 means no limit.
+fn timeouts(timeouts: Option<&HttpRouteRulesTimeouts>, field: &str, report: &mut Report) -> (Option<u32>, Option<u32>) {
+    let Some(timeouts) = timeouts else { return (None, None) };
+    let mut read = |name: &str, text: &Option<String>| -> Option<u32> {
+        match text.as_deref()?.parse::<Duration>() {
+            Ok(duration) => Some(duration.as_millis_u32()),
+            Err(error) => {
+                report.invalid(format!("{field}.timeouts.{name}"), error.to_string());
+                None
+            }
+        }
+    };
+    let request = read("request", &timeouts.request);
+    let backend_request = read("backendRequest", &timeouts.backend_request);
+    if let (Some(request @ 1..), Some(backend_request)) = (request, backend_request)
+        && backend_request > request
+    {
+        report.invalid(
+            format!("{field}.timeouts.backendRequest"),
+            "is longer than timeouts.request, expected at most that",
+        );
+    }
+    (request, backend_request)
+}
+
+/// An enum of the Gateway API in its own spelling.
+pub(super) fn as_text(value: &impl serde::Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,292 @@
+//! A policy and the endpoints it is for, to what proxies and the control loop get. This is where the defaults that depend on each
+//! other are settled; plain defaults stay unset and are the consumer's.
+
+use std::time::Duration;
+
+use http::Uri;
+use trimtab_model::{decision::Mode, observation::EndpointKey};
+use trimtab_proxy::api::v1;
+
+use super::{
+    BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
+    endpoints::{self, Found},
+};
+use crate::{
+    duration,
+    policy::{
+        Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, Metrics, MetricsScheme,
+    },
+    problem::Report,
+};
+
+/// Scrapes are this far apart unless the policy says otherwise: one a tick.
+pub const SCRAPE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Scrapes are at least this far apart: more often tells nothing new and costs the endpoints.
+pub const SCRAPE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Where metrics are unless the policy says otherwise.
+pub const METRICS_PATH: &str = "/metrics";
+
+/// Checks what can be told from the policy alone, beyond its schema.
+pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
+    let spec = &policy.spec;
+    if spec.target_refs.is_empty() {
+        report.invalid("spec.targetRefs", "is empty, expected at least one Service");
+    }
+    for (index, target) in spec.target_refs.iter().enumerate() {
+        let kind = target.kind.as_deref().unwrap_or("Service");
+        if (target.group.as_deref().unwrap_or_default(), kind) != ("", "Service") {
+            report.invalid(
+                format!("spec.targetRefs[{index}].kind"),
+                format!("{kind} is not supported, expected Service (group \"\")"),
+            );
+        }
+        if target.name.is_empty() {
+            report.invalid(format!("spec.targetRefs[{index}].name"), "is empty, expected the name of a Service");
+        }
+    }
+    if let Some(health) = &spec.health_check {
+        percent(health.panic_threshold, "spec.healthCheck.panicThreshold", report);
+        if let Some(passive) = &health.passive {
+            let field = "spec.healthCheck.passive";
+            percent(passive.max_ejection_percent, &format!("{field}.maxEjectionPercent"), report);
+            positive(passive.base_ejection_time, &format!("{field}.baseEjectionTime"), report);
+            if let (Some(base), Some(max)) = (passive.base_ejection_time, passive.max_ejection_time)
+                && max < base
+            {
+                report.invalid(
+                    format!("{field}.maxEjectionTime"),
+                    format!("{max} is below baseEjectionTime, expected at least {base}"),
+                );
+            }
+        }
+    }
+    if let Some(admission) = &spec.admission_control
+        && let (Some(min), Some(max)) = (admission.min_concurrency, admission.max_concurrency)
+        && max < min
+    {
+        report.invalid(
+            "spec.admissionControl.maxConcurrency",
+            format!("{max} is below minConcurrency, expected at least {min}"),
+        );
+    }
+    if let Some(timeout) = &spec.timeout {
+        positive(timeout.tcp.as_ref().and_then(|tcp| tcp.connect_timeout), "spec.timeout.tcp.connectTimeout", report);
+    }
+    if let Some(adaptive) = &spec.adaptive {
+        check_adaptive(adaptive, algorithm(spec), report);
+    }
+}
+
+fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report) {
+    if adaptive.mode == Some(AdaptiveMode::Active) && !algorithm.uses_weights() {
+        let message = "Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow";
+        report.invalid("spec.adaptive.mode", message);
+    }
+    positive(
+        adaptive.objective.as_ref().and_then(|objective| objective.latency),
+        "spec.adaptive.objective.latency",
+        report,
+    );
+    if adaptive.model.as_deref() == Some("") {
+        report.invalid("spec.adaptive.model", "is empty, expected \"builtin\" or the path of a checkpoint");
+    }
+    if let Some(guardrails) = &adaptive.guardrails {
+        let field = "spec.adaptive.guardrails";
+        within(
+            guardrails.share_min,
+            |min| min > 0.0 && min <= 1.0,
+            &format!("{field}.shareMin"),
+            "above 0 and at most 1",
+            report,
+        );
+        within(guardrails.share_max, |max| max >= 1.0, &format!("{field}.shareMax"), "at least 1", report);
+        within(guardrails.step_max, |step| step > 1.0, &format!("{field}.stepMax"), "above 1", report);
+        positive(guardrails.stale_after, &format!("{field}.staleAfter"), report);
+        positive(guardrails.weight_expiration_period, &format!("{field}.weightExpirationPeriod"), report);
+    }
+    if let Some(metrics) = &adaptive.metrics {
+        let field = "spec.adaptive.metrics";
+        if metrics.scheme == Some(MetricsScheme::Https) {
+            report.invalid(format!("{field}.scheme"), "https is not supported yet, expected http");
+        }
+        if metrics.port == Some(0) {
+            report.invalid(format!("{field}.port"), "0 is not a port, expected 1 to 65535");
+        }
+        if let Some(path) = &metrics.path
+            && (!path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err())
+        {
+            report.invalid(
+                format!("{field}.path"),
+                format!("\"{}\" is not a path, expected one such as {METRICS_PATH}", path.escape_default()),
+            );
+        }
+        if let Some(interval) = metrics.interval
+            && interval.get() < SCRAPE_INTERVAL_MIN
+        {
+            report.invalid(
+                format!("{field}.interval"),
+                format!("{interval} is too often, expected at least {}ms", SCRAPE_INTERVAL_MIN.as_millis()),
+            );
+        }
+    }
+}
+
+/// The backend `name` with these endpoints under this policy.
+pub(super) fn backend(name: String, found: Vec<Found>, policy: Option<&BackendTrafficPolicySpec>) -> BackendSpec {
+    let default = BackendTrafficPolicySpec::default();
+    let policy = policy.unwrap_or(&default);
+    let adaptive = policy.adaptive.clone().unwrap_or_default();
+    let metrics = adaptive.metrics.clone().unwrap_or_default();
+    let algorithm = algorithm(policy);
+    let resource = v1::Backend {
+        name,
+        generation: endpoints::generation(&found),
+        endpoints: found.iter().map(resource_endpoint).collect(),
+        algorithm: algorithm.data_plane() as i32,
+        outlier_detection: Some(outlier_detection(policy, algorithm)),
+        admission_control: Some(admission_control(policy, algorithm)),
+        circuit_breaker: policy.circuit_breaker.as_ref().map(|breaker| v1::CircuitBreaker {
+            max_connections: breaker.max_connections,
+            max_parallel_requests: breaker.max_parallel_requests,
+        }),
+        retry: policy.retry.as_ref().map(|retry| v1::Retry { num_retries: retry.num_retries }),
+        timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
+            connect_timeout_ms: timeout
+                .tcp
+                .as_ref()
+                .and_then(|tcp| tcp.connect_timeout)
+                .map(duration::Duration::as_millis_u32),
+            connection_idle_timeout_ms: timeout
+                .http
+                .as_ref()
+                .and_then(|http| http.connection_idle_timeout)
+                .map(duration::Duration::as_millis_u32),
+        }),
+        objective_ms: adaptive
+            .objective
+            .as_ref()
+            .and_then(|objective| objective.latency)
+            .map(|latency| latency.get().as_secs_f32() * 1e3),
+    };
+    let scraped = metrics.scrape.unwrap_or(true);
+    BackendSpec {
+        resource,
+        endpoints: found.into_iter().map(|found| endpoint(found, scraped.then_some(&metrics))).collect(),
+        algorithm,
+        mode: mode(&adaptive, algorithm),
+        model: adaptive.model.clone(),
+        guardrails: guardrails(policy, &adaptive),
+        scrape: scraped.then(|| ScrapeSettings {
+            interval: metrics.interval.map_or(SCRAPE_INTERVAL, duration::Duration::get),
+            names: metrics.names.clone().unwrap_or_default(),
+        }),
+    }
+}
+
+fn algorithm(policy: &BackendTrafficPolicySpec) -> Algorithm {
+    policy.load_balancer.as_ref().and_then(|balancer| balancer.algorithm).unwrap_or_default()
+}
+
+fn mode(adaptive: &Adaptive, algorithm: Algorithm) -> Mode {
+    match adaptive.mode {
+        Some(AdaptiveMode::Off) => Mode::Off,
+        Some(AdaptiveMode::Shadow) => Mode::Shadow,
+        Some(AdaptiveMode::Active) => Mode::Active,
+        None if algorithm.uses_weights() => Mode::Active,
+        None => Mode::Off,
+    }
+}
+
+fn resource_endpoint(found: &Found) -> v1::Endpoint {
+    let state = if found.ready { v1::endpoint::State::Ready } else { v1::endpoint::State::Draining };
+    v1::Endpoint {
+        key: found.key,
+        host: found.address.host.to_string(),
+        port: u32::from(found.address.port),
+        name: found.name.clone(),
+        zone: found.zone.clone().unwrap_or_default(),
+        state: state as i32,
+    }
+}
+
+fn endpoint(found: Found, metrics: Option<&Metrics>) -> EndpointSpec {
+    let scrape_url = metrics.and_then(|metrics| {
+        let mut target = found.address.clone();
+        target.port = metrics.port.unwrap_or(target.port);
+        let path = metrics.path.as_deref().unwrap_or(METRICS_PATH);
+        Uri::builder().scheme("http").authority(target.to_string()).path_and_query(path).build().ok()
+    });
+    EndpointSpec {
+        key: EndpointKey(found.key),
+        name: found.name,
+        address: found.address.to_string(),
+        ready: found.ready,
+        draining: found.draining,
+        zone: found.zone,
+        scrape_url,
+        ready_since_ms: None,
+        restarts: None,
+    }
+}
+
+/// A baseline ejects nothing unless it is told to, as its original does.
+fn outlier_detection(policy: &BackendTrafficPolicySpec, algorithm: Algorithm) -> v1::OutlierDetection {
+    match policy.health_check.as_ref().and_then(|health| health.passive.as_ref()) {
+        Some(passive) => v1::OutlierDetection {
+            disabled: false,
+            consecutive_5xx_errors: passive.consecutive_5xx_errors,
+            consecutive_gateway_failures: passive.consecutive_gateway_errors,
+            base_ejection_time_ms: passive.base_ejection_time.map(duration::Duration::as_millis_u32),
+            max_ejection_time_ms: passive.max_ejection_time.map(duration::Duration::as_millis_u32),
+            max_ejection_percent: passive.max_ejection_percent,
+        },
+        None => v1::OutlierDetection { disabled: algorithm != Algorithm::Trimtab, ..Default::default() },
+    }
+}
+
+fn admission_control(policy: &BackendTrafficPolicySpec, algorithm: Algorithm) -> v1::AdmissionControl {
+    let set = policy.admission_control.clone().unwrap_or_default();
+    v1::AdmissionControl {
+        enabled: set.enabled.unwrap_or(algorithm == Algorithm::Trimtab),
+        min_concurrency: set.min_concurrency,
+        max_concurrency: set.max_concurrency,
+    }
+}
+
+fn guardrails(policy: &BackendTrafficPolicySpec, adaptive: &Adaptive) -> GuardrailSettings {
+    let set = adaptive.guardrails.clone().unwrap_or_default();
+    GuardrailSettings {
+        share_min: set.share_min,
+        share_max: set.share_max,
+        step_max: set.step_max,
+        stale_after: set.stale_after.map(duration::Duration::get),
+        blackout: set.blackout_period.map(duration::Duration::get),
+        weight_expiration: set.weight_expiration_period.map(duration::Duration::get),
+        panic_threshold: policy
+            .health_check
+            .as_ref()
+            .and_then(|health| health.panic_threshold)
+            .map(|percent| f64::from(percent) / 100.0),
+        slow_start: policy.slow_start.as_ref().and_then(|slow_start| slow_start.window).map(duration::Duration::get),
+    }
+}
+
+fn percent(value: Option<u32>, field: &str, report: &mut Report) {
+    if let Some(value) = value.filter(|value| *value > 100) {
+        report.invalid(field, format!("{value} is not a percentage, expected 0 to 100"));
+    }
+}
+
+fn positive(value: Option<duration::Duration>, field: &str, report: &mut Report) {
+    if value.is_some_and(|value| value.get().is_zero()) {
+        report.invalid(field, "is zero, expected at least 1ms");
+    }
+}
+
+fn within(value: Option<f64>, holds: impl Fn(f64) -> bool, field: &str, expected: &str, report: &mut Report) {
+    if let Some(value) = value.filter(|value| !value.is_finite() || !holds(*value)) {
+        report.invalid(field, format!("{value} is out of range, expected {expected}"));
+    }
+}
