@@ -20,6 +20,21 @@ pub struct RuleParameters {
     pub error_exponent: f32,
 }
 
+/// The defaults, here and nowhere else. `latency_reference_ms` scales all scores alike and so never changes a choice between
+/// endpoints of known latency; `decide` replaces it by the backend's median latency, which is what an endpoint without a
+/// latency of its own is taken to have.
+impl RuleParameters {
+    /// For equal weights, when nothing is known of the endpoints: "c3-local" of the design study, with its error exponent
+    /// (an endpoint that fails one request in five is avoided like one that is 15 times slower).
+    pub const LOCAL: Self =
+        Self { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
+
+    /// For weights that say how much an endpoint can do (the capacity prior). The exponent is lower than the local rule's:
+    /// the weight already carries the speed, so a queue need not be feared as steeply for want of knowing it.
+    pub const WITH_WEIGHTS: Self =
+        Self { exponent: 2.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
+}
+
 /// How far the policy may act on one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Mode {
@@ -89,6 +104,8 @@ pub struct Decision {
     pub applied: Vec<f64>,
     /// Rule parameters that go with `applied`.
     pub parameters: RuleParameters,
+    /// Estimated capacity in requests per second; `None` where the endpoint's own metrics do not tell it.
+    pub capacity_rps: Vec<Option<f64>>,
     /// What the guard did, in order.
     pub guard: Vec<GuardAction>,
     /// Log-density of the exploration noise in `proposed`; `None` where nothing was drawn.

@@ -1,0 +1,316 @@
+//! The guard is the contract with the operator: whatever the policy says, what is applied stays within these bounds, and each
+//! intervention has a name.
+//!
+//! # Order
+//!
+//! 1. *Who is heard*: mode `Off` or `Shadow`, a faulty policy, unfamiliar input and a policy that does worse than its fallback
+//!    put the capacity prior in the policy's place for the whole backend; stale or missing metrics for single endpoints.
+//! 2. *Panic*: with fewer than [`GuardSettings::panic_healthy_min`] of the endpoints healthy, every endpoint gets its prior share
+//!    whatever its health, and the steps below are skipped but for the share bounds: few pods must not carry everything.
+//! 3. *Step*: no weight moves further in one tick than allowed, relative to the others; shrinking may be faster than growing,
+//!    and a failing endpoint may shrink at once.
+//! 4. *Slow start*: new endpoints get a part of their share that grows with their age.
+//! 5. *Share bounds*: floor and ceiling, last, so that they always hold.
+//!
+//! Shares are of weight among ready endpoints. With equal queues a proxy sends in proportion to them; its live in-flight counts
+//! then shift requests within the tick. Endpoints that are not ready get the floor share, on top of the others': proxies send
+//! them nothing, and no share is lost by them.
+
+mod bounds;
+mod settings;
+mod watch;
+
+pub use settings::{GuardConfig, GuardConfigError, GuardSettings};
+pub(crate) use watch::Watch;
+
+use crate::decision::{GuardAction, Mode, Reason};
+use crate::memory::EndpointMemory;
+use crate::numbers::{STALE_S, normalise, softmax};
+use crate::observation::{EndpointObservation, Measured, Observation, Scraped};
+use crate::policy::Proposal;
+use crate::prior::Prior;
+
+/// What the guard rules on.
+pub(crate) struct Case<'a> {
+    pub observation: &'a Observation,
+    pub endpoints: &'a [EndpointMemory],
+    pub prior: &'a Prior,
+    /// What the policy wants; an error where it failed; `None` where it did not run.
+    pub proposal: Option<Result<&'a Proposal, &'a str>>,
+    /// Per endpoint, whether its features are outside what the policy was trained on.
+    pub unfamiliar: &'a [bool],
+    pub mode: Mode,
+}
+
+/// What the guard allows.
+pub(crate) struct Verdict {
+    pub weights: Vec<f64>,
+    /// Whether the policy's rule parameters hold.
+    pub policy_applies: bool,
+    pub actions: Vec<GuardAction>,
+}
+
+/// Rules on a case. `watch` is what the guard itself remembers.
+pub(crate) fn rule(case: &Case<'_>, config: &GuardConfig, watch: &mut Watch) -> Verdict {
+    let settings = config.settings();
+    let mut actions = Vec::new();
+    let heard = hear(case, settings, watch, &mut actions);
+    let policy_applies = heard.is_some();
+    let wanted = match heard {
+        Some(proposal) => blend(case, proposal, &mut actions),
+        None => case.prior.weights.clone(),
+    };
+    let weights = if in_panic(case, settings, &mut actions) {
+        let mut weights = case.prior.weights.clone();
+        bounds::hold(&mut weights, &vec![true; case.endpoints.len()], settings);
+        weights
+    } else {
+        let mut weights = step(case, settings, wanted, &mut actions);
+        slow_start(case, settings, &mut weights, &mut actions);
+        share_bounds(case, settings, &mut weights, &mut actions);
+        weights
+    };
+    Verdict { weights, policy_applies, actions }
+}
+
+/// The proposal, unless there is a reason for the fallback.
+fn hear<'a>(
+    case: &Case<'a>,
+    settings: &GuardSettings,
+    watch: &mut Watch,
+    actions: &mut Vec<GuardAction>,
+) -> Option<&'a Proposal> {
+    let mut refuse = |reason, detail: String| {
+        actions.push(GuardAction { reason, endpoint: None, detail });
+        None
+    };
+    let strange = case.unfamiliar.iter().filter(|&&strange| strange).count();
+    let share = strange as f64 / case.unfamiliar.len().max(1) as f64;
+    let unfamiliar = watch.unfamiliar(share > settings.unfamiliar_share_max);
+    let worse = watch.worse();
+    match (case.mode, case.proposal) {
+        (Mode::Off, _) => refuse(Reason::ModeOff, "the policy is off: the capacity prior is applied".to_owned()),
+        (_, None) => {
+            refuse(Reason::PolicyFault, "the policy did not propose: the capacity prior is applied".to_owned())
+        }
+        (_, Some(Err(fault))) => refuse(Reason::PolicyFault, format!("{fault}: the capacity prior is applied")),
+        (Mode::Shadow, Some(Ok(_))) => {
+            refuse(Reason::ModeShadow, "the policy's proposal is recorded, the capacity prior is applied".to_owned())
+        }
+        (Mode::Active, Some(Ok(proposal))) => {
+            let finite = proposal.log_weights.iter().chain(&proposal.parameters).all(|x| x.is_finite());
+            if proposal.log_weights.len() != case.endpoints.len() || !finite {
+                return refuse(
+                    Reason::PolicyFault,
+                    "the policy's output is not a finite number for each endpoint: the capacity prior is applied"
+                        .to_owned(),
+                );
+            }
+            if unfamiliar {
+                return refuse(
+                    Reason::UnfamiliarInput,
+                    format!(
+                        "{strange} of {} endpoints look unlike anything the policy was trained on, up to {:.0} % may: \
+                         the capacity prior is applied",
+                        case.unfamiliar.len(),
+                        100.0 * settings.unfamiliar_share_max,
+                    ),
+                );
+            }
+            if let Some(detail) = worse {
+                return refuse(Reason::WorseThanFallback, detail);
+            }
+            Some(proposal)
+        }
+    }
+}
+
+/// The policy's weights, with the prior's where an endpoint's metrics do not allow a judgement.
+fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -> Vec<f64> {
+    let mut missing = Vec::new();
+    let mut logs = Vec::with_capacity(case.endpoints.len());
+    for (index, endpoint) in case.observation.endpoints.iter().enumerate() {
+        let age_s = information_age_s(endpoint);
+        let residual = match age_s {
+            Some(age_s) if age_s <= STALE_S && !case.unfamiliar.get(index).is_some_and(|&strange| strange) => {
+                proposal.log_weights[index]
+            }
+            Some(age_s) if age_s > STALE_S => {
+                actions.push(GuardAction {
+                    reason: Reason::StaleMetrics,
+                    endpoint: Some(endpoint.key),
+                    detail: format!("metrics are {age_s:.1} s old, {STALE_S:.0} s are allowed: its prior counts"),
+                });
+                0.0
+            }
+            Some(_) => {
+                actions.push(GuardAction {
+                    reason: Reason::UnfamiliarInput,
+                    endpoint: Some(endpoint.key),
+                    detail: "it looks unlike anything the policy was trained on: its prior counts".to_owned(),
+                });
+                0.0
+            }
+            None => {
+                missing.push(endpoint.key);
+                0.0
+            }
+        };
+        logs.push(case.prior.log_capacity[index] + residual);
+    }
+    // One line, not thousands, for a backend that nobody has reported on yet.
+    if missing.len() == case.endpoints.len() && !missing.is_empty() {
+        actions.push(GuardAction {
+            reason: Reason::MissingMetrics,
+            endpoint: None,
+            detail: "neither the endpoints nor the proxies have told anything yet: the prior counts".to_owned(),
+        });
+    } else {
+        actions.extend(missing.into_iter().map(|key| GuardAction {
+            reason: Reason::MissingMetrics,
+            endpoint: Some(key),
+            detail: "it has no metrics and no proxy reports on it: its prior counts".to_owned(),
+        }));
+    }
+    softmax(&logs)
+}
+
+/// Age of what is known of an endpoint: of its own metrics where it has any, else of the proxies' reports.
+fn information_age_s(endpoint: &EndpointObservation) -> Option<f32> {
+    let Scraped { in_flight, busy, completed_rps, latency_ms_mean, cpu_cores, memory_bytes, .. } = endpoint.scraped;
+    let age =
+        |measured: Option<Measured>| measured.map(|m| if m.age_s.is_nan() { f32::INFINITY } else { m.age_s.max(0.0) });
+    [in_flight, busy, completed_rps, latency_ms_mean, cpu_cores, memory_bytes]
+        .into_iter()
+        .filter_map(age)
+        .min_by(f32::total_cmp)
+        .or_else(|| {
+            endpoint.reported.map(|reported| if reported.age_s.is_nan() { f32::INFINITY } else { reported.age_s })
+        })
+}
+
+/// Healthy: ready, not failing most of its answers, and not ejected by most proxies.
+fn healthy(observation: &Observation, endpoint: &EndpointObservation, memory: &EndpointMemory) -> bool {
+    let ejected = endpoint.reported.map_or(0, |reported| reported.ejected_by);
+    endpoint.ready && memory.error_fast < 0.5 && u64::from(ejected) * 2 <= u64::from(observation.proxies.max(1))
+}
+
+fn in_panic(case: &Case<'_>, settings: &GuardSettings, actions: &mut Vec<GuardAction>) -> bool {
+    let total = case.endpoints.len();
+    let healthy = case
+        .observation
+        .endpoints
+        .iter()
+        .zip(case.endpoints)
+        .filter(|(endpoint, memory)| healthy(case.observation, endpoint, memory))
+        .count();
+    let panic = total > 0 && (healthy as f64) < settings.panic_healthy_min * total as f64;
+    if panic {
+        actions.push(GuardAction {
+            reason: Reason::PanicThreshold,
+            endpoint: None,
+            detail: format!(
+                "{healthy} of {total} endpoints are healthy, below {:.0} %: all get their prior share",
+                100.0 * settings.panic_healthy_min
+            ),
+        });
+    }
+    panic
+}
+
+/// Holds each weight to within a step of the last applied one, relative to the endpoints that were there before and stay.
+fn step(case: &Case<'_>, settings: &GuardSettings, mut wanted: Vec<f64>, actions: &mut Vec<GuardAction>) -> Vec<f64> {
+    let window_s = settings.slow_start_window_s;
+    let before: Vec<Option<f64>> = case
+        .observation
+        .endpoints
+        .iter()
+        .zip(case.endpoints)
+        // Slow start is the bound on the growth of a new endpoint.
+        .map(|(endpoint, memory)| memory.applied.filter(|_| endpoint.ready && memory.ready_age_s(endpoint) >= window_s))
+        .collect();
+    let (mass_before, mass_wanted) = before
+        .iter()
+        .zip(&wanted)
+        .filter_map(|(before, wanted)| Some(((*before)?, *wanted)))
+        .fold((0.0, 0.0), |(b, w), (before, wanted)| (b + before, w + wanted));
+    if mass_before <= 0.0 {
+        return wanted;
+    }
+    for (index, before) in before.iter().enumerate() {
+        let Some(before) = before else { continue };
+        let endpoint = &case.observation.endpoints[index];
+        let reference = before / mass_before * mass_wanted;
+        let failing = !healthy(case.observation, endpoint, &case.endpoints[index])
+            || case.endpoints[index].error_fast > settings.failing_error_share;
+        let lowest = if failing { 0.0 } else { reference * (-settings.step_down_max).exp() };
+        let highest = reference * settings.step_up_max.exp();
+        let allowed = wanted[index].clamp(lowest, highest);
+        if (allowed / wanted[index]).ln().abs() > 1e-9 {
+            actions.push(GuardAction {
+                reason: Reason::StepLimit,
+                endpoint: Some(endpoint.key),
+                detail: format!(
+                    "x{:.2} of its last weight was wanted, x{:.2} is allowed in one tick",
+                    wanted[index] / reference,
+                    allowed / reference
+                ),
+            });
+            wanted[index] = allowed;
+        }
+    }
+    normalise(&mut wanted);
+    wanted
+}
+
+fn slow_start(case: &Case<'_>, settings: &GuardSettings, weights: &mut [f64], actions: &mut Vec<GuardAction>) {
+    if settings.slow_start_window_s <= 0.0 {
+        return;
+    }
+    let ages = case.observation.endpoints.iter().zip(case.endpoints).map(|(e, memory)| (e, memory.ready_age_s(e)));
+    let mut any_grown = false;
+    let mut ramps = Vec::new();
+    for (index, (endpoint, age_s)) in ages.enumerate() {
+        if !endpoint.ready {
+            continue;
+        }
+        if age_s >= settings.slow_start_window_s {
+            any_grown = true;
+            continue;
+        }
+        let start = settings.slow_start_share;
+        ramps.push((index, age_s, start + (1.0 - start) * age_s / settings.slow_start_window_s));
+    }
+    // With nobody to take the load meanwhile there is nothing to ramp against.
+    if !any_grown {
+        return;
+    }
+    for (index, age_s, ramp) in ramps {
+        weights[index] *= ramp;
+        actions.push(GuardAction {
+            reason: Reason::SlowStart,
+            endpoint: Some(case.observation.endpoints[index].key),
+            detail: format!(
+                "ready for {age_s:.1} s of {:.0} s: {:.0} % of its share",
+                settings.slow_start_window_s,
+                100.0 * ramp
+            ),
+        });
+    }
+    normalise(weights);
+}
+
+fn share_bounds(case: &Case<'_>, settings: &GuardSettings, weights: &mut [f64], actions: &mut Vec<GuardAction>) {
+    let ready: Vec<bool> = case.observation.endpoints.iter().map(|endpoint| endpoint.ready).collect();
+    for (index, moved) in bounds::hold(weights, &ready, settings) {
+        let (reason, word) = match moved {
+            bounds::Moved::Up => (Reason::ShareFloor, "floor"),
+            bounds::Moved::Down => (Reason::ShareCeiling, "ceiling"),
+        };
+        actions.push(GuardAction {
+            reason,
+            endpoint: Some(case.observation.endpoints[index].key),
+            detail: format!("its share is held at the {word} of {:.2} %", 100.0 * weights[index]),
+        });
+    }
+}

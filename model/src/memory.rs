@@ -1,0 +1,141 @@
+//! What one tick hands to the next: averages, capacity estimates and the last applied weights, by endpoint identity. Pure data:
+//! the caller keeps one `Memory` a backend and passes it back in.
+
+use std::collections::BTreeMap;
+
+use crate::guard::Watch;
+use crate::numbers::{gain, interval_s, sane};
+use crate::observation::{EndpointKey, EndpointObservation, Observation};
+use crate::prior::Speed;
+
+/// An endpoint that has been away for longer is forgotten: longer than a rolling restart takes to bring a pod's address back,
+/// short enough that churn does not pile up.
+pub const FORGET_AFTER_S: f64 = 300.0;
+
+/// Time constant of the fast error average: as quick as the proxies' own (DESIGN.md: fading over 2 s).
+const ERROR_FAST_S: f64 = 2.0;
+/// Time constant of the slow error average: long enough to remember a pod that fails in bouts.
+const ERROR_SLOW_S: f64 = 30.0;
+/// Answers that count as one prior opinion: a tick with a single failed answer moves an average by a third of what a tick full
+/// of failures does.
+const ERROR_PRIOR_ANSWERS: f64 = 2.0;
+
+/// What must be carried from tick to tick of one backend. `Memory::default()` is the memory of a backend never seen.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Memory {
+    pub(crate) endpoints: BTreeMap<EndpointKey, EndpointMemory>,
+    /// Ticks decided so far.
+    pub(crate) ticks: u64,
+    pub(crate) watch: Watch,
+}
+
+/// What is remembered of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EndpointMemory {
+    /// Evidence on its capacity.
+    pub speed: Speed,
+    /// Share of answers that failed, over about [`ERROR_FAST_S`].
+    pub error_fast: f64,
+    /// The same over about [`ERROR_SLOW_S`].
+    pub error_slow: f64,
+    /// Seconds since it was seen to become ready; infinite where it was there before we were.
+    pub ready_for_s: f64,
+    /// Seconds since it was last in an observation.
+    pub gone_s: f64,
+    /// Weight applied at the last tick that had it.
+    pub applied: Option<f64>,
+}
+
+impl Memory {
+    /// What is remembered of an endpoint.
+    pub fn endpoint(&self, key: EndpointKey) -> Option<&EndpointMemory> {
+        self.endpoints.get(&key)
+    }
+
+    /// Endpoints remembered, those gone for less than [`FORGET_AFTER_S`] included.
+    pub fn len(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Whether no endpoint is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty()
+    }
+
+    /// Each endpoint's memory with this observation folded in, in the observation's order.
+    pub(crate) fn fold(&self, observation: &Observation) -> Vec<EndpointMemory> {
+        let dt_s = interval_s(observation.interval_s);
+        // A controller that has just started knows no pod, but the pods were there: only later arrivals are new.
+        let ready_for_s = if self.ticks == 0 { f64::INFINITY } else { 0.0 };
+        observation
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let known = self.endpoints.get(&endpoint.key).copied();
+                let mut memory = known.unwrap_or(EndpointMemory::new(ready_for_s));
+                memory.fold(endpoint, observation.at_ms, dt_s, known.is_some());
+                memory
+            })
+            .collect()
+    }
+
+    /// The memory after a tick: these endpoints, plus those gone not too long ago.
+    pub(crate) fn remember(
+        &self,
+        observation: &Observation,
+        endpoints: Vec<EndpointMemory>,
+        applied: &[f64],
+        watch: Watch,
+    ) -> Self {
+        let dt_s = interval_s(observation.interval_s);
+        let gone = self
+            .endpoints
+            .iter()
+            .map(|(&key, &memory)| (key, EndpointMemory { gone_s: memory.gone_s + dt_s, ..memory }))
+            .filter(|(_, memory)| memory.gone_s <= FORGET_AFTER_S);
+        let present =
+            observation.endpoints.iter().zip(endpoints).zip(applied).map(|((endpoint, memory), &applied)| {
+                (endpoint.key, EndpointMemory { applied: Some(applied), ..memory })
+            });
+        // Of equal keys the later entry stays: what is present replaces what was remembered.
+        Self { endpoints: gone.chain(present).collect(), ticks: self.ticks.saturating_add(1), watch }
+    }
+}
+
+impl EndpointMemory {
+    fn new(ready_for_s: f64) -> Self {
+        Self { speed: Speed::default(), error_fast: 0.0, error_slow: 0.0, ready_for_s, gone_s: 0.0, applied: None }
+    }
+
+    fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, known: bool) {
+        self.gone_s = 0.0;
+        self.ready_for_s = match (endpoint.ready, known) {
+            (false, _) => 0.0,
+            (true, true) => self.ready_for_s + dt_s,
+            (true, false) => self.ready_for_s,
+        };
+        self.fold_errors(endpoint, dt_s);
+        self.speed.fold(endpoint, at_ms, dt_s);
+    }
+
+    fn fold_errors(&mut self, endpoint: &EndpointObservation, dt_s: f64) {
+        let Some(reported) = endpoint.reported else { return };
+        let failed = reported.errors as f64 + reported.failures as f64;
+        let answers = reported.successes as f64 + failed;
+        if answers > 0.0 {
+            let share = failed / answers;
+            let trust = answers / (answers + ERROR_PRIOR_ANSWERS);
+            self.error_fast += trust * gain(dt_s, ERROR_FAST_S) * (share - self.error_fast);
+            self.error_slow += trust * gain(dt_s, ERROR_SLOW_S) * (share - self.error_slow);
+        } else {
+            // Without requests there is no news; what was bad is slowly forgiven, so that it is tried again.
+            self.error_fast -= gain(dt_s, 5.0 * ERROR_FAST_S) * self.error_fast;
+            self.error_slow -= gain(dt_s, 5.0 * ERROR_SLOW_S) * self.error_slow;
+        }
+    }
+
+    /// Seconds since the endpoint became ready, as the cluster or our own memory knows it.
+    pub(crate) fn ready_age_s(&self, endpoint: &EndpointObservation) -> f64 {
+        endpoint.ready_age_s.and_then(sane).unwrap_or(self.ready_for_s)
+    }
+}
