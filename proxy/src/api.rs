@@ -2,7 +2,7 @@
 //! `proto/`. These are wire types; `config` turns them into validated ones.
 
 /// Version 1 of the API.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, unused_qualifications, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("trimtab.dataplane.v1");
 }

@@ -1,0 +1,253 @@
+//! Averages of one endpoint that all workers update without a lock: each is a 32-bit float and the coarse time of its last update in
+//! one atomic word.
+
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
+
+use crate::time::{Coarse, Timestamp};
+
+/// Answers are forgotten at this pace where they are frequent: fast enough to see a slowdown within a few hundred milliseconds.
+const LATENCY_TAU_S: f32 = 0.5;
+/// One answer moves a latency average by at most this share, so that rare answers are averaged too instead of the last one counting alone.
+const LATENCY_GAIN_MAX: f32 = 0.2;
+/// An average without news for this long counts half: an endpoint that was slow gets tried again some time.
+const LATENCY_IDLE_S: f32 = 10.0;
+
+/// Linkerd's decay of the peak-sensitive average.
+const PEAK_DECAY_S: f32 = 10.0;
+/// What Linkerd assumes of an endpoint that has not answered yet.
+pub const PEAK_DEFAULT_MS: f32 = 30.0;
+
+/// A float and when it was last changed; all ones: no value yet.
+#[derive(Debug)]
+struct Stamped(AtomicU64);
+
+const EMPTY: u64 = u64::MAX;
+
+impl Stamped {
+    fn new() -> Self {
+        Self(AtomicU64::new(EMPTY))
+    }
+
+    #[inline]
+    fn load(&self) -> Option<(f32, Coarse)> {
+        unpack(self.0.load(Relaxed))
+    }
+
+    /// Replaces the value by what `change` makes of it and of the seconds since it was set; `None` leaves it.
+    fn update(&self, now: Timestamp, change: impl Fn(Option<(f32, f32)>) -> Option<f32>) {
+        let now = Coarse::of(now);
+        let _ = self.0.fetch_update(AcqRel, Relaxed, |word| {
+            let before = unpack(word).map(|(value, at)| (value, now.seconds_since(at)));
+            change(before).map(|value| (u64::from(now.0) << 32) | u64::from(value.to_bits()))
+        });
+    }
+}
+
+#[inline]
+fn unpack(word: u64) -> Option<(f32, Coarse)> {
+    (word != EMPTY).then(|| (f32::from_bits(word as u32), Coarse((word >> 32) as u32)))
+}
+
+/// The plain latency average that c3-local and Trimtab's rule use, in milliseconds: exponentially decayed over half a second where
+/// answers are frequent, over the last five or so where they are rare. Long without news it sinks, so that its endpoint is tried again.
+#[derive(Debug)]
+pub struct LatencyAverage(Stamped);
+
+impl LatencyAverage {
+    /// One that knows nothing.
+    pub fn new() -> Self {
+        Self(Stamped::new())
+    }
+
+    /// A request was answered after `latency_ms`.
+    pub fn answered(&self, now: Timestamp, latency_ms: f32) {
+        self.0.update(now, |before| {
+            Some(match before {
+                None => latency_ms,
+                Some((value, elapsed_s)) => {
+                    // dt/(dt+τ) stands in for 1 − exp(−dt/τ): the same for short intervals, and cheaper.
+                    let gain = (elapsed_s / (elapsed_s + LATENCY_TAU_S)).min(LATENCY_GAIN_MAX);
+                    value + gain * (latency_ms - value)
+                }
+            })
+        });
+    }
+
+    /// A request ended without a good answer after `latency_ms`: an answer would have taken at least that long.
+    pub fn took_at_least(&self, now: Timestamp, latency_ms: f32) {
+        if self.0.load().is_some_and(|(value, _)| latency_ms > value) {
+            self.answered(now, latency_ms);
+        }
+    }
+
+    /// The average at `now`; `None` before the first answer.
+    #[inline]
+    pub fn get(&self, now: Timestamp) -> Option<f32> {
+        self.at(Coarse::of(now))
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, now: Coarse) -> Option<f32> {
+        let (value, at) = self.0.load()?;
+        Some(value * LATENCY_IDLE_S / (LATENCY_IDLE_S + now.seconds_since(at)))
+    }
+}
+
+impl Default for LatencyAverage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Finagle's and Linkerd's peak-sensitive average, in milliseconds: rises to a slow answer at once, sinks back over ten seconds.
+#[derive(Debug)]
+pub struct PeakAverage(Stamped);
+
+impl PeakAverage {
+    /// One that knows nothing.
+    pub fn new() -> Self {
+        Self(Stamped::new())
+    }
+
+    /// A request ended, well or not, after `latency_ms`.
+    pub fn ended(&self, now: Timestamp, latency_ms: f32) {
+        self.0.update(now, |before| {
+            let (value, elapsed_s) = before.unwrap_or((PEAK_DEFAULT_MS, 0.0));
+            Some(if latency_ms > value {
+                latency_ms
+            } else {
+                let keep = (-elapsed_s / PEAK_DECAY_S).exp();
+                value * keep + latency_ms * (1.0 - keep)
+            })
+        });
+    }
+
+    /// The average at `now`; [`PEAK_DEFAULT_MS`] before the first answer.
+    pub fn get(&self, now: Timestamp) -> f32 {
+        match self.0.load() {
+            None => PEAK_DEFAULT_MS,
+            Some((value, at)) => value * (-Coarse::of(now).seconds_since(at) / PEAK_DECAY_S).exp(),
+        }
+    }
+}
+
+impl Default for PeakAverage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A soft average of errors, 0..=1: moves by a fixed gain an answer and fades by itself, so that an endpoint that failed and is
+/// shunned for it is forgiven.
+#[derive(Debug)]
+pub struct ErrorAverage {
+    value: Stamped,
+    gain: f32,
+    fade_s: f32,
+}
+
+impl ErrorAverage {
+    /// The one that steers requests away: 0.05 an answer, fading over 2 s (the values of the study in DESIGN.md).
+    pub fn fast() -> Self {
+        Self { value: Stamped::new(), gain: 0.05, fade_s: 2.0 }
+    }
+
+    /// The one that remembers: 0.005 an answer, fading over a minute.
+    pub fn slow() -> Self {
+        Self { value: Stamped::new(), gain: 0.005, fade_s: 60.0 }
+    }
+
+    /// A request ended: with an error or not.
+    pub fn ended(&self, now: Timestamp, error: bool) {
+        // The usual case costs one load: nothing to remember, and nothing to forget.
+        if !error && self.value.load().is_none_or(|(value, _)| value < 1e-6) {
+            return;
+        }
+        self.value.update(now, |before| {
+            let (value, elapsed_s) = before.unwrap_or((0.0, 0.0));
+            let faded = value * (-elapsed_s / self.fade_s).exp();
+            Some(faded + self.gain * (f32::from(u8::from(error)) - faded))
+        });
+    }
+
+    /// The average at `now`, 0..=1.
+    #[inline]
+    pub fn get(&self, now: Timestamp) -> f32 {
+        self.at(Coarse::of(now))
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, now: Coarse) -> f32 {
+        match self.value.load() {
+            Some((value, at)) if value >= 1e-6 => value * (-now.seconds_since(at) / self.fade_s).exp(),
+            _ => 0.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn the_first_answer_is_the_average_and_later_ones_move_it() {
+        let average = LatencyAverage::new();
+        assert_eq!(average.get(ms(0)), None);
+        average.answered(ms(0), 10.0);
+        assert_eq!(average.get(ms(0)), Some(10.0));
+        average.answered(ms(10_000), 110.0);
+        let value = average.get(ms(10_000)).unwrap();
+        assert!((29.9..=30.1).contains(&value), "one answer moves it by a fifth at most: {value}");
+        for n in 0..3_000 {
+            average.answered(ms(10_000 + n), 110.0);
+        }
+        assert!(average.get(ms(13_000)).unwrap() > 108.0);
+    }
+
+    #[test]
+    fn an_unanswered_request_only_raises_the_average() {
+        let average = LatencyAverage::new();
+        average.took_at_least(ms(0), 1.0);
+        assert_eq!(average.get(ms(0)), None, "a refused connection says nothing about latency");
+        average.answered(ms(0), 10.0);
+        average.took_at_least(ms(1_000), 1.0);
+        assert_eq!(average.get(ms(0)), Some(10.0));
+        average.took_at_least(ms(1_000), 1_000.0);
+        assert!(average.get(ms(1_000)).unwrap() > 200.0);
+    }
+
+    #[test]
+    fn the_peak_average_rises_at_once_and_sinks_slowly() {
+        let average = PeakAverage::new();
+        assert_eq!(average.get(ms(0)), PEAK_DEFAULT_MS);
+        average.ended(ms(0), 500.0);
+        assert_eq!(average.get(ms(0)), 500.0);
+        average.ended(ms(1_000), 5.0);
+        let value = average.get(ms(1_000));
+        assert!((400.0..500.0).contains(&value), "{value}");
+        assert!(average.get(ms(31_000)) < 30.0);
+    }
+
+    #[test]
+    fn errors_count_at_once_and_fade_by_themselves() {
+        let average = ErrorAverage::fast();
+        for _ in 0..20 {
+            average.ended(ms(0), true);
+        }
+        let value = average.get(ms(0));
+        assert!((0.6..0.7).contains(&value), "{value}");
+        let faded = average.get(ms(2_000));
+        assert!((faded / value - (-1.0f32).exp()).abs() < 1e-3, "{faded}");
+        for n in 0..100 {
+            average.ended(ms(n), false);
+        }
+        assert!(average.get(ms(100)) < 0.01);
+    }
+}

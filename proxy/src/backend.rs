@@ -1,0 +1,481 @@
+//! One backend of the proxy's table: an immutable value with its endpoints, weights, errors and ejections, and its algorithm ready to
+//! pick. Every change makes a new value that shares the live loads with the old one.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use rand::RngCore;
+
+use crate::{
+    admission::{Admission, AdmissionRules, Admitted, Shed},
+    config::{
+        Algorithm, BackendConfig, EndpointConfig, EndpointKey, EndpointState, ErrorTable, InvalidResource,
+        RuleParameters, WeightTable,
+    },
+    load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
+    outlier::{Ejections, OutlierEvent, Phase},
+    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, rule::Terms},
+    sketch::AtomicSketch,
+    time::{Coarse, Timestamp, millis},
+};
+
+/// Up to this age a weight table is trusted in full: the controller may restart meanwhile.
+pub const FULL_TRUST: Duration = Duration::from_secs(10);
+/// From this age on nothing of it is left (`weightExpirationPeriod`).
+pub const WEIGHT_EXPIRATION: Duration = Duration::from_secs(180);
+/// Trust that moved by less than this is not worth a new table.
+const TRUST_STEP: f32 = 0.02;
+/// A weight is at least this share of the mean one: keeps scores finite whatever is pushed.
+const WEIGHT_SHARE_MIN: f64 = 1e-9;
+
+/// One backend at one moment.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    config: Arc<BackendConfig>,
+    endpoints: Arc<[Endpoint]>,
+    state: Arc<BackendState>,
+    weights: Option<Received<Arc<Weights>>>,
+    errors: Option<Received<Arc<[f32]>>>,
+    ejections: Arc<Ejections>,
+    trust: f32,
+    admission: AdmissionRules,
+    parameters: RuleParameters,
+    pool: Pool,
+    picker: Picker,
+    /// Positions of endpoints that are tried with one request at a time.
+    half_open: Box<[u32]>,
+}
+
+/// One endpoint with its live load.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// As configured.
+    pub config: EndpointConfig,
+    /// Shared by all tables and workers.
+    pub load: Arc<EndpointLoad>,
+}
+
+/// What outlives the values of one backend and is shared by all workers.
+#[derive(Debug)]
+pub struct BackendState {
+    shared: Arc<Shared>,
+    admission: Admission,
+    pub(crate) shed: AtomicU64,
+    pub(crate) unroutable: AtomicU64,
+    pub(crate) within_objective: AtomicU64,
+    pub(crate) latency: AtomicSketch,
+}
+
+/// Something pushed, and when it came.
+#[derive(Debug, Clone)]
+struct Received<T> {
+    value: T,
+    at: Timestamp,
+}
+
+/// A weight table as far as it is about the present endpoints.
+#[derive(Debug)]
+struct Weights {
+    tick: u64,
+    /// One an endpoint; positive, mean 1.
+    relative: Box<[f64]>,
+    parameters: RuleParameters,
+    proxies: f32,
+    objective: Option<Duration>,
+}
+
+impl Backend {
+    /// From its configuration. Loads, weights, errors and ejections of endpoints that were there before are kept; new endpoints get the
+    /// mean weight until the next table.
+    pub fn new(config: BackendConfig, previous: Option<&Self>, now: Timestamp) -> Self {
+        let before: HashMap<EndpointKey, usize> = previous
+            .iter()
+            .flat_map(|previous| previous.endpoints.iter().enumerate())
+            .map(|(index, endpoint)| (endpoint.config.key, index))
+            .collect();
+        let origin = |endpoint: &EndpointConfig| {
+            previous.zip(before.get(&endpoint.key)).map(|(previous, &index)| (previous, index))
+        };
+        let endpoints: Arc<[Endpoint]> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| Endpoint {
+                config: endpoint.clone(),
+                load: origin(endpoint).map_or_else(
+                    || Arc::new(EndpointLoad::new(endpoint.key)),
+                    |(previous, index)| previous.endpoints[index].load.clone(),
+                ),
+            })
+            .collect();
+        let weights = previous.and_then(|previous| previous.weights.as_ref()).map(|received| Received {
+            at: received.at,
+            value: Arc::new(Weights {
+                relative: relative(
+                    config
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| origin(endpoint).map_or(1.0, |(_, index)| received.value.relative[index])),
+                ),
+                ..*received.value
+            }),
+        });
+        let errors = previous.and_then(|previous| previous.errors.as_ref()).map(|received| Received {
+            at: received.at,
+            value: config
+                .endpoints
+                .iter()
+                .map(|endpoint| origin(endpoint).map_or(0.0, |(_, index)| received.value[index]))
+                .collect(),
+        });
+        let state = previous.map_or_else(|| Arc::new(BackendState::new()), |previous| previous.state.clone());
+        let ejections = previous.map_or_else(Arc::default, |previous| {
+            let staying: Vec<EndpointKey> = active(&endpoints).map(|endpoint| endpoint.config.key).collect();
+            Arc::new(previous.ejections.restricted(now, staying.into_iter(), &config.outlier_detection))
+        });
+        Parts { config: Arc::new(config), endpoints, state, weights, errors, ejections }.build(now)
+    }
+
+    /// With the weights of another tick. `Ok(None)` if they are about another list of endpoints: the next tick brings the right ones.
+    ///
+    /// # Errors
+    /// If there is not one weight an endpoint.
+    pub fn with_weights(&self, table: &WeightTable, now: Timestamp) -> Result<Option<Self>, InvalidResource> {
+        if table.generation != self.config.generation {
+            return Ok(None);
+        }
+        self.check_len("WeightTable", "weights", table.weights.len())?;
+        let weights = Weights {
+            tick: table.tick,
+            relative: relative(table.weights.iter().map(|&weight| f64::from(weight))),
+            parameters: table.parameters,
+            proxies: table.proxies.get() as f32,
+            objective: table.objective,
+        };
+        let parts = Parts { weights: Some(Received { value: Arc::new(weights), at: now }), ..self.parts() };
+        Ok(Some(parts.build(now)))
+    }
+
+    /// With other pooled errors. `Ok(None)` if they are about another list of endpoints.
+    ///
+    /// # Errors
+    /// If there is not one error an endpoint.
+    pub fn with_errors(&self, table: &ErrorTable, now: Timestamp) -> Result<Option<Self>, InvalidResource> {
+        if table.generation != self.config.generation {
+            return Ok(None);
+        }
+        self.check_len("ErrorTable", "errors", table.errors.len())?;
+        let errors = Received { value: Arc::from(&*table.errors), at: now };
+        Ok(Some(Parts { errors: Some(errors), ..self.parts() }.build(now)))
+    }
+
+    /// With what an outlier event changes; `None` if nothing.
+    pub fn with_outlier_event(&self, event: &OutlierEvent, now: Timestamp) -> Option<Self> {
+        let endpoints = active(&self.endpoints);
+        let known = endpoints.clone().any(|endpoint| endpoint.config.key == event.endpoint);
+        let next = self.ejections.on_event(now, event, endpoints.count(), &self.config.outlier_detection)?;
+        known.then(|| Parts { ejections: Arc::new(next), ..self.parts() }.build(now))
+    }
+
+    /// With what the passing of time changes: ejections that are over, and weights that have aged; `None` if nothing. Worth calling
+    /// at [`Self::next_deadline`] and every second or so.
+    pub fn with_time(&self, now: Timestamp) -> Option<Self> {
+        let ejections = self.ejections.on_time(now, &self.config.outlier_detection);
+        let trust = trust(self.weights.as_ref(), now);
+        let aged = (trust - self.trust).abs() >= TRUST_STEP || (trust == 0.0) != (self.trust == 0.0);
+        if ejections.is_none() && !aged {
+            return None;
+        }
+        let ejections = ejections.map_or_else(|| self.ejections.clone(), Arc::new);
+        Some(Parts { ejections, ..self.parts() }.build(now))
+    }
+
+    /// When an ejection is over next.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.ejections.next_deadline()
+    }
+
+    /// Chooses the endpoint of a request: its position in [`Self::endpoints`]. `None` if none may be picked. Follow it by
+    /// [`Self::begin`] at once.
+    pub fn pick<R: RngCore + ?Sized>(&self, request: &PickRequest<'_>, now: Timestamp, rng: &mut R) -> Option<usize> {
+        // A request that is being retried is not risked on a trial.
+        if !self.half_open.is_empty() && request.exclude.is_empty() {
+            let granted = |index: &&u32| self.endpoints[**index as usize].load.try_trial(now);
+            if let Some(&index) = self.half_open.iter().find(granted) {
+                return Some(index as usize);
+            }
+        }
+        let position = self.picker.pick(&self.pool, request, now, rng)?;
+        Some(self.pool.candidates[position].index as usize)
+    }
+
+    /// A request is sent to the endpoint at `index`.
+    pub fn begin(&self, index: usize, now: Timestamp, class: RequestClass) -> Attempt {
+        self.endpoints[index].load.begin(now, class)
+    }
+
+    /// It ended: `latency` after [`Self::begin`] of the same `index`. The event, if there is one, goes to the owner of the table.
+    pub fn finish(
+        &self,
+        index: usize,
+        attempt: Attempt,
+        now: Timestamp,
+        outcome: Outcome,
+        latency: Duration,
+        orca: Option<OrcaLoad>,
+    ) -> Option<OutlierEvent> {
+        self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
+    }
+
+    /// Lets a client's request in or turns it away, before an endpoint is chosen.
+    ///
+    /// # Errors
+    /// [`Shed`]: to be answered 503 with `Retry-After`.
+    pub fn admit(&self, class: RequestClass) -> Result<Admitted, Shed> {
+        self.state.admission.admit(&self.admission, class).inspect_err(|_| {
+            self.state.shed.fetch_add(1, Relaxed);
+        })
+    }
+
+    /// A client's request that was let in is over, retries included, `latency` after it came.
+    pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration) {
+        self.state.admission.finish(admitted, &self.admission, now, outcome, latency);
+        if outcome == Outcome::Success {
+            self.state.shared.latency.answered(now, millis(latency));
+            if self.objective().is_some_and(|objective| latency <= objective) {
+                self.state.within_objective.fetch_add(1, Relaxed);
+            }
+        }
+        if matches!(outcome, Outcome::Success | Outcome::ServerError) {
+            self.state.latency.record(latency);
+        }
+    }
+
+    /// A request for which no endpoint was to be had.
+    pub fn unroutable(&self) {
+        self.state.unroutable.fetch_add(1, Relaxed);
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &BackendConfig {
+        &self.config
+    }
+
+    /// `namespace/service:port`.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// Fingerprint of the endpoint list.
+    pub fn generation(&self) -> u64 {
+        self.config.generation
+    }
+
+    /// Endpoints in the order of the configuration.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// The part that outlives this value.
+    pub fn state(&self) -> &Arc<BackendState> {
+        &self.state
+    }
+
+    /// Its algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        self.config.algorithm
+    }
+
+    /// Where the endpoint stands with outlier detection; `None`: it was not ejected lately.
+    pub fn phase(&self, endpoint: EndpointKey) -> Option<Phase> {
+        self.ejections.phase(endpoint)
+    }
+
+    /// Whether this proxy has taken the endpoint out.
+    pub fn is_ejected(&self, endpoint: EndpointKey) -> bool {
+        self.ejections.is_out(endpoint)
+    }
+
+    /// The latency objective in force: the configured one, else the one that came with the weights.
+    pub fn objective(&self) -> Option<Duration> {
+        self.admission_objective()
+    }
+
+    /// The concurrency limit in force; `None` where the limiter does not act.
+    pub fn concurrency_limit(&self) -> Option<f32> {
+        self.state.admission.limit(&self.admission)
+    }
+
+    /// Requests let in and not over yet.
+    pub fn in_flight(&self) -> u32 {
+        self.state.admission.in_flight()
+    }
+
+    /// How far the last weight table is still trusted, 0..=1; 0 if there is none.
+    pub fn trust(&self) -> f32 {
+        self.trust
+    }
+
+    /// Tick of the last weight table.
+    pub fn tick(&self) -> Option<u64> {
+        self.weights.as_ref().map(|weights| weights.value.tick)
+    }
+
+    /// The rule's parameters in force.
+    pub fn parameters(&self) -> &RuleParameters {
+        &self.parameters
+    }
+
+    /// The weights in force, relative to their mean, by position in [`Self::endpoints`]; `None` for endpoints that are not in the choice.
+    pub fn effective_weights(&self) -> Vec<Option<f32>> {
+        let mut weights = vec![None; self.endpoints.len()];
+        for candidate in &self.pool.candidates {
+            weights[candidate.index as usize] = Some(1.0 / candidate.inverse_weight);
+        }
+        weights
+    }
+
+    /// What the rule makes of an endpoint now, term by term; `None` if it is not in the choice or the algorithm is another one.
+    pub fn explain(&self, index: usize, now: Timestamp) -> Option<Terms> {
+        let Picker::Adaptive(rule) = &self.picker else { return None };
+        let candidate = self.pool.candidates.iter().find(|candidate| candidate.index as usize == index)?;
+        Some(rule.explain(&self.pool, candidate, now))
+    }
+
+    /// The pooled error of an endpoint as it was received, 0..=1.
+    pub(crate) fn pooled_error(&self, index: usize) -> f32 {
+        self.errors.as_ref().map_or(0.0, |errors| errors.value[index])
+    }
+
+    fn admission_objective(&self) -> Option<Duration> {
+        objective(&self.config, self.weights.as_ref())
+    }
+
+    fn check_len(&self, kind: &str, field: &str, len: usize) -> Result<(), InvalidResource> {
+        let endpoints = self.endpoints.len();
+        if len == endpoints {
+            return Ok(());
+        }
+        Err(InvalidResource {
+            resource: format!("{kind} {}", self.config.name),
+            field: field.to_owned(),
+            reason: format!("{len} numbers for {endpoints} endpoints of generation {:016x}", self.config.generation),
+        })
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            config: self.config.clone(),
+            endpoints: self.endpoints.clone(),
+            state: self.state.clone(),
+            weights: self.weights.clone(),
+            errors: self.errors.clone(),
+            ejections: self.ejections.clone(),
+        }
+    }
+}
+
+impl BackendState {
+    fn new() -> Self {
+        Self {
+            shared: Arc::default(),
+            admission: Admission::new(),
+            shed: AtomicU64::new(0),
+            unroutable: AtomicU64::new(0),
+            within_objective: AtomicU64::new(0),
+            latency: AtomicSketch::new(),
+        }
+    }
+}
+
+/// What a backend is made of, before it is prepared for picking.
+struct Parts {
+    config: Arc<BackendConfig>,
+    endpoints: Arc<[Endpoint]>,
+    state: Arc<BackendState>,
+    weights: Option<Received<Arc<Weights>>>,
+    errors: Option<Received<Arc<[f32]>>>,
+    ejections: Arc<Ejections>,
+}
+
+impl Parts {
+    fn build(self, now: Timestamp) -> Backend {
+        let trust = trust(self.weights.as_ref(), now);
+        let weights = self.weights.as_ref().map(|received| &*received.value);
+        let parameters =
+            weights.map_or(RuleParameters::LOCAL, |weights| weights.parameters.faded(&RuleParameters::LOCAL, trust));
+        let candidate = |index: usize| Candidate {
+            load: self.endpoints[index].load.clone(),
+            index: index as u32,
+            inverse_weight: weights
+                .map_or(1.0, |weights| 1.0 / (1.0 + (weights.relative[index] - 1.0) * f64::from(trust)))
+                as f32,
+            pooled_error: self.errors.as_ref().map_or(0.0, |errors| errors.value[index]),
+        };
+        let available = |ejected_too: bool| {
+            let may = |(_, endpoint): &(usize, &Endpoint)| {
+                endpoint.config.state == EndpointState::Ready
+                    && (ejected_too || !self.ejections.is_out(endpoint.config.key))
+            };
+            self.endpoints.iter().enumerate().filter(may).map(|(index, _)| candidate(index)).collect::<Box<[_]>>()
+        };
+        let healthy = available(false);
+        // Panic: if all are out, all that are not draining are better than none.
+        let candidates = if healthy.is_empty() { available(true) } else { healthy };
+        let half_open = |(_, endpoint): &(usize, &Endpoint)| {
+            endpoint.config.state == EndpointState::Ready
+                && self.ejections.phase(endpoint.config.key) == Some(Phase::HalfOpen)
+        };
+        let pool = Pool {
+            candidates,
+            proxies: weights.map_or(1.0, |weights| weights.proxies),
+            errors_at: self.errors.as_ref().map(|errors| Coarse::of(errors.at)),
+            shared: self.state.shared.clone(),
+        };
+        Backend {
+            admission: AdmissionRules::new(
+                &self.config.admission_control,
+                &self.config.circuit_breaker,
+                self.endpoints.len(),
+                objective(&self.config, self.weights.as_ref()),
+            ),
+            picker: Picker::new(self.config.algorithm, &pool, &parameters),
+            half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
+            pool,
+            parameters,
+            trust,
+            config: self.config,
+            endpoints: self.endpoints,
+            state: self.state,
+            weights: self.weights,
+            errors: self.errors,
+            ejections: self.ejections,
+        }
+    }
+}
+
+fn active(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> + Clone {
+    endpoints.iter().filter(|endpoint| endpoint.config.state == EndpointState::Ready)
+}
+
+fn objective(config: &BackendConfig, weights: Option<&Received<Arc<Weights>>>) -> Option<Duration> {
+    config.objective.or_else(|| weights.and_then(|weights| weights.value.objective))
+}
+
+/// Full until [`FULL_TRUST`], none from [`WEIGHT_EXPIRATION`] on, linear between.
+fn trust(weights: Option<&Received<Arc<Weights>>>, now: Timestamp) -> f32 {
+    let Some(weights) = weights else { return 0.0 };
+    let age = now.since(weights.at).saturating_sub(FULL_TRUST);
+    (1.0 - age.as_secs_f32() / (WEIGHT_EXPIRATION - FULL_TRUST).as_secs_f32()).max(0.0)
+}
+
+/// Positive weights relative to their mean.
+fn relative(weights: impl ExactSizeIterator<Item = f64> + Clone) -> Box<[f64]> {
+    let mean = weights.clone().sum::<f64>() / weights.len().max(1) as f64;
+    weights.map(|weight| (weight / mean).max(WEIGHT_SHARE_MIN)).collect()
+}

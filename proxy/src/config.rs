@@ -1,0 +1,541 @@
+//! Validated forms of what the controller pushes about backends. What exists here holds: the wire is checked once, at this edge, and an
+//! [`InvalidResource`] names the resource and the field. Every unset field's default is stated at its field.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    str::FromStr,
+    time::Duration,
+};
+
+use crate::api::v1;
+
+/// A pushed resource that is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{resource}: {field}: {reason}")]
+pub struct InvalidResource {
+    /// Kind and name, e.g. `Backend default/web:80`.
+    pub resource: String,
+    /// Path of the field, e.g. `endpoints[3].port`.
+    pub field: String,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+/// Identity of an endpoint that outlives its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointKey(pub u64);
+
+impl fmt::Display for EndpointKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:016x}", self.0)
+    }
+}
+
+/// How the endpoint of a request is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Algorithm {
+    /// Trimtab's rule: live in-flight counts, pushed weights and parameters. Spelled `trimtab`.
+    #[default]
+    Adaptive,
+    /// In turn.
+    RoundRobin,
+    /// Uniformly at random.
+    Random,
+    /// In turn, in proportion to the pushed weights.
+    WeightedRoundRobin,
+    /// The fewest own requests in flight, of all.
+    LeastRequest,
+    /// The fewest own requests in flight, of two drawn at random.
+    LeastRequestP2c,
+    /// Linkerd's: the lower peak-sensitive latency times requests in flight, of two drawn at random.
+    PeakEwma,
+    /// `(own in flight × proxies + 1)³ × latency`, no weights.
+    C3Local,
+}
+
+impl Algorithm {
+    /// All of them, as they are spelled on the command line.
+    pub const SPELLINGS: [(Self, &str); 8] = [
+        (Self::Adaptive, "trimtab"),
+        (Self::RoundRobin, "round-robin"),
+        (Self::Random, "random"),
+        (Self::WeightedRoundRobin, "weighted-round-robin"),
+        (Self::LeastRequest, "least-request"),
+        (Self::LeastRequestP2c, "least-request-p2c"),
+        (Self::PeakEwma, "peak-ewma"),
+        (Self::C3Local, "c3-local"),
+    ];
+
+    /// The command line's spelling.
+    pub fn as_str(self) -> &'static str {
+        Self::SPELLINGS.iter().find(|(algorithm, _)| *algorithm == self).map_or("trimtab", |(_, spelling)| spelling)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+/// A name that is no algorithm.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown algorithm {0:?}: one of trimtab, round-robin, random, weighted-round-robin, least-request, least-request-p2c, peak-ewma, c3-local"
+)]
+pub struct UnknownAlgorithm(pub String);
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        let known = Self::SPELLINGS.iter().find(|(_, spelling)| *spelling == name);
+        known.map(|(algorithm, _)| *algorithm).ok_or_else(|| UnknownAlgorithm(name.to_owned()))
+    }
+}
+
+impl From<v1::Algorithm> for Algorithm {
+    fn from(wire: v1::Algorithm) -> Self {
+        match wire {
+            v1::Algorithm::Adaptive => Self::Adaptive,
+            v1::Algorithm::RoundRobin => Self::RoundRobin,
+            v1::Algorithm::Random => Self::Random,
+            v1::Algorithm::WeightedRoundRobin => Self::WeightedRoundRobin,
+            v1::Algorithm::LeastRequest => Self::LeastRequest,
+            v1::Algorithm::LeastRequestP2c => Self::LeastRequestP2c,
+            v1::Algorithm::PeakEwma => Self::PeakEwma,
+            v1::Algorithm::C3Local => Self::C3Local,
+        }
+    }
+}
+
+impl From<Algorithm> for v1::Algorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Adaptive => Self::Adaptive,
+            Algorithm::RoundRobin => Self::RoundRobin,
+            Algorithm::Random => Self::Random,
+            Algorithm::WeightedRoundRobin => Self::WeightedRoundRobin,
+            Algorithm::LeastRequest => Self::LeastRequest,
+            Algorithm::LeastRequestP2c => Self::LeastRequestP2c,
+            Algorithm::PeakEwma => Self::PeakEwma,
+            Algorithm::C3Local => Self::C3Local,
+        }
+    }
+}
+
+/// A backend as configured: one port of a Service, its endpoints, and how to reach them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackendConfig {
+    /// `namespace/service:port`.
+    pub name: String,
+    /// Fingerprint of the endpoints and their order.
+    pub generation: u64,
+    /// The endpoints; keys are distinct.
+    pub endpoints: Vec<EndpointConfig>,
+    /// How one is chosen.
+    pub algorithm: Algorithm,
+    /// When one is taken out.
+    pub outlier_detection: OutlierDetection,
+    /// When a request is turned away.
+    pub admission_control: AdmissionControl,
+    /// Hard limits.
+    pub circuit_breaker: CircuitBreaker,
+    /// How often a request that never reached an endpoint is tried on another one. Default 1.
+    pub num_retries: u32,
+    /// Time limits towards endpoints.
+    pub timeouts: BackendTimeouts,
+    /// The latency objective, where one is set.
+    pub objective: Option<Duration>,
+}
+
+/// One address of a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Identity.
+    pub key: EndpointKey,
+    /// IP address or host name.
+    pub host: String,
+    /// Port.
+    pub port: NonZeroU16,
+    /// For people.
+    pub name: String,
+    /// Zone; empty if unknown.
+    pub zone: String,
+    /// Whether it gets new requests.
+    pub state: EndpointState,
+}
+
+/// Whether an endpoint gets new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EndpointState {
+    /// It does.
+    #[default]
+    Ready,
+    /// It does not; those in flight finish.
+    Draining,
+}
+
+/// Passive outlier detection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Off. Default: on.
+    pub disabled: bool,
+    /// 5xx answers or failures in a row that eject. Default 5.
+    pub consecutive_5xx_errors: NonZeroU32,
+    /// Failures to get any answer in a row that eject. Default 3.
+    pub consecutive_gateway_failures: NonZeroU32,
+    /// Length of a first ejection; each further one takes twice as long. Default 10 s.
+    pub base_ejection_time: Duration,
+    /// Longest ejection. Default 5 min.
+    pub max_ejection_time: Duration,
+    /// Share of the endpoints that may be ejected at a time, 0..=100; of two or more, one always may unless this is 0, and never all. Default 50.
+    pub max_ejection_percent: u8,
+}
+
+impl Default for OutlierDetection {
+    fn default() -> Self {
+        const FIVE: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
+        const THREE: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
+        Self {
+            disabled: false,
+            consecutive_5xx_errors: FIVE,
+            consecutive_gateway_failures: THREE,
+            base_ejection_time: Duration::from_secs(10),
+            max_ejection_time: Duration::from_secs(300),
+            max_ejection_percent: 50,
+        }
+    }
+}
+
+/// The concurrency limiter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionControl {
+    /// Default: off.
+    pub enabled: bool,
+    /// The limit never sinks below this. Default: the number of endpoints, one request each.
+    pub min_concurrency: Option<u32>,
+    /// Nor rises above this; also where it starts. Default 1,000,000.
+    pub max_concurrency: u32,
+}
+
+impl Default for AdmissionControl {
+    fn default() -> Self {
+        Self { enabled: false, min_concurrency: None, max_concurrency: 1_000_000 }
+    }
+}
+
+/// Hard limits of a proxy process towards a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CircuitBreaker {
+    /// Connections. Default: no limit.
+    pub max_connections: Option<u32>,
+    /// Requests in flight. Default: no limit.
+    pub max_parallel_requests: Option<u32>,
+}
+
+/// Time limits towards endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackendTimeouts {
+    /// Until a connection stands. Default 1 s.
+    pub connect: Duration,
+    /// After which an unused connection is closed. Default 60 s.
+    pub connection_idle: Duration,
+}
+
+impl Default for BackendTimeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(1), connection_idle: Duration::from_secs(60) }
+    }
+}
+
+/// The weights of one tick.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightTable {
+    /// Name of the backend.
+    pub backend: String,
+    /// Generation of the endpoint list that the weights are about.
+    pub generation: u64,
+    /// The tick that decided them.
+    pub tick: u64,
+    /// Relative; each finite and > 0.
+    pub weights: Vec<f32>,
+    /// Parameters that go with them.
+    pub parameters: RuleParameters,
+    /// Proxies that send to the backend, this one included.
+    pub proxies: NonZeroU32,
+    /// Derived objective, for a backend that carries none.
+    pub objective: Option<Duration>,
+}
+
+/// Parameters of the pick rule: an endpoint with `n` requests in flight scores
+/// `(n + offset)^exponent / weight · (latency / latency_reference)^latency_exponent · (1 − error)^−error_exponent`, and the lowest is picked.
+/// The ranges make overflow impossible.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RuleParameters {
+    /// κ, 0..=8: how steeply a queue counts.
+    pub exponent: f32,
+    /// g, 0.001..=10⁶: requests assumed to be there beside those in flight.
+    pub offset: f32,
+    /// z, 0..=4: how much the latency average counts.
+    pub latency_exponent: f32,
+    /// Latency at which its factor is 1, 0.001..=10⁷ ms.
+    pub latency_reference_ms: f32,
+    /// a, 0..=32: how much the error average counts.
+    pub error_exponent: f32,
+}
+
+impl RuleParameters {
+    /// What a proxy uses by itself when no controller tells it better: c3-local, with the error factor of the study in DESIGN.md.
+    pub const LOCAL: Self =
+        Self { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 10.0, error_exponent: 12.0 };
+
+    /// Between these (`trust` = 1) and others (0), linearly.
+    pub fn faded(&self, others: &Self, trust: f32) -> Self {
+        let blend = |own: f32, other: f32| if trust >= 1.0 { own } else { other + (own - other) * trust };
+        Self {
+            exponent: blend(self.exponent, others.exponent),
+            offset: blend(self.offset, others.offset),
+            latency_exponent: blend(self.latency_exponent, others.latency_exponent),
+            // The same for all endpoints, so it moves no choice; fading it would only move what unknown endpoints count.
+            latency_reference_ms: self.latency_reference_ms,
+            error_exponent: blend(self.error_exponent, others.error_exponent),
+        }
+    }
+}
+
+/// Error averages pooled over all proxies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ErrorTable {
+    /// Name of the backend.
+    pub backend: String,
+    /// Generation of the endpoint list that they are about.
+    pub generation: u64,
+    /// In 0..=1.
+    pub errors: Vec<f32>,
+}
+
+impl TryFrom<v1::Backend> for BackendConfig {
+    type Error = InvalidResource;
+
+    fn try_from(wire: v1::Backend) -> Result<Self, InvalidResource> {
+        let check = Check::new("Backend", &wire.name);
+        check.that(!wire.name.is_empty(), "name", || "must not be empty".to_owned())?;
+        let algorithm = v1::Algorithm::try_from(wire.algorithm)
+            .map_err(|_| check.error("algorithm", format!("{} is not an algorithm", wire.algorithm)))?;
+        let mut keys = HashSet::with_capacity(wire.endpoints.len());
+        let mut endpoints = Vec::with_capacity(wire.endpoints.len());
+        for (index, endpoint) in wire.endpoints.into_iter().enumerate() {
+            let endpoint = EndpointConfig::check(endpoint, index, &check)?;
+            check.that(keys.insert(endpoint.key), format_args!("endpoints[{index}].key"), || {
+                format!("{} stands there twice: keys must be distinct", endpoint.key)
+            })?;
+            endpoints.push(endpoint);
+        }
+        let breaker = wire.circuit_breaker.unwrap_or_default();
+        let timeouts = BackendTimeouts::check(wire.timeouts.unwrap_or_default(), &check)?;
+        Ok(Self {
+            endpoints,
+            algorithm: algorithm.into(),
+            outlier_detection: OutlierDetection::check(wire.outlier_detection.unwrap_or_default(), &check)?,
+            admission_control: AdmissionControl::check(wire.admission_control.unwrap_or_default(), &check)?,
+            circuit_breaker: CircuitBreaker {
+                max_connections: check
+                    .positive(breaker.max_connections, "circuit_breaker.max_connections")?
+                    .map(NonZeroU32::get),
+                max_parallel_requests: check
+                    .positive(breaker.max_parallel_requests, "circuit_breaker.max_parallel_requests")?
+                    .map(NonZeroU32::get),
+            },
+            num_retries: wire.retry.and_then(|retry| retry.num_retries).unwrap_or(1),
+            timeouts,
+            objective: check.objective(wire.objective_ms)?,
+            generation: wire.generation,
+            name: wire.name,
+        })
+    }
+}
+
+impl EndpointConfig {
+    fn check(wire: v1::Endpoint, index: usize, check: &Check) -> Result<Self, InvalidResource> {
+        let field = |name: &str| format!("endpoints[{index}].{name}");
+        check.that(!wire.host.is_empty(), field("host"), || "must not be empty".to_owned())?;
+        let port = u16::try_from(wire.port)
+            .ok()
+            .and_then(NonZeroU16::new)
+            .ok_or_else(|| check.error(field("port"), format!("{} is not a port: 1..=65535", wire.port)))?;
+        let state = match v1::endpoint::State::try_from(wire.state) {
+            Ok(v1::endpoint::State::Ready) => EndpointState::Ready,
+            Ok(v1::endpoint::State::Draining) => EndpointState::Draining,
+            Err(_) => return Err(check.error(field("state"), format!("{} is not a state", wire.state))),
+        };
+        let name = if wire.name.is_empty() { format!("{}:{port}", wire.host) } else { wire.name };
+        Ok(Self { key: EndpointKey(wire.key), host: wire.host, port, name, zone: wire.zone, state })
+    }
+}
+
+impl OutlierDetection {
+    fn check(wire: v1::OutlierDetection, check: &Check) -> Result<Self, InvalidResource> {
+        let default = Self::default();
+        let base = check.positive(wire.base_ejection_time_ms, "outlier_detection.base_ejection_time_ms")?;
+        let max = check.positive(wire.max_ejection_time_ms, "outlier_detection.max_ejection_time_ms")?;
+        let base_ejection_time = base.map_or(default.base_ejection_time, millis);
+        // An unset longest time is no shorter than the base that was set.
+        let max_ejection_time = max.map_or(default.max_ejection_time.max(base_ejection_time), millis);
+        check.that(max_ejection_time >= base_ejection_time, "outlier_detection.max_ejection_time_ms", || {
+            format!("{max_ejection_time:?} is less than the base ejection time of {base_ejection_time:?}")
+        })?;
+        let percent = wire.max_ejection_percent.unwrap_or(u32::from(default.max_ejection_percent));
+        let max_ejection_percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100).ok_or_else(|| {
+            check.error("outlier_detection.max_ejection_percent", format!("{percent} is not a percentage: 0..=100"))
+        })?;
+        Ok(Self {
+            disabled: wire.disabled,
+            consecutive_5xx_errors: check
+                .positive(wire.consecutive_5xx_errors, "outlier_detection.consecutive_5xx_errors")?
+                .unwrap_or(default.consecutive_5xx_errors),
+            consecutive_gateway_failures: check
+                .positive(wire.consecutive_gateway_failures, "outlier_detection.consecutive_gateway_failures")?
+                .unwrap_or(default.consecutive_gateway_failures),
+            base_ejection_time,
+            max_ejection_time,
+            max_ejection_percent,
+        })
+    }
+}
+
+impl AdmissionControl {
+    fn check(wire: v1::AdmissionControl, check: &Check) -> Result<Self, InvalidResource> {
+        let min = check.positive(wire.min_concurrency, "admission_control.min_concurrency")?;
+        let max = check.positive(wire.max_concurrency, "admission_control.max_concurrency")?;
+        let max_concurrency = max.map_or(Self::default().max_concurrency, NonZeroU32::get);
+        let min_concurrency = min.map(NonZeroU32::get);
+        check.that(
+            min_concurrency.is_none_or(|min| min <= max_concurrency),
+            "admission_control.min_concurrency",
+            || format!("{} is more than max_concurrency, {max_concurrency}", min_concurrency.unwrap_or_default()),
+        )?;
+        Ok(Self { enabled: wire.enabled, min_concurrency, max_concurrency })
+    }
+}
+
+impl BackendTimeouts {
+    fn check(wire: v1::BackendTimeouts, check: &Check) -> Result<Self, InvalidResource> {
+        let default = Self::default();
+        let connect = check.positive(wire.connect_timeout_ms, "timeouts.connect_timeout_ms")?;
+        let idle = check.positive(wire.connection_idle_timeout_ms, "timeouts.connection_idle_timeout_ms")?;
+        Ok(Self {
+            connect: connect.map_or(default.connect, millis),
+            connection_idle: idle.map_or(default.connection_idle, millis),
+        })
+    }
+}
+
+impl TryFrom<v1::WeightTable> for WeightTable {
+    type Error = InvalidResource;
+
+    fn try_from(wire: v1::WeightTable) -> Result<Self, InvalidResource> {
+        let check = Check::new("WeightTable", &wire.backend);
+        let wrong = wire.weights.iter().position(|weight| !(weight.is_normal() && *weight > 0.0));
+        if let Some(index) = wrong {
+            let reason = format!("{} is not a weight: each must be finite and > 0", wire.weights[index]);
+            return Err(check.error(format_args!("weights[{index}]"), reason));
+        }
+        let parameters =
+            wire.parameters.ok_or_else(|| check.error("parameters", "must be set with the weights".to_owned()))?;
+        let proxies = NonZeroU32::new(wire.proxies)
+            .ok_or_else(|| check.error("proxies", "0 cannot be: this proxy is one".to_owned()))?;
+        Ok(Self {
+            generation: wire.generation,
+            tick: wire.tick,
+            weights: wire.weights,
+            parameters: RuleParameters::check(&parameters, &check)?,
+            proxies,
+            objective: check.objective(wire.objective_ms)?,
+            backend: wire.backend,
+        })
+    }
+}
+
+impl RuleParameters {
+    fn check(wire: &v1::RuleParameters, check: &Check) -> Result<Self, InvalidResource> {
+        let range = |value: f32, name: &str, low: f32, high: f32| {
+            let inside = (low..=high).contains(&value);
+            check
+                .that(inside, format_args!("parameters.{name}"), || format!("{value} is not within {low}..={high}"))?;
+            Ok(value)
+        };
+        Ok(Self {
+            exponent: range(wire.exponent, "exponent", 0.0, 8.0)?,
+            offset: range(wire.offset, "offset", 1e-3, 1e6)?,
+            latency_exponent: range(wire.latency_exponent, "latency_exponent", 0.0, 4.0)?,
+            latency_reference_ms: range(wire.latency_reference_ms, "latency_reference_ms", 1e-3, 1e7)?,
+            error_exponent: range(wire.error_exponent, "error_exponent", 0.0, 32.0)?,
+        })
+    }
+}
+
+impl TryFrom<v1::RuleParameters> for RuleParameters {
+    type Error = InvalidResource;
+
+    fn try_from(wire: v1::RuleParameters) -> Result<Self, InvalidResource> {
+        Self::check(&wire, &Check::new("RuleParameters", ""))
+    }
+}
+
+impl TryFrom<v1::ErrorTable> for ErrorTable {
+    type Error = InvalidResource;
+
+    fn try_from(wire: v1::ErrorTable) -> Result<Self, InvalidResource> {
+        let check = Check::new("ErrorTable", &wire.backend);
+        if let Some(index) = wire.errors.iter().position(|error| !(0.0..=1.0).contains(error)) {
+            let reason = format!("{} is not a share of errors: 0..=1", wire.errors[index]);
+            return Err(check.error(format_args!("errors[{index}]"), reason));
+        }
+        Ok(Self { backend: wire.backend, generation: wire.generation, errors: wire.errors })
+    }
+}
+
+fn millis(millis: NonZeroU32) -> Duration {
+    Duration::from_millis(u64::from(millis.get()))
+}
+
+/// Names the resource in errors.
+struct Check {
+    resource: String,
+}
+
+impl Check {
+    fn new(kind: &str, name: &str) -> Self {
+        Self { resource: format!("{kind} {name}") }
+    }
+
+    fn error(&self, field: impl fmt::Display, reason: String) -> InvalidResource {
+        InvalidResource { resource: self.resource.clone(), field: field.to_string(), reason }
+    }
+
+    fn that(
+        &self,
+        holds: bool,
+        field: impl fmt::Display,
+        reason: impl FnOnce() -> String,
+    ) -> Result<(), InvalidResource> {
+        if holds { Ok(()) } else { Err(self.error(field, reason())) }
+    }
+
+    fn positive(&self, value: Option<u32>, field: &str) -> Result<Option<NonZeroU32>, InvalidResource> {
+        let positive = |value| NonZeroU32::new(value).ok_or_else(|| self.error(field, "must be at least 1".to_owned()));
+        value.map(positive).transpose()
+    }
+
+    fn objective(&self, objective_ms: Option<f32>) -> Result<Option<Duration>, InvalidResource> {
+        let valid = |ms: f32| {
+            let inside = (0.1..=3.6e6).contains(&ms);
+            self.that(inside, "objective_ms", || format!("{ms} is not within 0.1 ms and an hour"))?;
+            Ok(Duration::from_secs_f64(f64::from(ms) * 1e-3))
+        };
+        objective_ms.map(valid).transpose()
+    }
+}

@@ -1,0 +1,398 @@
+//! What a proxy knows of one endpoint from its own requests. One [`EndpointLoad`] is shared by all workers and outlives the tables
+//! that point to it: it is kept by endpoint key. Nothing here locks, and after the first request of a class nothing allocates.
+//!
+//! Whatever may come to depend on the kind of request is kept per [`RequestClass`]. Today all requests are of class 0; telling them apart is a
+//! matter of handing in another number.
+
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Relaxed},
+        },
+    },
+    time::Duration,
+};
+
+use crate::{
+    average::{ErrorAverage, LatencyAverage, PeakAverage},
+    config::{EndpointKey, OutlierDetection},
+    gauge::InFlight,
+    outlier::{OutlierEvent, OutlierKind},
+    sketch::AtomicSketch,
+    time::{Coarse, Timestamp, millis, nanos},
+};
+
+/// Most classes that are told apart; higher numbers count as class 0.
+pub const CLASSES_MAX: usize = 16;
+
+/// A kind of request that costs about the same each time. 0 until classes are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct RequestClass(pub u8);
+
+impl RequestClass {
+    fn index(self) -> usize {
+        if usize::from(self.0) < CLASSES_MAX { usize::from(self.0) } else { 0 }
+    }
+}
+
+/// How a request to an endpoint ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// An answer below 500.
+    Success,
+    /// A 5xx answer.
+    ServerError,
+    /// No answer: the connection failed or was reset, or the time was up.
+    Failure,
+    /// The client gave up first.
+    Cancelled,
+}
+
+impl Outcome {
+    /// Whether it speaks against the endpoint.
+    pub fn is_error(self) -> bool {
+        matches!(self, Self::ServerError | Self::Failure)
+    }
+}
+
+/// What an endpoint said of itself in an answer's `endpoint-load-metrics` header (ORCA).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrcaLoad {
+    /// Requests inside the endpoint, from all its clients, the answered one not counted.
+    pub in_flight: u32,
+}
+
+/// A request that [`EndpointLoad::begin`] counted in. Exactly one call of [`EndpointLoad::finish`] takes it back, also if the client
+/// gave up ([`Outcome::Cancelled`]): hold it in the drop guard of the request.
+#[derive(Debug)]
+#[must_use = "hand it to `finish`, or the request stays in flight for ever"]
+pub struct Attempt {
+    class: RequestClass,
+    trial: bool,
+}
+
+impl Attempt {
+    /// Whether this is the trial request of a half-open endpoint.
+    pub fn is_trial(&self) -> bool {
+        self.trial
+    }
+}
+
+/// Completed requests since the endpoint became known, by outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Answers below 500.
+    pub successes: u64,
+    /// 5xx answers.
+    pub errors: u64,
+    /// Without an answer.
+    pub failures: u64,
+    /// Given up by the client.
+    pub cancelled: u64,
+    /// Summed latency of the successes, in microseconds.
+    pub latency_us_sum: u64,
+}
+
+/// Live load of one endpoint as this proxy sees it.
+#[derive(Debug)]
+// What every pick reads comes first and fits a cache line of its own; 128: processors fetch lines in pairs.
+#[repr(align(128))]
+pub struct EndpointLoad {
+    in_flight: InFlight,
+    reported: Reported,
+    latency: LatencyAverage,
+    errors_fast: ErrorAverage,
+    errors_slow: ErrorAverage,
+    peak: PeakAverage,
+    trial: TrialPermit,
+    consecutive_5xx: AtomicU32,
+    consecutive_failures: AtomicU32,
+    key: EndpointKey,
+    classes: [OnceLock<Box<ClassLoad>>; CLASSES_MAX],
+}
+
+/// The part that is kept per class.
+#[derive(Debug, Default)]
+pub(crate) struct ClassLoad {
+    pub in_flight: InFlight,
+    pub successes: AtomicU64,
+    pub errors: AtomicU64,
+    pub failures: AtomicU64,
+    pub cancelled: AtomicU64,
+    pub latency_us_sum: AtomicU64,
+    pub sketch: AtomicSketch,
+}
+
+impl EndpointLoad {
+    /// Of an endpoint that has not been sent anything yet.
+    pub fn new(key: EndpointKey) -> Self {
+        Self {
+            in_flight: InFlight::default(),
+            reported: Reported::default(),
+            latency: LatencyAverage::new(),
+            errors_fast: ErrorAverage::fast(),
+            errors_slow: ErrorAverage::slow(),
+            peak: PeakAverage::new(),
+            trial: TrialPermit::default(),
+            consecutive_5xx: AtomicU32::new(0),
+            consecutive_failures: AtomicU32::new(0),
+            key,
+            classes: std::array::from_fn(
+                |class| {
+                    if class == 0 { OnceLock::from(Box::default()) } else { OnceLock::new() }
+                },
+            ),
+        }
+    }
+
+    /// Which endpoint.
+    pub fn key(&self) -> EndpointKey {
+        self.key
+    }
+
+    /// A request is sent to the endpoint.
+    pub fn begin(&self, now: Timestamp, class: RequestClass) -> Attempt {
+        self.in_flight.begin(now);
+        self.class(class).in_flight.begin(now);
+        self.reported.sent();
+        Attempt { class, trial: self.trial.start() }
+    }
+
+    /// The request ended: `latency` after it began, with what the endpoint said of its load, if it did. Returns what the owner of the
+    /// table must hear of.
+    pub fn finish(
+        &self,
+        attempt: Attempt,
+        now: Timestamp,
+        outcome: Outcome,
+        latency: Duration,
+        orca: Option<OrcaLoad>,
+        detection: &OutlierDetection,
+    ) -> Option<OutlierEvent> {
+        let class = self.class(attempt.class);
+        self.in_flight.end(now);
+        class.in_flight.end(now);
+        if let Some(orca) = orca {
+            self.reported.store(now, orca.in_flight);
+        }
+        let latency_ms = millis(latency);
+        self.peak.ended(now, latency_ms);
+        if outcome == Outcome::Success {
+            self.latency.answered(now, latency_ms);
+            class.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
+            class.sketch.record(latency);
+        } else {
+            self.latency.took_at_least(now, latency_ms);
+        }
+        let counter = match outcome {
+            Outcome::Success => &class.successes,
+            Outcome::ServerError => &class.errors,
+            Outcome::Failure => &class.failures,
+            Outcome::Cancelled => &class.cancelled,
+        };
+        counter.fetch_add(1, Relaxed);
+        if outcome != Outcome::Cancelled {
+            self.errors_fast.ended(now, outcome.is_error());
+            self.errors_slow.ended(now, outcome.is_error());
+        }
+        let crossed = self.streaks(outcome, detection);
+        let kind = if attempt.trial {
+            self.trial.free();
+            match outcome {
+                Outcome::Success => Some(OutlierKind::TrialSucceeded),
+                Outcome::ServerError | Outcome::Failure => Some(OutlierKind::TrialFailed),
+                Outcome::Cancelled => None,
+            }
+        } else {
+            crossed
+        };
+        kind.filter(|_| !detection.disabled).map(|kind| OutlierEvent { endpoint: self.key, kind })
+    }
+
+    /// Own requests in flight, of all classes.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.count()
+    }
+
+    /// Own requests in flight of one class.
+    pub fn in_flight_of(&self, class: RequestClass) -> u32 {
+        self.classes[class.index()].get().map_or(0, |load| load.in_flight.count())
+    }
+
+    /// Requests in flight from all proxies, as well as can be told: reported by the endpoint on its last answer plus own sends since, where
+    /// that is fresh; otherwise own requests times `proxies`. In between the two are blended. Never below own requests.
+    #[inline]
+    pub fn in_flight_estimate(&self, now: Timestamp, proxies: f32) -> f32 {
+        self.in_flight_at(Coarse::of(now), proxies)
+    }
+
+    #[inline]
+    pub(crate) fn in_flight_at(&self, now: Coarse, proxies: f32) -> f32 {
+        let own = self.in_flight.count() as f32;
+        match self.reported.load(now) {
+            None => own * proxies,
+            Some((reported, trust)) => (reported * trust + own * proxies * (1.0 - trust)).max(own),
+        }
+    }
+
+    /// Average latency in milliseconds; `None` before the first answer.
+    #[inline]
+    pub fn latency_ms(&self, now: Timestamp) -> Option<f32> {
+        self.latency.get(now)
+    }
+
+    #[inline]
+    pub(crate) fn latency_at(&self, now: Coarse) -> Option<f32> {
+        self.latency.at(now)
+    }
+
+    /// Peak-sensitive average latency in milliseconds (Linkerd's).
+    pub fn peak_ms(&self, now: Timestamp) -> f32 {
+        self.peak.get(now)
+    }
+
+    /// This proxy's own soft error average, 0..=1: the fast one, which steers.
+    #[inline]
+    pub fn error(&self, now: Timestamp) -> f32 {
+        self.errors_fast.get(now)
+    }
+
+    #[inline]
+    pub(crate) fn error_at(&self, now: Coarse) -> f32 {
+        self.errors_fast.at(now)
+    }
+
+    /// The slow soft error average, 0..=1, for people and features.
+    pub fn error_slow(&self, now: Timestamp) -> f32 {
+        self.errors_slow.get(now)
+    }
+
+    /// Completed requests of all classes since the endpoint became known.
+    pub fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for class in self.classes() {
+            sum.successes += class.successes.load(Relaxed);
+            sum.errors += class.errors.load(Relaxed);
+            sum.failures += class.failures.load(Relaxed);
+            sum.cancelled += class.cancelled.load(Relaxed);
+            sum.latency_us_sum += class.latency_us_sum.load(Relaxed);
+        }
+        sum
+    }
+
+    /// Asks to send the next request as the trial of a half-open endpoint; granted to one at a time, over all workers. A grant that is
+    /// not followed by [`Self::begin`] lapses after a second.
+    pub(crate) fn try_trial(&self, now: Timestamp) -> bool {
+        self.trial.try_grant(now)
+    }
+
+    pub(crate) fn gauge(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    pub(crate) fn classes(&self) -> impl Iterator<Item = &ClassLoad> {
+        self.classes.iter().filter_map(|class| class.get().map(|class| &**class))
+    }
+
+    fn class(&self, class: RequestClass) -> &ClassLoad {
+        self.classes[class.index()].get_or_init(Box::default)
+    }
+
+    /// Counts errors in a row; tells when a threshold is crossed, and again at each of its multiples, in case it was not heeded.
+    fn streaks(&self, outcome: Outcome, detection: &OutlierDetection) -> Option<OutlierKind> {
+        let extend = |streak: &AtomicU32, threshold: u32| {
+            let length = streak.fetch_add(1, Relaxed).wrapping_add(1);
+            length != 0 && length.is_multiple_of(threshold)
+        };
+        let end = |streak: &AtomicU32| {
+            if streak.load(Relaxed) != 0 {
+                streak.store(0, Relaxed);
+            }
+        };
+        match outcome {
+            Outcome::Success => {
+                end(&self.consecutive_5xx);
+                end(&self.consecutive_failures);
+                None
+            }
+            Outcome::ServerError => {
+                end(&self.consecutive_failures);
+                extend(&self.consecutive_5xx, detection.consecutive_5xx_errors.get())
+                    .then_some(OutlierKind::Consecutive5xx)
+            }
+            Outcome::Failure => {
+                let five = extend(&self.consecutive_5xx, detection.consecutive_5xx_errors.get());
+                let failures = extend(&self.consecutive_failures, detection.consecutive_gateway_failures.get());
+                if failures {
+                    Some(OutlierKind::ConsecutiveGatewayFailures)
+                } else {
+                    five.then_some(OutlierKind::Consecutive5xx)
+                }
+            }
+            Outcome::Cancelled => None,
+        }
+    }
+}
+
+/// The in-flight count that the endpoint reported last and own sends since, in one word: time (32 bits), count (16), sends (16).
+#[derive(Debug, Default)]
+struct Reported(AtomicU64);
+
+/// From this age on a reported count says nothing any more; until then trust fades linearly.
+const REPORT_EXPIRY_S: f32 = 1.0;
+
+impl Reported {
+    fn store(&self, now: Timestamp, in_flight: u32) {
+        // 0 means "never"; the time is set to 1 at the origin itself.
+        let at = u64::from(Coarse::of(now).0.max(1));
+        self.0.store((at << 32) | (u64::from(in_flight.min(0xffff)) << 16), Relaxed);
+    }
+
+    fn sent(&self) {
+        let word = self.0.load(Relaxed);
+        if word != 0 && word & 0xffff < 0xfff0 {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Count, sends included, and how far to trust it, 0..=1; `None` if there is none or it has expired.
+    #[inline]
+    fn load(&self, now: Coarse) -> Option<(f32, f32)> {
+        let word = self.0.load(Relaxed);
+        if word == 0 {
+            return None;
+        }
+        let age_s = now.seconds_since(Coarse((word >> 32) as u32));
+        let count = ((word >> 16) & 0xffff) as f32 + (word & 0xffff) as f32;
+        (age_s < REPORT_EXPIRY_S).then_some((count, 1.0 - age_s / REPORT_EXPIRY_S))
+    }
+}
+
+/// The permit to try a half-open endpoint: free, granted at some time, or taken by a request in flight.
+#[derive(Debug, Default)]
+struct TrialPermit(AtomicU64);
+
+impl TrialPermit {
+    const FREE: u64 = 0;
+    const RUNNING: u64 = 1;
+    const GRANT_EXPIRY_NS: u64 = 1_000_000_000;
+
+    fn try_grant(&self, now: Timestamp) -> bool {
+        let word = self.0.load(Relaxed);
+        let expired = word > Self::RUNNING && now.0.saturating_sub(word) > Self::GRANT_EXPIRY_NS;
+        (word == Self::FREE || expired) && self.0.compare_exchange(word, now.0.max(2), AcqRel, Relaxed).is_ok()
+    }
+
+    /// Whether the request that begins now is the one that was granted.
+    fn start(&self) -> bool {
+        let word = self.0.load(Relaxed);
+        word > Self::RUNNING && self.0.compare_exchange(word, Self::RUNNING, AcqRel, Relaxed).is_ok()
+    }
+
+    fn free(&self) {
+        self.0.store(Self::FREE, Relaxed);
+    }
+}

@@ -1,0 +1,47 @@
+//! Drawing in proportion to weights in constant time: Walker's alias method with Vose's set-up.
+
+use rand::RngCore;
+
+/// A table over positions `0..len`.
+#[derive(Debug, Clone)]
+pub struct AliasTable {
+    slots: Box<[Slot]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    /// A 32-bit draw at or above this goes to the alias.
+    threshold: u32,
+    alias: u32,
+}
+
+impl AliasTable {
+    /// From relative weights, each finite and > 0.
+    pub fn new(weights: impl ExactSizeIterator<Item = f64>) -> Self {
+        let len = weights.len();
+        let mut scaled: Vec<f64> = weights.collect();
+        let mean = scaled.iter().sum::<f64>() / len as f64;
+        scaled.iter_mut().for_each(|weight| *weight /= mean);
+        let mut slots: Box<[Slot]> = (0..len as u32).map(|alias| Slot { threshold: u32::MAX, alias }).collect();
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..len).partition(|&position| scaled[position] < 1.0);
+        while let (Some(under), Some(&over)) = (small.pop(), large.last()) {
+            slots[under] = Slot { threshold: (scaled[under] * f64::from(u32::MAX)) as u32, alias: over as u32 };
+            scaled[over] -= 1.0 - scaled[under];
+            if scaled[over] < 1.0 {
+                large.pop();
+                small.push(over);
+            }
+        }
+        // What is left is full up to rounding.
+        Self { slots }
+    }
+
+    /// Draws a position. Not of an empty table.
+    #[inline]
+    pub fn draw<R: RngCore + ?Sized>(&self, rng: &mut R) -> usize {
+        let noise = rng.next_u64();
+        let position = (((noise >> 32) * self.slots.len() as u64) >> 32) as usize;
+        let slot = self.slots[position];
+        if (noise as u32) < slot.threshold { position } else { slot.alias as usize }
+    }
+}
