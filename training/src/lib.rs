@@ -1,1 +1,5 @@
-//! The simulator and the learners.
+//! The simulator and the learners: the production pick rule and `decide` in simulated time, on scenarios made from seeds.
+
+pub mod bounds;
+pub mod scenario;
+pub mod simulator;

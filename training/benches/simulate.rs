@@ -1,0 +1,39 @@
+//! Simulated requests per second on one core. `cargo bench -p trimtab-training`; items/s is requests/s.
+
+use divan::{Bencher, counter::ItemsCount};
+use trimtab_training::{
+    bounds::{Blind, ShortestExpectedDelay},
+    scenario::{Family, Scenario},
+    simulator::simulate,
+};
+
+fn main() {
+    divan::main();
+}
+
+fn scenario() -> Scenario {
+    let mut scenario = Family::Heterogeneous.scenario(1, 1);
+    scenario.endpoints = scenario.endpoints.into_iter().cycle().take(32).collect();
+    scenario.rate_rps = 0.8 * scenario.capacity_rps();
+    scenario
+}
+
+fn requests(scenario: &Scenario) -> ItemsCount {
+    ItemsCount::new((scenario.rate_rps * scenario.measured_ns.end as f64 / 1e9) as u64)
+}
+
+/// A rule that costs nothing: the event loop by itself.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn blind_32_endpoints(bencher: Bencher<'_, '_>) {
+    let scenario = scenario();
+    bencher.counter(requests(&scenario)).bench(|| simulate(&scenario, &mut Blind::new(1)));
+}
+
+/// A full scan over 32 endpoints.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn shortest_expected_delay_32_endpoints(bencher: Bencher<'_, '_>) {
+    let scenario = scenario();
+    bencher
+        .counter(requests(&scenario))
+        .bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())));
+}
