@@ -1,5 +1,6 @@
 //! The simulator and the learners: the production pick rule and `decide` in simulated time, on scenarios made from seeds.
 
 pub mod bounds;
+pub mod fleet;
 pub mod scenario;
 pub mod simulator;

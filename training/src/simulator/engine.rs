@@ -188,7 +188,7 @@ impl<'a, R: Router> World<'a, R> {
 
     fn dispatch(&mut self, now_ns: u64, index: u32, tried: Option<u32>) {
         let request = &mut self.requests[index as usize];
-        let arrival = Arrival { proxy: request.proxy as usize, now_ns, class: request.class, tried };
+        let arrival = Arrival { request: index, proxy: request.proxy as usize, now_ns, class: request.class, tried };
         match self.router.route(&arrival, &self.endpoints) {
             Routing::To(endpoint) => {
                 request.endpoint = endpoint;
@@ -272,6 +272,7 @@ impl<'a, R: Router> World<'a, R> {
         let endpoint = request.endpoint;
         let retried = outcome == Outcome::Unreachable && u32::from(request.retries) < self.scenario.retries;
         let departure = Departure {
+            request: index,
             proxy: request.proxy as usize,
             endpoint,
             class: request.class,

@@ -38,6 +38,8 @@ pub enum Routing {
 /// A request that wants to be routed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrival {
+    /// Its number; those of requests that ended are used again.
+    pub request: u32,
     /// The proxy that it is at.
     pub proxy: usize,
     /// Now.
@@ -51,6 +53,8 @@ pub struct Arrival {
 /// The end of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Departure {
+    /// Its number.
+    pub request: u32,
     /// The proxy that it was at.
     pub proxy: usize,
     /// The endpoint that it was sent to.

@@ -1,0 +1,281 @@
+//! The controller of a simulated run: scrapes pods, takes in reports, pools errors, runs `decide` every 500 ms and pushes what
+//! it says, with the delays that the scenario gives the network between them.
+
+use std::{collections::BTreeMap, num::NonZeroU32};
+
+use rand::{Rng, rngs::SmallRng};
+use trimtab_model::{
+    GuardConfig, Memory, Policy, decide,
+    decision::{Mode, RuleParameters},
+    observation::{EndpointKey as ModelKey, EndpointObservation, Observation},
+};
+use trimtab_proxy::{
+    api::v1,
+    average::ErrorAverage,
+    config::{ErrorTable, RuleParameters as ProxyRuleParameters, WeightTable},
+    time::Timestamp,
+};
+
+use super::{
+    Control, FleetOptions,
+    observe::{Loads, Sample, Scrapes},
+    proxy::{self, BACKEND, Proxy},
+};
+use crate::{
+    scenario::Scenario,
+    simulator::{
+        endpoint::Endpoint,
+        random::{Purpose, stream},
+        time::{MILLISECOND, NEVER, SECOND},
+    },
+};
+
+/// Time between two ticks, and between two load reports of a proxy.
+const TICK_NS: u64 = 500 * MILLISECOND;
+/// Time between two error reports.
+const ERRORS_NS: u64 = 50 * MILLISECOND;
+/// How often proxies look for ejections that are over.
+const TIME_NS: u64 = 100 * MILLISECOND;
+/// Pooled errors that moved less are not pushed.
+const ERROR_NOTICEABLE: f32 = 0.003;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+enum Due {
+    Scrape(u32),
+    Scraped(u32, Sample),
+    Report(usize),
+    Reported(v1::BackendLoad),
+    Errors(usize),
+    ErrorsReported(v1::BackendErrors),
+    Tick,
+    PushWeights(WeightTable),
+    PushErrors(ErrorTable),
+    PushEndpoints { ready: Vec<bool>, generation: u64 },
+    PassTime,
+}
+
+/// The simulated controller.
+#[derive(Debug)]
+pub(super) struct Controller {
+    scenario: Scenario,
+    options: FleetOptions,
+    /// By time, then by order of entry.
+    due: BTreeMap<(u64, u64), Due>,
+    entered: u64,
+    rng: SmallRng,
+    memory: Memory,
+    policy: Policy,
+    guard: GuardConfig,
+    tick: u64,
+    ready_since_ns: Vec<Option<u64>>,
+    generation: u64,
+    scrapes: Vec<Scrapes>,
+    loads: Vec<Loads>,
+    errors: Vec<ErrorAverage>,
+    errors_pushed: Vec<f32>,
+}
+
+impl Controller {
+    pub fn new(scenario: &Scenario, options: &FleetOptions) -> Self {
+        let endpoints = scenario.endpoints.len();
+        let mut controller = Self {
+            scenario: scenario.clone(),
+            options: *options,
+            due: BTreeMap::new(),
+            entered: 0,
+            rng: stream(scenario.seed, Purpose::Control, 0),
+            memory: Memory::default(),
+            policy: Policy::prior_only(),
+            guard: GuardConfig::default(),
+            tick: 0,
+            ready_since_ns: vec![Some(0); endpoints],
+            generation: 0,
+            scrapes: vec![Scrapes::default(); endpoints],
+            loads: vec![Loads::default(); endpoints],
+            errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
+            errors_pushed: vec![0.0; endpoints],
+        };
+        controller.start();
+        controller
+    }
+
+    /// When something is due next.
+    pub fn next_ns(&self) -> u64 {
+        self.due.first_key_value().map_or(NEVER, |((at_ns, _), _)| *at_ns)
+    }
+
+    /// The endpoint list has changed.
+    pub fn readiness(&mut self, now_ns: u64, endpoint: u32, ready: bool) {
+        self.ready_since_ns[endpoint as usize] = ready.then_some(now_ns);
+        self.generation += 1;
+        let ready = self.ready_since_ns.iter().map(Option::is_some).collect();
+        let push = Due::PushEndpoints { ready, generation: self.generation };
+        self.enter(now_ns + self.scenario.telemetry.control_delay_ns, push);
+    }
+
+    /// Does what is due at `now_ns`.
+    pub fn act(&mut self, now_ns: u64, endpoints: &mut [Endpoint], proxies: &mut [Proxy]) {
+        while let Some(entry) = self.due.first_entry() {
+            if entry.key().0 > now_ns {
+                break;
+            }
+            let due = entry.remove();
+            self.act_on(due, now_ns, endpoints, proxies);
+        }
+    }
+
+    fn start(&mut self) {
+        self.enter(0, Due::PassTime);
+        if self.options.control == Control::None {
+            return;
+        }
+        self.enter(TICK_NS, Due::Tick);
+        for proxy in 0..self.scenario.shares.len() {
+            // Proxies report at the same pace, not at the same time.
+            let phase_ns = self.rng.random_range(0..TICK_NS);
+            self.enter(phase_ns, Due::Report(proxy));
+            self.enter(phase_ns % ERRORS_NS, Due::Errors(proxy));
+        }
+        if self.options.control == Control::Decide && self.scenario.telemetry.scraped {
+            for endpoint in 0..self.scenario.endpoints.len() as u32 {
+                let phase_ns = self.rng.random_range(0..self.scenario.telemetry.scrape_interval_ns);
+                self.enter(phase_ns, Due::Scrape(endpoint));
+            }
+        }
+    }
+
+    fn enter(&mut self, at_ns: u64, due: Due) {
+        self.entered += 1;
+        self.due.insert((at_ns, self.entered), due);
+    }
+
+    fn act_on(&mut self, due: Due, now_ns: u64, endpoints: &mut [Endpoint], proxies: &mut [Proxy]) {
+        let telemetry = self.scenario.telemetry;
+        let heard_ns = now_ns + telemetry.control_delay_ns;
+        match due {
+            Due::Scrape(endpoint) => {
+                self.enter(now_ns + telemetry.scrape_interval_ns, Due::Scrape(endpoint));
+                let lost = telemetry.scrape_loss > 0.0 && self.rng.random_bool(telemetry.scrape_loss.min(1.0));
+                if let Some(sample) = Sample::read(now_ns, &mut endpoints[endpoint as usize]).filter(|_| !lost) {
+                    self.enter(now_ns + telemetry.scrape_delay_ns, Due::Scraped(endpoint, sample));
+                }
+            }
+            Due::Scraped(endpoint, sample) => self.scrapes[endpoint as usize].add(sample),
+            Due::Report(proxy) => {
+                self.enter(now_ns + TICK_NS, Due::Report(proxy));
+                let report = proxies[proxy].report(now_ns);
+                self.enter(heard_ns, Due::Reported(report));
+            }
+            Due::Reported(report) => {
+                for load in &report.endpoints {
+                    self.loads[load.key as usize].add(TICK_NS as f64 / SECOND as f64, load);
+                }
+            }
+            Due::Errors(proxy) => {
+                self.enter(now_ns + ERRORS_NS, Due::Errors(proxy));
+                if let Some(report) = proxies[proxy].errors(now_ns) {
+                    self.enter(heard_ns, Due::ErrorsReported(report));
+                }
+            }
+            Due::ErrorsReported(report) => self.pool(now_ns, &report),
+            Due::Tick => {
+                self.enter(now_ns + TICK_NS, Due::Tick);
+                let table = self.decide(now_ns);
+                self.enter(heard_ns, Due::PushWeights(table));
+            }
+            Due::PushWeights(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_weights(now_ns, &table)),
+            Due::PushErrors(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_errors(now_ns, &table)),
+            Due::PushEndpoints { ready, generation } => {
+                for proxy in proxies {
+                    proxy.configure(now_ns, proxy::config(&self.scenario, &self.options, &ready, generation));
+                }
+            }
+            Due::PassTime => {
+                self.enter(now_ns + TIME_NS, Due::PassTime);
+                proxies.iter_mut().for_each(|proxy| proxy.pass_time(now_ns));
+            }
+        }
+    }
+
+    /// Pools one proxy's outcomes; failures are taken as evenly spread over its answers.
+    fn pool(&mut self, now_ns: u64, report: &v1::BackendErrors) {
+        let now = Timestamp(now_ns);
+        for ((key, answers), failures) in report.keys.iter().zip(&report.answers).zip(&report.failures) {
+            let average = &self.errors[*key as usize];
+            let mut owed = 0;
+            for _ in 0..*answers {
+                owed += failures;
+                let failed = owed >= *answers;
+                if failed {
+                    owed -= answers;
+                }
+                average.ended(now, failed);
+            }
+        }
+        let errors: Vec<f32> = self.errors.iter().map(|average| average.get(now)).collect();
+        let moved = errors.iter().zip(&self.errors_pushed).any(|(new, old)| (new - old).abs() > ERROR_NOTICEABLE);
+        if moved {
+            self.errors_pushed.clone_from(&errors);
+            let table = ErrorTable { backend: BACKEND.into(), generation: self.generation, errors };
+            self.enter(now_ns + self.scenario.telemetry.control_delay_ns, Due::PushErrors(table));
+        }
+    }
+
+    fn decide(&mut self, now_ns: u64) -> WeightTable {
+        let observation = self.observe(now_ns);
+        let (weights, parameters) = if self.options.control == Control::Decide {
+            let (decision, memory) =
+                decide(&observation, &self.memory, &self.policy, &self.guard, Mode::Active, &mut self.rng);
+            self.memory = memory;
+            (decision.applied.iter().map(|weight| *weight as f32).collect(), decision.parameters)
+        } else {
+            (vec![1.0; observation.endpoints.len()], RuleParameters::LOCAL)
+        };
+        let latency_reference_ms = parameters.latency_reference_ms;
+        let parameters = self.options.parameters.unwrap_or(parameters);
+        WeightTable {
+            backend: BACKEND.into(),
+            generation: self.generation,
+            tick: observation.tick,
+            weights,
+            parameters: ProxyRuleParameters {
+                exponent: parameters.exponent,
+                offset: parameters.offset,
+                latency_exponent: parameters.latency_exponent,
+                latency_reference_ms,
+                error_exponent: parameters.error_exponent,
+            },
+            proxies: NonZeroU32::new(observation.proxies).unwrap_or(NonZeroU32::MIN),
+            objective: None,
+        }
+    }
+
+    fn observe(&mut self, now_ns: u64) -> Observation {
+        self.tick += 1;
+        let now = Timestamp(now_ns);
+        let endpoints = (0..self.scenario.endpoints.len())
+            .map(|number| EndpointObservation {
+                key: ModelKey(number as u64),
+                ready: self.ready_since_ns[number].is_some(),
+                // Those that were there before the controller have no known age.
+                ready_age_s: self.ready_since_ns[number]
+                    .filter(|since_ns| *since_ns > 0)
+                    .map(|since_ns| (now_ns - since_ns) as f64 / SECOND as f64),
+                restarts: None,
+                zone_match: None,
+                reported: self.loads[number].take(f64::from(self.errors[number].get(now))),
+                scraped: self.scrapes[number].scraped(now_ns),
+            })
+            .collect();
+        Observation {
+            backend: BACKEND.into(),
+            tick: self.tick,
+            at_ms: (now_ns / MILLISECOND) as i64,
+            interval_s: TICK_NS as f64 / SECOND as f64,
+            proxies: self.scenario.shares.len() as u32,
+            objective_ms: Some(self.scenario.objective_ns as f64 / MILLISECOND as f64),
+            endpoints,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The code that ships, as a simulated [`Router`]: every proxy holds its own production `Backend` (pick rule, in-flight accounting,
+//! outlier detection, admission), and the controller runs the production `decide` on observations made of simulated scrapes and
+//! of the proxies' own load reports.
+
+mod controller;
+mod observe;
+mod proxy;
+
+use trimtab_model::decision::RuleParameters;
+use trimtab_proxy::config::Algorithm;
+
+use crate::{
+    scenario::Scenario,
+    simulator::{
+        Router, Routing,
+        endpoint::Endpoint,
+        router::{Arrival, Departure},
+    },
+};
+use controller::Controller;
+use proxy::Proxy;
+
+/// What the proxies of a run are configured with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FleetOptions {
+    /// How endpoints are chosen.
+    pub algorithm: Algorithm,
+    /// What the controller sends.
+    pub control: Control,
+    /// Replaces the rule parameters that would be sent, but for the latency reference.
+    pub parameters: Option<RuleParameters>,
+    /// Whether proxies shed load.
+    pub admission: bool,
+    /// Whether proxies eject endpoints.
+    pub outlier_detection: bool,
+}
+
+/// What the controller sends to the proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing but the endpoint list: each proxy is on its own.
+    None,
+    /// Equal weights, how many proxies there are, and pooled errors.
+    Equal,
+    /// What `decide` decides, and pooled errors.
+    Decide,
+}
+
+impl FleetOptions {
+    /// Trimtab as it ships: its rule, `decide`, admission control and outlier detection.
+    pub const TRIMTAB: Self = Self {
+        algorithm: Algorithm::Adaptive,
+        control: Control::Decide,
+        parameters: None,
+        admission: true,
+        outlier_detection: true,
+    };
+
+    /// Trimtab's rule without weights.
+    pub const LOCAL: Self = Self { control: Control::Equal, ..Self::TRIMTAB };
+
+    /// A baseline as its original comes: it neither sheds nor ejects. Weights are sent to those that read them.
+    pub const fn baseline(algorithm: Algorithm) -> Self {
+        let control = match algorithm {
+            Algorithm::WeightedRoundRobin => Control::Decide,
+            Algorithm::C3Local => Control::Equal,
+            _ => Control::None,
+        };
+        Self { algorithm, control, parameters: None, admission: false, outlier_detection: false }
+    }
+}
+
+/// The proxies of a run and their controller.
+#[derive(Debug)]
+pub struct Fleet {
+    proxies: Vec<Proxy>,
+    controller: Controller,
+}
+
+impl Fleet {
+    /// For a run of `scenario`.
+    pub fn new(scenario: &Scenario, options: &FleetOptions) -> Self {
+        let proxies = (0..scenario.shares.len()).map(|number| Proxy::new(scenario, options, number)).collect();
+        Self { proxies, controller: Controller::new(scenario, options) }
+    }
+}
+
+impl Router for Fleet {
+    #[inline]
+    fn route(&mut self, arrival: &Arrival, _endpoints: &[Endpoint]) -> Routing {
+        self.proxies[arrival.proxy].route(arrival)
+    }
+
+    #[inline]
+    fn ended(&mut self, departure: &Departure) {
+        self.proxies[departure.proxy].ended(departure);
+    }
+
+    fn readiness(&mut self, now_ns: u64, endpoint: u32, ready: bool) {
+        self.controller.readiness(now_ns, endpoint, ready);
+    }
+
+    fn control_at_ns(&self) -> u64 {
+        self.controller.next_ns()
+    }
+
+    fn control(&mut self, now_ns: u64, endpoints: &mut [Endpoint]) {
+        self.controller.act(now_ns, endpoints, &mut self.proxies);
+    }
+}

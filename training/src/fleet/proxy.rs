@@ -1,0 +1,183 @@
+//! One simulated proxy: a production `Backend` value and what the sockets around it would do with it.
+
+use std::{num::NonZeroU16, time::Duration};
+
+use rand::rngs::SmallRng;
+use trimtab_proxy::{
+    admission::Admitted,
+    api::v1,
+    backend::Backend,
+    config::{
+        AdmissionControl, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey, EndpointState,
+        ErrorTable, OutlierDetection, WeightTable,
+    },
+    load::{Attempt, OrcaLoad, Outcome as ProxyOutcome, RequestClass},
+    pick::PickRequest,
+    report::BackendReporter,
+    time::Timestamp,
+};
+
+use super::FleetOptions;
+use crate::{
+    scenario::Scenario,
+    simulator::{
+        Outcome, Routing,
+        random::{Purpose, stream},
+        router::{Arrival, Departure},
+    },
+};
+
+/// Name of the simulated backend.
+pub(super) const BACKEND: &str = "simulation/backend:80";
+
+/// A simulated proxy.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    backend: Backend,
+    reporter: BackendReporter,
+    rng: SmallRng,
+    /// By request number.
+    tokens: Vec<Tokens>,
+}
+
+/// What the production code handed out for a request in flight.
+#[derive(Debug, Default)]
+struct Tokens {
+    admitted: Option<Admitted>,
+    attempt: Option<Attempt>,
+    arrived_ns: u64,
+}
+
+impl Proxy {
+    pub fn new(scenario: &Scenario, options: &FleetOptions, number: usize) -> Self {
+        let ready = vec![true; scenario.endpoints.len()];
+        Self {
+            backend: Backend::new(config(scenario, options, &ready, 0), None, Timestamp::ZERO),
+            reporter: BackendReporter::new(Timestamp::ZERO),
+            rng: stream(scenario.seed, Purpose::Routing, number as u64),
+            tokens: Vec::new(),
+        }
+    }
+
+    pub fn route(&mut self, arrival: &Arrival) -> Routing {
+        let now = Timestamp(arrival.now_ns);
+        let class = RequestClass(arrival.class);
+        let number = arrival.request as usize;
+        if self.tokens.len() <= number {
+            self.tokens.resize_with(number + 1, Tokens::default);
+        }
+        let tokens = &mut self.tokens[number];
+        let tried = arrival.tried.map(key);
+        if tried.is_none() {
+            tokens.arrived_ns = arrival.now_ns;
+            match self.backend.admit(class) {
+                Ok(admitted) => tokens.admitted = Some(admitted),
+                Err(_) => return Routing::Shed,
+            }
+        }
+        let request = PickRequest { class, exclude: tried.as_slice() };
+        match self.backend.pick(&request, now, &mut self.rng) {
+            Some(index) => {
+                tokens.attempt = Some(self.backend.begin(index, now, class));
+                Routing::To(index as u32)
+            }
+            None => {
+                self.backend.unroutable();
+                if let Some(admitted) = tokens.admitted.take() {
+                    self.backend.answered(admitted, now, ProxyOutcome::Failure, Duration::ZERO);
+                }
+                Routing::Unroutable
+            }
+        }
+    }
+
+    pub fn ended(&mut self, departure: &Departure) {
+        let now = Timestamp(departure.now_ns);
+        let outcome = match departure.outcome {
+            Outcome::Success => ProxyOutcome::Success,
+            Outcome::Error => ProxyOutcome::ServerError,
+            _ => ProxyOutcome::Failure,
+        };
+        let orca = departure.reported_in_flight.map(|in_flight| OrcaLoad { in_flight });
+        let tokens = &mut self.tokens[departure.request as usize];
+        if let Some(attempt) = tokens.attempt.take() {
+            let latency = Duration::from_nanos(departure.latency_ns);
+            let event = self.backend.finish(departure.endpoint as usize, attempt, now, outcome, latency, orca);
+            if let Some(next) = event.and_then(|event| self.backend.with_outlier_event(&event, now)) {
+                self.backend = next;
+            }
+        }
+        if departure.retried {
+            return;
+        }
+        if let Some(admitted) = tokens.admitted.take() {
+            let latency = Duration::from_nanos(departure.now_ns - tokens.arrived_ns);
+            self.backend.answered(admitted, now, outcome, latency);
+        }
+    }
+
+    /// What happened since the last report.
+    pub fn report(&mut self, now_ns: u64) -> v1::BackendLoad {
+        self.reporter.report(&self.backend, Timestamp(now_ns))
+    }
+
+    /// Errors since the last error report, if there are any to tell of.
+    pub fn errors(&mut self, now_ns: u64) -> Option<v1::BackendErrors> {
+        self.reporter.errors(&self.backend, Timestamp(now_ns))
+    }
+
+    /// Ejections that are over, weights that have aged.
+    pub fn pass_time(&mut self, now_ns: u64) {
+        self.replace(self.backend.with_time(Timestamp(now_ns)));
+    }
+
+    /// The endpoint list has changed.
+    pub fn configure(&mut self, now_ns: u64, config: BackendConfig) {
+        self.backend = Backend::new(config, Some(&self.backend), Timestamp(now_ns));
+    }
+
+    /// Tables that do not hold, or are about another endpoint list, are ignored as in production.
+    pub fn apply_weights(&mut self, now_ns: u64, table: &WeightTable) {
+        self.replace(self.backend.with_weights(table, Timestamp(now_ns)).ok().flatten());
+    }
+
+    /// See [`Self::apply_weights`].
+    pub fn apply_errors(&mut self, now_ns: u64, table: &ErrorTable) {
+        self.replace(self.backend.with_errors(table, Timestamp(now_ns)).ok().flatten());
+    }
+
+    fn replace(&mut self, next: Option<Backend>) {
+        if let Some(next) = next {
+            self.backend = next;
+        }
+    }
+}
+
+/// Key of an endpoint.
+pub(super) const fn key(endpoint: u32) -> EndpointKey {
+    EndpointKey(endpoint as u64)
+}
+
+/// The backend's configuration while these endpoints are ready.
+pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool], generation: u64) -> BackendConfig {
+    let endpoint = |number: usize| EndpointConfig {
+        key: key(number as u32),
+        host: "10.0.0.1".into(),
+        port: NonZeroU16::MIN,
+        name: String::new(),
+        zone: String::new(),
+        state: if ready[number] { EndpointState::Ready } else { EndpointState::Draining },
+    };
+    BackendConfig {
+        name: BACKEND.into(),
+        generation,
+        endpoints: (0..ready.len()).map(endpoint).collect(),
+        algorithm: options.algorithm,
+        outlier_detection: OutlierDetection { disabled: !options.outlier_detection, ..OutlierDetection::default() },
+        admission_control: AdmissionControl { enabled: options.admission, ..AdmissionControl::default() },
+        circuit_breaker: CircuitBreaker::default(),
+        num_retries: scenario.retries,
+        timeouts: BackendTimeouts::default(),
+        objective: Some(Duration::from_nanos(scenario.objective_ns)),
+    }
+}
