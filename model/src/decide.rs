@@ -3,12 +3,16 @@
 use rand::Rng;
 
 use crate::decision::{Decision, Mode, RuleParameters};
-use crate::guard::{self, Case, GuardConfig};
+use crate::features::Features;
+use crate::guard::{self, Case, GuardConfig, InForce};
 use crate::memory::Memory;
-use crate::numbers::{median, sane, softmax};
+use crate::numbers::{interval_s, median, sane, softmax};
 use crate::observation::Observation;
-use crate::policy::Policy;
+use crate::policy::{Policy, Proposal};
 use crate::prior::Prior;
+
+/// A residual below this changes nothing that could be told apart: 2 % of a weight.
+const MATERIAL: f64 = 0.02;
 
 /// Decides. `previous` is the memory that the last tick of this backend returned (`Memory::default()` at first); the returned one
 /// goes into the next. Any observation is answered with a valid decision: numbers that make no sense count as missing.
@@ -20,22 +24,31 @@ pub fn decide(
     mode: Mode,
     rng: &mut impl Rng,
 ) -> (Decision, Memory) {
-    let _ = &rng;
     let endpoints = previous.fold(observation);
     let prior = Prior::new(&endpoints);
-    let proposal = (mode != Mode::Off).then(|| policy.propose(endpoints.len()));
+    let proposal = (mode != Mode::Off).then(|| {
+        let features = Features::new(observation, &endpoints, &prior);
+        policy.propose(&features, rng).map_err(|fault| fault.to_string())
+    });
+    let deviations_max = guard.settings().unfamiliar_deviations;
+    let unfamiliar = proposal.as_ref().and_then(|proposal| proposal.as_ref().ok()).map_or_else(Vec::new, |proposal| {
+        let strange_backend = f64::from(proposal.context_deviation) > deviations_max;
+        proposal.deviations.iter().map(|&far| strange_backend || f64::from(far) > deviations_max).collect()
+    });
     let mut watch = previous.watch;
+    watch.fold(observation, interval_s(observation.interval_s));
     let case = Case {
         observation,
         endpoints: &endpoints,
         prior: &prior,
-        proposal: proposal.as_ref().map(Ok),
-        unfamiliar: &vec![false; endpoints.len()],
+        proposal: proposal.as_ref().map(|proposal| proposal.as_ref().map_err(String::as_str)),
+        unfamiliar: &unfamiliar,
         mode,
     };
     let verdict = guard::rule(&case, guard, &mut watch);
 
     let base = base_rule(observation, &prior);
+    let proposal = proposal.and_then(Result::ok).filter(Proposal::is_finite);
     let proposed = match &proposal {
         Some(proposal) => {
             let logs = prior.log_capacity.iter().zip(&proposal.log_weights).map(|(log, residual)| log + residual);
@@ -47,6 +60,11 @@ pub fn decide(
         Some(proposal) if verdict.policy_applies => proposal.rule(base),
         _ => base,
     };
+    watch.put_in_force(match &proposal {
+        Some(proposal) if verdict.policy_applies && proposal.largest() >= MATERIAL => InForce::Policy,
+        _ if verdict.policy_applies => InForce::Neither,
+        _ => InForce::Fallback,
+    });
     let decision = Decision {
         tick: observation.tick,
         endpoints: observation.endpoints.iter().map(|endpoint| endpoint.key).collect(),

@@ -21,12 +21,12 @@ mod settings;
 mod watch;
 
 pub use settings::{GuardConfig, GuardConfigError, GuardSettings};
-pub(crate) use watch::Watch;
+pub(crate) use watch::{InForce, Watch};
 
 use crate::decision::{GuardAction, Mode, Reason};
 use crate::memory::EndpointMemory;
 use crate::numbers::{STALE_S, normalise, softmax};
-use crate::observation::{EndpointObservation, Measured, Observation, Scraped};
+use crate::observation::{EndpointObservation, Observation};
 use crate::policy::Proposal;
 use crate::prior::Prior;
 
@@ -87,7 +87,6 @@ fn hear<'a>(
     let strange = case.unfamiliar.iter().filter(|&&strange| strange).count();
     let share = strange as f64 / case.unfamiliar.len().max(1) as f64;
     let unfamiliar = watch.unfamiliar(share > settings.unfamiliar_share_max);
-    let worse = watch.worse();
     match (case.mode, case.proposal) {
         (Mode::Off, _) => refuse(Reason::ModeOff, "the policy is off: the capacity prior is applied".to_owned()),
         (_, None) => {
@@ -98,8 +97,7 @@ fn hear<'a>(
             refuse(Reason::ModeShadow, "the policy's proposal is recorded, the capacity prior is applied".to_owned())
         }
         (Mode::Active, Some(Ok(proposal))) => {
-            let finite = proposal.log_weights.iter().chain(&proposal.parameters).all(|x| x.is_finite());
-            if proposal.log_weights.len() != case.endpoints.len() || !finite {
+            if proposal.log_weights.len() != case.endpoints.len() || !proposal.is_finite() {
                 return refuse(
                     Reason::PolicyFault,
                     "the policy's output is not a finite number for each endpoint: the capacity prior is applied"
@@ -117,8 +115,11 @@ fn hear<'a>(
                     ),
                 );
             }
-            if let Some(detail) = worse {
-                return refuse(Reason::WorseThanFallback, detail);
+            if let Some(hold_s) = watch.worse_for_s() {
+                return refuse(
+                    Reason::WorseThanFallback,
+                    format!("it did worse than the capacity prior, which is applied for another {hold_s:.0} s"),
+                );
             }
             Some(proposal)
         }
@@ -177,16 +178,8 @@ fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -
 
 /// Age of what is known of an endpoint: of its own metrics where it has any, else of the proxies' reports.
 fn information_age_s(endpoint: &EndpointObservation) -> Option<f32> {
-    let Scraped { in_flight, busy, completed_rps, latency_ms_mean, cpu_cores, memory_bytes, .. } = endpoint.scraped;
-    let age =
-        |measured: Option<Measured>| measured.map(|m| if m.age_s.is_nan() { f32::INFINITY } else { m.age_s.max(0.0) });
-    [in_flight, busy, completed_rps, latency_ms_mean, cpu_cores, memory_bytes]
-        .into_iter()
-        .filter_map(age)
-        .min_by(f32::total_cmp)
-        .or_else(|| {
-            endpoint.reported.map(|reported| if reported.age_s.is_nan() { f32::INFINITY } else { reported.age_s })
-        })
+    let age = |age_s: f32| if age_s.is_nan() { f32::INFINITY } else { age_s };
+    endpoint.scraped.age_s().or_else(|| endpoint.reported.map(|reported| age(reported.age_s)))
 }
 
 /// Healthy: ready, not failing most of its answers, and not ejected by most proxies.

@@ -114,3 +114,15 @@ pub struct Scraped {
     /// When the process started, seconds since the Unix epoch.
     pub start_time_s: Option<Measured>,
 }
+
+impl Scraped {
+    /// Age of the freshest number that a live pod keeps changing, in seconds; infinite where the age is no number; `None` where
+    /// the pod has told none.
+    pub fn age_s(&self) -> Option<f32> {
+        [self.in_flight, self.busy, self.completed_rps, self.latency_ms_mean, self.cpu_cores, self.memory_bytes]
+            .into_iter()
+            .flatten()
+            .map(|measured| if measured.age_s.is_nan() { f32::INFINITY } else { measured.age_s.max(0.0) })
+            .min_by(f32::total_cmp)
+    }
+}

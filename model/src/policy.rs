@@ -1,31 +1,110 @@
 //! The learned part: features in, a bounded residual on the prior's log weights and on the rule parameters out.
 
+use std::f64::consts::TAU;
+
+use candle_core::{Device, Tensor};
+use rand::Rng;
+use thiserror::Error;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Normalisation, SHIPPED};
 use crate::decision::RuleParameters;
+use crate::features::Features;
+use crate::network::Network;
 
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
 pub const RULE_PARAMETERS: [&str; 4] = ["exponent", "offset", "latency_exponent", "error_exponent"];
+
+/// Widest exploration noise, as standard deviation of a log weight: a factor of 1.65. Noise above it is no longer small.
+pub const EXPLORATION_STD_MAX: f64 = 0.5;
 
 /// A policy, ready to propose.
 #[derive(Debug, Clone)]
 pub struct Policy {
     version: String,
+    learned: Option<Learned>,
+    exploration_std: f64,
+}
+
+/// A network and how its inputs are scaled.
+#[derive(Debug, Clone)]
+struct Learned {
+    network: Network,
+    features: Vec<Normalisation>,
+    context: Vec<Normalisation>,
 }
 
 /// What a policy wants. Finite or not: the guard looks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proposal {
-    /// To be added to the log of the prior's weights, one an endpoint.
+    /// To be added to the log of the prior's weights, one an endpoint; noise included.
     pub log_weights: Vec<f64>,
     /// To be added to the log of the rule parameters, see [`RULE_PARAMETERS`].
     pub parameters: [f64; RULE_PARAMETERS.len()],
     /// Log-density of the noise in `log_weights`; `None` where nothing was drawn.
     pub log_probability: Option<f64>,
+    /// Per endpoint, the largest distance of a feature from its training mean, in standard deviations.
+    pub deviations: Vec<f32>,
+    /// The same of the context features.
+    pub context_deviation: f32,
+}
+
+/// The network failed.
+#[derive(Debug, Error)]
+#[error("policy {version}: {source}")]
+pub struct PolicyFault {
+    version: String,
+    source: candle_core::Error,
 }
 
 impl Policy {
-    /// The policy that always agrees with the prior.
+    /// The policy that always agrees with the prior and runs no network.
     pub fn prior_only() -> Self {
-        Self { version: "prior".to_owned() }
+        Self { version: "prior".to_owned(), learned: None, exploration_std: 0.0 }
+    }
+
+    /// The policy that is built in.
+    ///
+    /// # Errors
+    /// None in a build whose tests passed.
+    pub fn shipped() -> Result<Self, CheckpointError> {
+        Self::load(SHIPPED)
+    }
+
+    /// A policy from a checkpoint file's bytes.
+    ///
+    /// # Errors
+    /// What is wrong with the checkpoint.
+    pub fn load(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        Self::new(&Checkpoint::from_bytes(bytes)?)
+    }
+
+    /// A policy from a checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that candle does not take, which a checked checkpoint does not hold.
+    pub fn new(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+        let shape = checkpoint.shape();
+        let shapes = shape.tensors();
+        let network = Network::new(&shape, |name| {
+            let numbers = checkpoint.tensors().get(name).map_or(&[][..], |numbers| numbers);
+            let dims = shapes.iter().find(|(known, _)| *known == name).map_or(vec![0], |(_, dims)| dims.clone());
+            Tensor::from_slice(numbers, dims, &Device::Cpu).map_err(|error| CheckpointError::Tensor {
+                name: name.to_owned(),
+                found: error.to_string(),
+                expected: "a tensor that candle takes".to_owned(),
+            })
+        })?;
+        let manifest = checkpoint.manifest();
+        let learned = Learned { network, features: manifest.features.clone(), context: manifest.context.clone() };
+        Ok(Self { version: manifest.policy_version.clone(), learned: Some(learned), exploration_std: 0.0 })
+    }
+
+    /// The same policy with Gaussian noise of this standard deviation on its log weights, at most [`EXPLORATION_STD_MAX`]; 0 (or
+    /// what is no number) for none.
+    #[must_use]
+    pub fn with_exploration(mut self, std: f64) -> Self {
+        self.exploration_std = if std.is_finite() { std.clamp(0.0, EXPLORATION_STD_MAX) } else { 0.0 };
+        self
     }
 
     /// Its version, as recordings name it.
@@ -33,22 +112,100 @@ impl Policy {
         &self.version
     }
 
-    /// Proposes for this many endpoints.
-    pub(crate) fn propose(&self, endpoints: usize) -> Proposal {
-        Proposal { log_weights: vec![0.0; endpoints], parameters: [0.0; RULE_PARAMETERS.len()], log_probability: None }
+    /// Proposes.
+    ///
+    /// # Errors
+    /// The network failed; the guard then applies the prior.
+    pub fn propose(&self, features: &Features, rng: &mut impl Rng) -> Result<Proposal, PolicyFault> {
+        let count = features.endpoints.nrows();
+        let mut proposal = Proposal {
+            log_weights: vec![0.0; count],
+            parameters: [0.0; RULE_PARAMETERS.len()],
+            log_probability: None,
+            deviations: vec![0.0; count],
+            context_deviation: 0.0,
+        };
+        if let Some(learned) = self.learned.as_ref().filter(|_| count > 0) {
+            learned
+                .propose(features, &mut proposal)
+                .map_err(|source| PolicyFault { version: self.version.clone(), source })?;
+        }
+        if self.exploration_std > 0.0 && count > 0 {
+            proposal.explore(self.exploration_std, rng);
+        }
+        Ok(proposal)
     }
 }
 
+impl Learned {
+    fn propose(&self, features: &Features, proposal: &mut Proposal) -> candle_core::Result<()> {
+        let mut normalised = Vec::with_capacity(features.endpoints.len());
+        for (row, deviation) in features.endpoints.rows().into_iter().zip(&mut proposal.deviations) {
+            *deviation = normalise(row.iter(), &self.features, &mut normalised);
+        }
+        let mut context = Vec::with_capacity(features.context.len());
+        proposal.context_deviation = normalise(features.context.iter(), &self.context, &mut context);
+        let endpoints = Tensor::from_vec(normalised, features.endpoints.dim(), &Device::Cpu)?;
+        let context = Tensor::from_vec(context, features.context.len(), &Device::Cpu)?;
+        let (log_weights, parameters) = self.network.forward(&endpoints, &context)?;
+        proposal.log_weights = log_weights.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
+        for (to, from) in proposal.parameters.iter_mut().zip(parameters.to_vec1::<f32>()?) {
+            *to = from.into();
+        }
+        Ok(())
+    }
+}
+
+/// Appends (x − mean) ÷ std of each; returns the largest magnitude.
+fn normalise<'a>(values: impl Iterator<Item = &'a f32>, by: &[Normalisation], to: &mut Vec<f32>) -> f32 {
+    let mut largest = 0f32;
+    for (value, feature) in values.zip(by) {
+        let deviation = (value - feature.mean) / feature.std;
+        largest = largest.max(deviation.abs());
+        to.push(deviation);
+    }
+    largest
+}
+
 impl Proposal {
+    /// Adds noise and notes its density.
+    fn explore(&mut self, std: f64, rng: &mut impl Rng) {
+        let mut log_density = 0.0;
+        for log_weight in &mut self.log_weights {
+            let noise = standard_normal(rng);
+            *log_weight += std * noise;
+            log_density -= 0.5 * noise * noise + std.ln() + 0.5 * TAU.ln();
+        }
+        self.log_probability = Some(log_density);
+    }
+
+    /// Whether every number is one.
+    pub fn is_finite(&self) -> bool {
+        self.log_weights.iter().chain(&self.parameters).all(|x| x.is_finite())
+    }
+
+    /// The largest residual, whichever way.
+    pub(crate) fn largest(&self) -> f64 {
+        self.log_weights.iter().chain(&self.parameters).fold(0.0, |largest: f64, x| largest.max(x.abs()))
+    }
+
     /// The rule parameters that the proposal makes of these.
     pub fn rule(&self, base: RuleParameters) -> RuleParameters {
         let moved = |value: f32, log: f64| (f64::from(value) * log.exp()) as f32;
+        let [exponent, offset, latency_exponent, error_exponent] = self.parameters;
         RuleParameters {
-            exponent: moved(base.exponent, self.parameters[0]),
-            offset: moved(base.offset, self.parameters[1]),
-            latency_exponent: moved(base.latency_exponent, self.parameters[2]),
-            error_exponent: moved(base.error_exponent, self.parameters[3]),
+            exponent: moved(base.exponent, exponent),
+            offset: moved(base.offset, offset),
+            latency_exponent: moved(base.latency_exponent, latency_exponent),
+            error_exponent: moved(base.error_exponent, error_exponent),
             ..base
         }
     }
+}
+
+/// One draw from the standard normal distribution (Box and Muller 1958).
+fn standard_normal(rng: &mut impl Rng) -> f64 {
+    // 1 − [0, 1) is never 0.
+    let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+    radius * (TAU * rng.random::<f64>()).cos()
 }

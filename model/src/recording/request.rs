@@ -1,0 +1,35 @@
+//! One row a sampled request.
+
+use super::columns::rows;
+
+rows! {
+    /// One sampled request, as its proxy saw it.
+    pub struct RequestRow: "requests" {
+        /// Start of the request, milliseconds since the Unix epoch.
+        pub at_ms: i64,
+        /// Id of the proxy.
+        pub proxy: String,
+        /// `namespace/name` of the route.
+        pub route: String,
+        /// HTTP method.
+        pub method: String,
+        /// Request class; 0 until classes are found.
+        pub class: u32,
+        /// `namespace/service:port`.
+        pub backend: String,
+        /// Key of the endpoint that answered.
+        pub endpoint: u64,
+        /// The proxy's own in-flight count at the endpoint when it was picked.
+        pub in_flight: u32,
+        /// From the first byte of the request to the last of the response.
+        pub latency_ms: f64,
+        /// HTTP status; null where there was no answer.
+        pub status: Option<u32>,
+        /// Bytes of the request's body.
+        pub request_bytes: u64,
+        /// Bytes of the response's body.
+        pub response_bytes: u64,
+        /// Endpoints tried, this one included.
+        pub attempts: u32,
+    }
+}
