@@ -9,6 +9,7 @@ pub mod listeners;
 pub mod matches;
 pub mod policies;
 pub mod routes;
+pub mod services;
 pub mod settings;
 
 use std::time::Duration;
@@ -128,6 +129,11 @@ pub struct ScrapeSettings {
 pub fn translate(objects: &Objects) -> Config {
     let mut problems = Vec::new();
     let (listeners, attachables) = listeners::translate(objects, &mut problems);
+    if listeners.is_empty() {
+        let message =
+            format!("no Gateway of class {} has a listener that can be served: nothing is", listeners::GATEWAY_CLASS);
+        problems.push(Problem { origin: None, object: None, field: None, message });
+    }
     let mut resolver = backends::Resolver::new(objects, &mut problems);
     let routes = routes::translate(objects, &attachables, &mut resolver, &mut problems);
     let backends = resolver.into_backends(&mut problems);

@@ -1,7 +1,13 @@
 //! Where configuration comes from. A provider yields snapshots of the same objects, whatever it reads: a folder of YAML files, the
 //! command line, or (in a cluster) the Kubernetes API. It keeps yielding until it is told to stop.
 
+pub mod backends_file;
+pub mod files;
+mod flag_objects;
 pub mod flags;
+pub mod poll;
+pub mod watched;
+pub mod yaml;
 
 use std::{fmt, future::Future, path::PathBuf, sync::Arc};
 
@@ -67,6 +73,23 @@ impl fmt::Display for ProviderError {
             write!(f, "{separator}{problem}")?;
         }
         Ok(())
+    }
+}
+
+impl From<Problem> for ProviderError {
+    fn from(problem: Problem) -> Self {
+        ProviderError { problems: vec![problem] }
+    }
+}
+
+/// Starts the provider for `source`.
+///
+/// # Errors
+/// The first snapshot could not be read.
+pub async fn start(source: Source, shutdown: CancellationToken) -> Result<Running, ProviderError> {
+    match source {
+        Source::Path(path) => run(files::Files::new(path), shutdown).await,
+        Source::Flags(flags) => run(flags::FlagsProvider::new(flags), shutdown).await,
     }
 }
 

@@ -1,0 +1,180 @@
+//! The kinds of objects that a file may hold: how each is named, checked and turned into its Rust type.
+
+use std::sync::LazyLock;
+
+use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use super::schema::Schema;
+use crate::{
+    gateway::{endpoints, listeners, routes, services, settings},
+    objects::Objects,
+    policy::BackendTrafficPolicy,
+    problem::Report,
+};
+
+/// One object of a known kind.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "few are alive at once, and they end up in vectors of their own type")]
+pub enum Object {
+    /// A class of gateways.
+    GatewayClass(GatewayClass),
+    /// Where requests come in.
+    Gateway(Gateway),
+    /// Where they go.
+    HttpRoute(HttpRoute),
+    /// Who may refer across namespaces.
+    ReferenceGrant(ReferenceGrant),
+    /// What routes refer to.
+    Service(Service),
+    /// Addresses behind a service.
+    EndpointSlice(EndpointSlice),
+    /// How requests to a service are spread.
+    Policy(BackendTrafficPolicy),
+}
+
+/// A kind.
+pub struct Kind {
+    /// `apiVersion`, e.g. "gateway.networking.k8s.io/v1".
+    pub api_version: &'static str,
+    /// `kind`, e.g. "HTTPRoute".
+    pub kind: &'static str,
+    /// Whether its objects have a namespace.
+    pub namespaced: bool,
+    schema: LazyLock<Schema>,
+    parse: fn(serde_json::Value) -> Result<Object, serde_path_to_error::Error<serde_json::Error>>,
+}
+
+impl Kind {
+    /// What an object of this kind must look like.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The object.
+    ///
+    /// # Errors
+    /// What the schema cannot say, with the field, e.g. a timestamp that is none.
+    pub fn parse(&self, value: serde_json::Value) -> Result<Object, serde_path_to_error::Error<serde_json::Error>> {
+        (self.parse)(value)
+    }
+}
+
+/// All of them.
+pub static KINDS: [Kind; 8] = [
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "GatewayClass",
+        namespaced: false,
+        schema: LazyLock::new(Schema::of_object::<GatewayClass>),
+        parse: |value| typed(value).map(Object::GatewayClass),
+    },
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "Gateway",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<Gateway>),
+        parse: |value| typed(value).map(Object::Gateway),
+    },
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "HTTPRoute",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<HttpRoute>),
+        parse: |value| typed(value).map(Object::HttpRoute),
+    },
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "ReferenceGrant",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<ReferenceGrant>),
+        parse: |value| typed(value).map(Object::ReferenceGrant),
+    },
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1beta1",
+        kind: "ReferenceGrant",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<ReferenceGrant>),
+        // The two versions differ in nothing but their name.
+        parse: |mut value| {
+            if let Some(version) = value.get_mut("apiVersion") {
+                *version = "gateway.networking.k8s.io/v1".into();
+            }
+            typed(value).map(Object::ReferenceGrant)
+        },
+    },
+    Kind {
+        api_version: "v1",
+        kind: "Service",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<Service>),
+        parse: |value| typed(value).map(Object::Service),
+    },
+    Kind {
+        api_version: "discovery.k8s.io/v1",
+        kind: "EndpointSlice",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<EndpointSlice>),
+        parse: |value| typed(value).map(Object::EndpointSlice),
+    },
+    Kind {
+        api_version: "trimtab.dev/v1alpha1",
+        kind: "BackendTrafficPolicy",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<BackendTrafficPolicy>),
+        parse: |value| typed(value).map(Object::Policy),
+    },
+];
+
+fn typed<T: DeserializeOwned + JsonSchema>(
+    value: serde_json::Value,
+) -> Result<T, serde_path_to_error::Error<serde_json::Error>> {
+    serde_path_to_error::deserialize(value)
+}
+
+impl Object {
+    /// Checks what neither schema nor type can say, and what can be told without looking at other objects.
+    pub fn check(&self, report: &mut Report) {
+        match self {
+            Object::GatewayClass(_) | Object::ReferenceGrant(_) => {}
+            Object::Gateway(gateway) => listeners::check(gateway, report),
+            Object::HttpRoute(route) => routes::check(route, report),
+            Object::Service(service) => services::check(service, report),
+            Object::EndpointSlice(slice) => endpoints::check(slice, report),
+            Object::Policy(policy) => settings::check(policy, report),
+        }
+    }
+
+    /// Its metadata, to be completed.
+    pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        match self {
+            Object::GatewayClass(object) => &mut object.metadata,
+            Object::Gateway(object) => &mut object.metadata,
+            Object::HttpRoute(object) => &mut object.metadata,
+            Object::ReferenceGrant(object) => &mut object.metadata,
+            Object::Service(object) => &mut object.metadata,
+            Object::EndpointSlice(object) => &mut object.metadata,
+            Object::Policy(object) => &mut object.metadata,
+        }
+    }
+
+    /// Puts it where it belongs.
+    pub fn insert_into(self, objects: &mut Objects) {
+        match self {
+            Object::GatewayClass(object) => objects.gateway_classes.push(object),
+            Object::Gateway(object) => objects.gateways.push(object),
+            Object::HttpRoute(object) => objects.http_routes.push(object),
+            Object::ReferenceGrant(object) => objects.reference_grants.push(object),
+            Object::Service(object) => objects.services.push(object),
+            Object::EndpointSlice(object) => objects.endpoint_slices.push(object),
+            Object::Policy(object) => objects.policies.push(object),
+        }
+    }
+}
