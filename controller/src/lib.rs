@@ -8,3 +8,25 @@ pub mod policy;
 pub mod problem;
 pub mod provider;
 pub mod view;
+
+pub mod clock;
+pub mod collect;
+pub mod controller;
+pub mod errors;
+pub mod loads;
+pub mod metrics;
+pub mod objective;
+pub mod scrape;
+pub mod telemetry;
+pub mod tick;
+pub mod window;
+pub mod xds;
+
+mod index;
+mod picture;
+mod proxies;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use controller::{Controller, ControllerError, ControllerOptions};

@@ -1,0 +1,233 @@
+//! All state of the controller, owned and written by one task, fed by events, read through snapshots: nothing here is locked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use tokio::sync::watch;
+use trimtab_model::observation::EndpointKey;
+use trimtab_proxy::api::v1;
+
+use crate::clock::Now;
+use crate::gateway::Config;
+use crate::metrics::{Metrics, ScrapeOutcome};
+use crate::picture;
+use crate::proxies::Proxies;
+use crate::scrape::ScrapeResult;
+use crate::telemetry::TelemetryEvent;
+use crate::tick::Backend;
+use crate::view::View;
+use crate::xds::{AdsEvent, Kind, Publisher};
+use trimtab_model::Policy;
+
+/// Errors that arrive within this time of each other travel in one push. They are out of here well within the 20 ms that the promise
+/// of 100 ms, proxy to proxy, leaves to the controller.
+const GATHER: Duration = Duration::from_millis(5);
+/// How often fading averages are looked at.
+const FADE: Duration = Duration::from_millis(100);
+
+/// The state.
+#[derive(Debug)]
+pub struct Index {
+    config: Arc<Config>,
+    backends: BTreeMap<Arc<str>, Backend>,
+    proxies: Proxies,
+    publisher: Publisher,
+    policy: Policy,
+    metrics: Arc<Metrics>,
+    view: watch::Sender<Arc<View>>,
+    rng: StdRng,
+    tick: u64,
+    /// Backends whose pooled errors have moved since the last push, and when to push.
+    moved: BTreeSet<Arc<str>>,
+    push_at: Option<Instant>,
+    fade_at: Option<Instant>,
+}
+
+impl Index {
+    /// An empty state that shows itself through `view`.
+    pub fn new(policy: Policy, metrics: Arc<Metrics>, view: watch::Sender<Arc<View>>, rng: StdRng) -> Self {
+        Self {
+            config: Arc::default(),
+            backends: BTreeMap::new(),
+            proxies: Proxies::default(),
+            publisher: Publisher::default(),
+            policy,
+            metrics,
+            view,
+            rng,
+            tick: 0,
+            moved: BTreeSet::new(),
+            push_at: None,
+            fade_at: None,
+        }
+    }
+
+    /// What proxies should have, newest first and only.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<crate::xds::Snapshot>> {
+        self.publisher.subscribe()
+    }
+
+    /// Takes over a configuration and pushes what changed at once: endpoint changes do not wait for the tick.
+    pub fn configure(&mut self, config: Arc<Config>, now: Now) {
+        let names: BTreeSet<&str> = config.backends.iter().map(|spec| spec.name()).collect();
+        self.backends.retain(|name, _| names.contains(&**name));
+        for spec in &config.backends {
+            let kept = self.backends.get_mut(spec.name());
+            if kept.as_ref().is_some_and(|kept| kept.spec == *spec) {
+                continue;
+            }
+            let reordered = kept.as_ref().is_none_or(|kept| kept.spec.generation() != spec.generation());
+            let backend = match kept {
+                Some(kept) => {
+                    kept.configure(spec.clone());
+                    kept
+                }
+                None => self.backends.entry(spec.name().into()).or_insert_with(|| Backend::new(spec.clone(), now)),
+            };
+            self.publisher.set(Kind::Backend, spec.name(), &spec.resource);
+            if reordered {
+                self.publisher.set(Kind::WeightTable, spec.name(), &backend.interim_table(self.tick, now));
+                match backend.error_table(true, now) {
+                    Some(table) => self.publisher.set(Kind::ErrorTable, spec.name(), &table),
+                    None => self.publisher.remove(Kind::ErrorTable, spec.name()),
+                }
+            }
+        }
+        for kind in [Kind::Backend, Kind::WeightTable, Kind::ErrorTable] {
+            self.publisher.retain(kind, &names);
+        }
+        for listener in &config.listeners {
+            self.publisher.set(Kind::Listener, &listener.name, listener);
+        }
+        self.publisher.retain(Kind::Listener, &config.listeners.iter().map(|l| l.name.as_str()).collect());
+        for route in &config.routes {
+            self.publisher.set(Kind::HttpRoute, &route.name, route);
+        }
+        self.publisher.retain(Kind::HttpRoute, &config.routes.iter().map(|route| route.name.as_str()).collect());
+        self.config = config;
+        self.publish();
+    }
+
+    /// Takes in what happened on an ADS stream.
+    pub fn ads(&mut self, event: AdsEvent) {
+        let answers = self.proxies.ads(event);
+        self.metrics.answered(answers);
+        self.metrics.proxies(self.proxies.len());
+    }
+
+    /// Takes in what a proxy told.
+    pub fn telemetry(&mut self, event: TelemetryEvent, now: Now) {
+        match event {
+            TelemetryEvent::Connected { proxy, stream } => self.proxies.telemetry_connected(&proxy, stream),
+            TelemetryEvent::Closed { proxy, stream } => self.proxies.telemetry_closed(&proxy, stream),
+            TelemetryEvent::Load { proxy, report } => {
+                self.proxies.reported(&proxy, now);
+                for load in &report.backends {
+                    if let Some(backend) = self.backends.get_mut(&*load.backend) {
+                        backend.reported(&proxy, report.interval_ms, load, now);
+                    }
+                }
+            }
+            TelemetryEvent::Errors { report } => self.errors(&report, now),
+        }
+    }
+
+    fn errors(&mut self, report: &v1::ErrorReport, now: Now) {
+        for errors in &report.backends {
+            let Some((name, backend)) = self.backends.get_key_value(&*errors.backend) else {
+                continue;
+            };
+            let name = name.clone();
+            let known: BTreeSet<EndpointKey> = backend.keys().collect();
+            let Some(backend) = self.backends.get_mut(&name) else { continue };
+            let outcomes = errors.keys.iter().zip(&errors.answers).zip(&errors.failures);
+            for ((&key, &answers), &failures) in outcomes {
+                let key = EndpointKey(key);
+                if known.contains(&key) {
+                    backend.errors.add(key, answers, failures, now.instant);
+                }
+            }
+            self.moved.insert(name);
+            self.push_at.get_or_insert(now.instant + GATHER);
+        }
+    }
+
+    /// Takes in what an endpoint's metrics said.
+    pub fn scraped(&mut self, result: ScrapeResult) {
+        self.metrics.scraped(if result.numbers.is_ok() { ScrapeOutcome::Ok } else { ScrapeOutcome::Error });
+        let Some(backend) = self.backends.get_mut(&result.backend) else { return };
+        if !backend.keys().any(|key| key == result.key) {
+            return;
+        }
+        backend.scrapes.entry(result.key).or_default().take_in(result);
+    }
+
+    /// When pooled errors are to be looked at next, if ever.
+    pub fn errors_due(&self) -> Option<Instant> {
+        [self.push_at, self.fade_at].into_iter().flatten().min()
+    }
+
+    /// Pushes the error averages that moved or faded noticeably.
+    pub fn push_errors(&mut self, now: Now) {
+        if self.push_at.is_some_and(|at| at <= now.instant) {
+            self.push_at = None;
+            for name in std::mem::take(&mut self.moved) {
+                self.set_errors(&name, now);
+            }
+        }
+        if self.fade_at.is_some_and(|at| at <= now.instant) {
+            let active: Vec<Arc<str>> =
+                self.backends.iter().filter(|(_, b)| b.errors.active()).map(|(name, _)| name.clone()).collect();
+            for name in &active {
+                self.set_errors(name, now);
+            }
+            self.fade_at = None;
+        }
+        if self.fade_at.is_none() && self.backends.values().any(|backend| backend.errors.active()) {
+            self.fade_at = Some(now.instant + FADE);
+        }
+        self.publish();
+    }
+
+    fn set_errors(&mut self, name: &str, now: Now) {
+        if let Some(table) = self.backends.get_mut(name).and_then(|backend| backend.error_table(false, now)) {
+            self.publisher.set(Kind::ErrorTable, name, &table);
+        }
+    }
+
+    /// One tick of all backends: decide, push, record, show.
+    pub fn tick(&mut self, now: Now) {
+        // Proxies are asked about what they have had half a second to acknowledge, not about what is pushed in this tick.
+        let proxies = self.proxies.view(self.publisher.number(), now);
+        self.tick += 1;
+        for (name, backend) in &mut self.backends {
+            let table = backend.tick(self.tick, &self.policy, &mut self.rng, now);
+            self.publisher.set(Kind::WeightTable, name, &table);
+            if let Some(last) = &backend.last {
+                self.metrics.decided(&last.decision);
+            }
+        }
+        self.publish();
+        let problems: Vec<String> = self.config.problems.iter().map(ToString::to_string).collect();
+        let tick_ms = crate::clock::now().since_s(now.instant) * 1e3;
+        self.metrics.ticked(tick_ms);
+        self.view.send_replace(Arc::new(View {
+            at_ms: now.at_ms,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            policy_version: self.policy.version().to_owned(),
+            tick_ms,
+            proxies,
+            backends: self.backends.values().map(|backend| picture::backend(backend, now)).collect(),
+            problems,
+            recording: None,
+        }));
+    }
+
+    fn publish(&mut self) {
+        if self.publisher.publish() {
+            self.metrics.pushed();
+        }
+    }
+}

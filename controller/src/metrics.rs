@@ -1,0 +1,174 @@
+//! The controller's own metrics, for Prometheus.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use trimtab_model::decision::Decision;
+
+use crate::proxies::Answers;
+
+/// How a scrape ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScrapeOutcome {
+    /// Numbers were found.
+    Ok,
+    /// It failed, or nothing was recognised.
+    Error,
+}
+
+/// What happened to rows of the recording.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFate {
+    /// They are in a finished file.
+    Written,
+    /// They were lost.
+    Dropped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByReason {
+    reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFate {
+    fate: &'static str,
+}
+
+/// All metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    tick_seconds: Histogram,
+    decisions: Counter,
+    guard_actions: Family<ByReason, Counter>,
+    pushes: Counter,
+    acks: Counter,
+    nacks: Counter,
+    proxies: Gauge,
+    scrapes: Family<ByOutcome, Counter>,
+    rows: Family<ByFate, Counter<u64, AtomicU64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("trimtab_controller");
+        let metrics = Self {
+            tick_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 14)),
+            decisions: Counter::default(),
+            guard_actions: Family::default(),
+            pushes: Counter::default(),
+            acks: Counter::default(),
+            nacks: Counter::default(),
+            proxies: Gauge::default(),
+            scrapes: Family::default(),
+            rows: Family::default(),
+            registry: Registry::default(),
+        };
+        registry.register_with_unit(
+            "tick",
+            "Time that a tick took, all backends together",
+            Unit::Seconds,
+            metrics.tick_seconds.clone(),
+        );
+        registry.register("decisions", "Decisions made, one a backend and tick", metrics.decisions.clone());
+        registry.register(
+            "guard_actions",
+            "What the guard changed or refused, by reason; one a decision and reason",
+            metrics.guard_actions.clone(),
+        );
+        registry.register("pushes", "Snapshots published to proxies", metrics.pushes.clone());
+        registry.register("acks", "Responses that proxies acknowledged", metrics.acks.clone());
+        registry.register("nacks", "Responses that proxies refused", metrics.nacks.clone());
+        registry.register("proxies", "Connected proxies", metrics.proxies.clone());
+        registry.register("scrapes", "Scrapes of endpoints, by outcome", metrics.scrapes.clone());
+        registry.register("recording_rows", "Rows of the recording, by what became of them", metrics.rows.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// The text of `/metrics`.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = text::encode(&mut text, &self.registry);
+        text
+    }
+
+    pub(crate) fn ticked(&self, tick_ms: f64) {
+        self.tick_seconds.observe(tick_ms / 1e3);
+    }
+
+    pub(crate) fn decided(&self, decision: &Decision) {
+        self.decisions.inc();
+        let mut reasons: Vec<_> = decision.guard.iter().map(|action| action.reason).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        for reason in reasons {
+            self.guard_actions.get_or_create(&ByReason { reason: format!("{reason:?}") }).inc();
+        }
+    }
+
+    pub(crate) fn pushed(&self) {
+        self.pushes.inc();
+    }
+
+    pub(crate) fn answered(&self, answers: Answers) {
+        self.acks.inc_by(answers.acks);
+        self.nacks.inc_by(answers.nacks);
+    }
+
+    pub(crate) fn proxies(&self, connected: usize) {
+        self.proxies.set(i64::try_from(connected).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn scraped(&self, outcome: ScrapeOutcome) {
+        let outcome = match outcome {
+            ScrapeOutcome::Ok => "ok",
+            ScrapeOutcome::Error => "error",
+        };
+        self.scrapes.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    pub(crate) fn rows(&self, fate: RowFate, rows: u64) {
+        let fate = match fate {
+            RowFate::Written => "written",
+            RowFate::Dropped => "dropped",
+        };
+        self.rows.get_or_create(&ByFate { fate }).inc_by(rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_what_was_counted() {
+        let metrics = Metrics::default();
+        metrics.ticked(3.0);
+        metrics.scraped(ScrapeOutcome::Error);
+        metrics.rows(RowFate::Dropped, 7);
+        metrics.answered(Answers { acks: 2, nacks: 1 });
+        let text = metrics.encode();
+        for line in [
+            "trimtab_controller_tick_seconds_count 1",
+            "trimtab_controller_scrapes_total{outcome=\"error\"} 1",
+            "trimtab_controller_recording_rows_total{fate=\"dropped\"} 7",
+            "trimtab_controller_nacks_total 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

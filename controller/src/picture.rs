@@ -1,0 +1,121 @@
+//! Makes the read-only picture of the controller (`view`) out of its state.
+
+use std::collections::HashMap;
+
+use trimtab_model::decision::{Decision, Reason, RuleParameters};
+use trimtab_model::observation::EndpointKey;
+
+use crate::clock::Now;
+use crate::gateway::EndpointSpec;
+use crate::tick::{Backend, Outcome};
+use crate::view::{BackendView, EndpointState, EndpointView, GuardView};
+
+/// The picture of one backend.
+pub fn backend(backend: &Backend, now: Now) -> BackendView {
+    let figures = backend.window.backend(now);
+    let (objective_ms, derived) = backend.objective_ms();
+    let decision = backend.last.as_ref().map(|last| &*last.decision);
+    let endpoints = endpoints(backend, figures.rps, now);
+    BackendView {
+        name: backend.spec.name().to_owned(),
+        algorithm: backend.spec.algorithm.name().to_owned(),
+        mode: backend.spec.mode,
+        tick: decision.map_or(0, |decision| decision.tick),
+        objective_ms,
+        objective_derived: derived && objective_ms.is_some(),
+        rps: figures.rps,
+        goodput_rps: figures.goodput_rps,
+        shed_rps: figures.shed_rps,
+        error_share: figures.error_share,
+        latency_ms_p50: figures.latency_ms_p50,
+        latency_ms_p99: figures.latency_ms_p99,
+        concurrency_limit: backend.window.concurrency_limit(),
+        parameters: decision.map_or(RuleParameters::LOCAL, |decision| decision.parameters),
+        guard: decision.map(|decision| guard(backend, decision)).unwrap_or_default(),
+        endpoints,
+    }
+}
+
+fn guard(backend: &Backend, decision: &Decision) -> Vec<GuardView> {
+    let names: HashMap<EndpointKey, &str> =
+        backend.spec.endpoints.iter().map(|endpoint| (endpoint.key, endpoint.name.as_str())).collect();
+    decision
+        .guard
+        .iter()
+        .map(|action| GuardView {
+            reason: action.reason,
+            endpoint: action.endpoint.and_then(|key| names.get(&key)).map(|&name| name.to_owned()),
+            detail: action.detail.clone(),
+        })
+        .collect()
+}
+
+fn endpoints(backend: &Backend, backend_rps: f64, now: Now) -> Vec<EndpointView> {
+    let positions: HashMap<EndpointKey, usize> = match &backend.last {
+        Some(last) => last.decision.endpoints.iter().enumerate().map(|(index, key)| (*key, index)).collect(),
+        None => HashMap::new(),
+    };
+    let slow_starting: Vec<EndpointKey> = match &backend.last {
+        Some(last) => last
+            .decision
+            .guard
+            .iter()
+            .filter(|action| action.reason == Reason::SlowStart)
+            .filter_map(|action| action.endpoint)
+            .collect(),
+        None => Vec::new(),
+    };
+    let slow_starting: std::collections::HashSet<EndpointKey> = slow_starting.into_iter().collect();
+    backend
+        .spec
+        .endpoints
+        .iter()
+        .map(|spec| {
+            let position = positions.get(&spec.key).copied();
+            endpoint(backend, spec, position, slow_starting.contains(&spec.key), backend_rps, now)
+        })
+        .collect()
+}
+
+fn endpoint(
+    backend: &Backend,
+    spec: &EndpointSpec,
+    position: Option<usize>,
+    slow_starting: bool,
+    backend_rps: f64,
+    now: Now,
+) -> EndpointView {
+    let figures = backend.window.endpoint(spec.key, now);
+    let last = backend.last.as_ref().zip(position);
+    let weight =
+        |of: fn(&Decision) -> &[f64]| last.and_then(|(last, at)| of(&last.decision).get(at).copied()).unwrap_or(0.0);
+    let reported = last.and_then(|(Outcome { observation, .. }, at)| observation.endpoints.get(at)?.reported);
+    let ejected_by = reported.map_or(0, |reported| reported.ejected_by);
+    let proxies = backend.last.as_ref().map_or(1, |last| last.observation.proxies);
+    let scrape = backend.scrapes.get(&spec.key);
+    EndpointView {
+        name: spec.name.clone(),
+        address: spec.address.clone(),
+        key: format!("{:016x}", spec.key.0),
+        state: match () {
+            () if spec.draining || !spec.ready => EndpointState::Draining,
+            () if ejected_by >= proxies => EndpointState::Ejected,
+            () if ejected_by > 0 => EndpointState::PartlyEjected,
+            () if slow_starting => EndpointState::SlowStart,
+            () => EndpointState::Active,
+        },
+        weight_baseline: weight(|decision| &decision.baseline),
+        weight_proposed: weight(|decision| &decision.proposed),
+        weight_applied: weight(|decision| &decision.applied),
+        share: if backend_rps > 0.0 { figures.rps / backend_rps } else { 0.0 },
+        rps: figures.rps,
+        in_flight: reported.map_or(0.0, |reported| reported.in_flight_mean),
+        latency_ms_p50: figures.latency_ms_p50,
+        latency_ms_p99: figures.latency_ms_p99,
+        error: backend.errors.of(spec.key, now.instant),
+        ejected_by,
+        capacity_rps: last.and_then(|(last, at)| last.decision.capacity_rps.get(at).copied().flatten()),
+        scrape_age_s: scrape.and_then(|scrape| scrape.succeeded_at).map(|at| now.since_s(at)),
+        scrape_error: scrape.and_then(|scrape| scrape.error.clone()),
+    }
+}

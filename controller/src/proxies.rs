@@ -1,0 +1,158 @@
+//! Who is connected: proxies by id, each with at most one ADS and one telemetry stream that count. A proxy that reconnects before
+//! its old stream has been noticed dead takes over; what the old stream still says is ignored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::clock::Now;
+use crate::view::ProxyView;
+use crate::xds::AdsEvent;
+
+#[derive(Debug, Default)]
+struct Proxy {
+    ads: Option<Ads>,
+    telemetry: Option<u64>,
+    last_report: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Ads {
+    stream: u64,
+    acks: u64,
+    nacks: u64,
+    last_nack: Option<String>,
+    in_sync: Option<u64>,
+}
+
+/// The registry.
+#[derive(Debug, Default)]
+pub struct Proxies {
+    by_id: BTreeMap<Arc<str>, Proxy>,
+}
+
+/// Responses answered since the previous event, for the metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Acknowledged.
+    pub acks: u64,
+    /// Refused.
+    pub nacks: u64,
+}
+
+impl Proxies {
+    /// Takes in what happened on an ADS stream.
+    pub fn ads(&mut self, event: AdsEvent) -> Answers {
+        match event {
+            AdsEvent::Connected { stream, proxy } => {
+                tracing::info!(proxy, stream, "proxy connected");
+                self.by_id.entry(proxy.into()).or_default().ads = Some(Ads { stream, ..Default::default() });
+                Answers::default()
+            }
+            AdsEvent::Answered { stream, acks, nacks, last_nack, in_sync } => {
+                let Some(ads) = self.of_stream(stream) else {
+                    return Answers::default();
+                };
+                let answers = Answers { acks: acks.saturating_sub(ads.acks), nacks: nacks.saturating_sub(ads.nacks) };
+                // An answer to something older does not undo what has been confirmed.
+                let in_sync = in_sync.or(ads.in_sync);
+                *ads = Ads { stream, acks, nacks, last_nack, in_sync };
+                answers
+            }
+            AdsEvent::Closed { stream } => {
+                for (id, proxy) in &mut self.by_id {
+                    if proxy.ads.take_if(|ads| ads.stream == stream).is_some() {
+                        tracing::info!(proxy = &**id, stream, "proxy disconnected");
+                    }
+                }
+                self.forget_gone();
+                Answers::default()
+            }
+        }
+    }
+
+    fn of_stream(&mut self, stream: u64) -> Option<&mut Ads> {
+        self.by_id.values_mut().filter_map(|proxy| proxy.ads.as_mut()).find(|ads| ads.stream == stream)
+    }
+
+    /// A telemetry stream began.
+    pub fn telemetry_connected(&mut self, proxy: &Arc<str>, stream: u64) {
+        self.by_id.entry(proxy.clone()).or_default().telemetry = Some(stream);
+    }
+
+    /// A telemetry stream ended.
+    pub fn telemetry_closed(&mut self, proxy: &Arc<str>, stream: u64) {
+        if let Some(proxy) = self.by_id.get_mut(proxy) {
+            proxy.telemetry.take_if(|current| *current == stream);
+        }
+        self.forget_gone();
+    }
+
+    /// A load report came.
+    pub fn reported(&mut self, proxy: &Arc<str>, now: Now) {
+        self.by_id.entry(proxy.clone()).or_default().last_report = Some(now.instant);
+    }
+
+    fn forget_gone(&mut self) {
+        self.by_id.retain(|_, proxy| proxy.ads.is_some() || proxy.telemetry.is_some());
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// For people. `newest` is the number of the snapshot that all should have acknowledged by now.
+    pub fn view(&self, newest: u64, now: Now) -> Vec<ProxyView> {
+        self.by_id
+            .iter()
+            .map(|(id, proxy)| {
+                let ads = proxy.ads.as_ref();
+                ProxyView {
+                    id: id.to_string(),
+                    report_age_s: proxy.last_report.map(|at| now.since_s(at)),
+                    acks: ads.map_or(0, |ads| ads.acks),
+                    nacks: ads.map_or(0, |ads| ads.nacks),
+                    last_nack: ads.and_then(|ads| ads.last_nack.clone()),
+                    in_sync: ads.is_some_and(|ads| ads.in_sync == Some(newest)),
+                }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connected(stream: u64) -> AdsEvent {
+        AdsEvent::Connected { stream, proxy: "p".into() }
+    }
+
+    fn answered(stream: u64, acks: u64, in_sync: Option<u64>) -> AdsEvent {
+        AdsEvent::Answered { stream, acks, nacks: 0, last_nack: None, in_sync }
+    }
+
+    #[test]
+    fn an_old_stream_that_closes_late_does_not_remove_the_proxy() {
+        let mut proxies = Proxies::default();
+        proxies.ads(connected(1));
+        proxies.ads(connected(2));
+        proxies.ads(AdsEvent::Closed { stream: 1 });
+        assert_eq!(proxies.len(), 1);
+        assert_eq!(proxies.ads(answered(1, 9, None)), Answers::default());
+        proxies.ads(AdsEvent::Closed { stream: 2 });
+        assert_eq!(proxies.len(), 0);
+    }
+
+    #[test]
+    fn in_sync_means_the_newest_snapshot() {
+        let now = crate::clock::now();
+        let mut proxies = Proxies::default();
+        proxies.ads(connected(1));
+        assert!(!proxies.view(7, now)[0].in_sync);
+        assert_eq!(proxies.ads(answered(1, 5, Some(7))), Answers { acks: 5, nacks: 0 });
+        assert!(proxies.view(7, now)[0].in_sync);
+        assert!(!proxies.view(8, now)[0].in_sync);
+    }
+}

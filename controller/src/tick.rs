@@ -1,0 +1,221 @@
+//! One tick of one backend: observe → decide → encode. What a backend carries from tick to tick lives here; when a tick happens, and
+//! where its outcome goes, is decided by the owner of the state.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use trimtab_model::decision::{Decision, RuleParameters};
+use trimtab_model::guard::GuardSettings;
+use trimtab_model::observation::{EndpointKey, Observation};
+use trimtab_model::{GuardConfig, Memory, Policy, decide};
+use trimtab_proxy::api::v1;
+
+use crate::clock::Now;
+use crate::collect::{self, Inputs};
+use crate::errors::PooledErrors;
+use crate::gateway::{BackendSpec, GuardrailSettings};
+use crate::loads::{Loads, Summed};
+use crate::objective::DerivedObjective;
+use crate::scrape::ScrapeState;
+use crate::window::Window;
+
+/// A proxy that has not reported a load of the backend for this long does not send to it any more.
+const REPORTED_LATELY: Duration = Duration::from_secs(5);
+/// Weight that a new endpoint gets until the next tick, relative to the mean of the others, where endpoints ramp up.
+const NEWCOMER: f64 = 0.1;
+
+/// One backend's state.
+#[derive(Debug)]
+pub struct Backend {
+    /// Its configuration.
+    pub spec: BackendSpec,
+    /// Load reports since the last tick.
+    pub loads: Loads,
+    /// Pooled error averages.
+    pub errors: PooledErrors,
+    /// What its endpoints' own metrics said.
+    pub scrapes: HashMap<EndpointKey, ScrapeState>,
+    /// What people see of the last seconds.
+    pub window: Window,
+    /// Outcome of the last tick.
+    pub last: Option<Outcome>,
+    guard: GuardConfig,
+    memory: Memory,
+    derived: DerivedObjective,
+    reporters: BTreeMap<Arc<str>, Instant>,
+    ticked: Option<Instant>,
+}
+
+/// What one tick of one backend came to.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was known.
+    pub observation: Arc<Observation>,
+    /// What was decided.
+    pub decision: Arc<Decision>,
+}
+
+impl Backend {
+    /// A backend that has not been seen before.
+    pub fn new(spec: BackendSpec, now: Now) -> Self {
+        Self {
+            guard: guard_config(&spec.guardrails),
+            spec,
+            loads: Loads::default(),
+            errors: PooledErrors::default(),
+            scrapes: HashMap::new(),
+            window: Window::new(now),
+            last: None,
+            memory: Memory::default(),
+            derived: DerivedObjective::default(),
+            reporters: BTreeMap::new(),
+            ticked: None,
+        }
+    }
+
+    /// Takes over a new configuration and keeps what is known of the endpoints that stay.
+    pub fn configure(&mut self, spec: BackendSpec) {
+        self.guard = guard_config(&spec.guardrails);
+        self.spec = spec;
+        let spec = &self.spec;
+        let stays: std::collections::HashSet<EndpointKey> = spec.endpoints.iter().map(|e| e.key).collect();
+        self.scrapes.retain(|key, _| spec.scrape.is_some() && stays.contains(key));
+        self.window.retain(&stays);
+    }
+
+    /// The endpoints, in order.
+    pub fn keys(&self) -> impl Iterator<Item = EndpointKey> + Clone {
+        self.spec.endpoints.iter().map(|endpoint| endpoint.key)
+    }
+
+    /// Takes in a proxy's load report.
+    pub fn reported(&mut self, proxy: &Arc<str>, interval_ms: f32, load: &v1::BackendLoad, now: Now) {
+        self.reporters.insert(proxy.clone(), now.instant);
+        self.loads.add(proxy, interval_ms, load, now);
+    }
+
+    /// Proxies that have reported lately, at least 1.
+    fn proxies(&mut self, now: Now) -> u32 {
+        self.reporters.retain(|_, at| now.instant.saturating_duration_since(*at) < REPORTED_LATELY);
+        u32::try_from(self.reporters.len()).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// The objective in use, and whether it was derived.
+    pub fn objective_ms(&self) -> (Option<f64>, bool) {
+        match self.spec.resource.objective_ms {
+            Some(set) => (Some(f64::from(set)), false),
+            None => (self.derived.objective_ms(), true),
+        }
+    }
+
+    /// One tick: returns the table to push.
+    pub fn tick(&mut self, tick: u64, policy: &Policy, rng: &mut impl Rng, now: Now) -> v1::WeightTable {
+        let interval_s = self.ticked.map_or(0.0, |last| now.since_s(last));
+        self.ticked = Some(now.instant);
+        let proxies = self.proxies(now);
+        let summed = self.loads.take(now);
+        self.derive_objective(&summed, now);
+        let (objective_ms, _) = self.objective_ms();
+        let inputs = Inputs {
+            spec: &self.spec,
+            tick,
+            now,
+            interval_s,
+            proxies,
+            objective_ms,
+            summed: &summed,
+            errors: &self.errors,
+        };
+        let observation = collect::observe(&inputs, |key| self.scrapes.get(&key).map(|state| &state.numbers));
+        let (decision, memory) = decide(&observation, &self.memory, policy, &self.guard, self.spec.mode, rng);
+        self.memory = memory;
+        self.window.add(&summed, now);
+        let table = self.table(&decision.applied, decision.parameters, tick, proxies);
+        self.last = Some(Outcome { observation: Arc::new(observation), decision: Arc::new(decision) });
+        table
+    }
+
+    /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.
+    pub fn interim_table(&mut self, tick: u64, now: Now) -> v1::WeightTable {
+        let known: HashMap<EndpointKey, f64> = match &self.last {
+            Some(Outcome { decision, .. }) => {
+                decision.endpoints.iter().copied().zip(decision.applied.iter().copied()).collect()
+            }
+            None => HashMap::new(),
+        };
+        let stay: Vec<f64> = self.keys().filter_map(|key| known.get(&key).copied()).collect();
+        let newcomer = if stay.is_empty() {
+            1.0
+        } else {
+            let ramps = self.spec.guardrails.slow_start.is_none_or(|window| !window.is_zero());
+            stay.iter().sum::<f64>() / stay.len() as f64 * if ramps { NEWCOMER } else { 1.0 }
+        };
+        let weights: Vec<f64> = self.keys().map(|key| known.get(&key).copied().unwrap_or(newcomer)).collect();
+        let parameters = self.last.as_ref().map_or(RuleParameters::LOCAL, |last| last.decision.parameters);
+        let proxies = self.proxies(now);
+        self.table(&weights, parameters, tick, proxies)
+    }
+
+    fn table(&self, weights: &[f64], parameters: RuleParameters, tick: u64, proxies: u32) -> v1::WeightTable {
+        let objective_ms = match self.objective_ms() {
+            (Some(derived), true) => Some(derived as f32),
+            _ => None,
+        };
+        v1::WeightTable {
+            backend: self.spec.name().to_owned(),
+            generation: self.spec.generation(),
+            tick,
+            // A weight is finite and > 0; as f32 a tiny one must not become 0.
+            weights: weights.iter().map(|&weight| (weight as f32).max(f32::MIN_POSITIVE)).collect(),
+            parameters: Some(v1::RuleParameters {
+                exponent: parameters.exponent,
+                offset: parameters.offset,
+                latency_exponent: parameters.latency_exponent,
+                latency_reference_ms: parameters.latency_reference_ms,
+                error_exponent: parameters.error_exponent,
+            }),
+            proxies,
+            objective_ms,
+        }
+    }
+
+    fn derive_objective(&mut self, summed: &Summed, now: Now) {
+        let failed = summed
+            .endpoints
+            .values()
+            .map(|sum| sum.reported.errors.saturating_add(sum.reported.failures))
+            .fold(0, u64::saturating_add);
+        self.derived.observe(&summed.totals.latency, failed, summed.totals.shed, now.instant);
+    }
+
+    /// The table of pooled errors, if it moved; with `whole`, for a new order of endpoints: any that is not all zero.
+    pub fn error_table(&mut self, whole: bool, now: Now) -> Option<v1::ErrorTable> {
+        let order = self.spec.endpoints.iter().map(|endpoint| endpoint.key);
+        let errors =
+            if whole { self.errors.whole_table(order, now.instant) } else { self.errors.table(order, now.instant) }?;
+        Some(v1::ErrorTable { backend: self.spec.name().to_owned(), generation: self.spec.generation(), errors })
+    }
+}
+
+/// The guard's bounds, with what the user said in place of the defaults. Bounds that do not hold together are left at the defaults;
+/// configuration has checked each by itself.
+fn guard_config(said: &GuardrailSettings) -> GuardConfig {
+    let mut settings = GuardSettings::default();
+    let set = |field: &mut f64, said: Option<f64>| {
+        if let Some(said) = said {
+            *field = said;
+        }
+    };
+    set(&mut settings.share_floor, said.share_min);
+    set(&mut settings.share_ceiling, said.share_max);
+    set(&mut settings.step_up_max, said.step_max.map(f64::ln));
+    set(&mut settings.step_down_max, said.step_max.map(f64::ln));
+    set(&mut settings.panic_healthy_min, said.panic_threshold);
+    set(&mut settings.slow_start_window_s, said.slow_start.map(|window| window.as_secs_f64()));
+    GuardConfig::new(settings).unwrap_or_else(|error| {
+        tracing::warn!(%error, "guardrails are left at their defaults");
+        GuardConfig::default()
+    })
+}

@@ -1,0 +1,11 @@
+//! Push to proxies: a delta ADS server (envoy.service.discovery.v3) for the five resource types of the data-plane API.
+//!
+//! `snapshot` holds every resource, encoded once; `session` is the protocol of one stream, pure; `server` moves bytes.
+
+mod server;
+mod session;
+mod snapshot;
+
+pub use server::{AdsEvent, AdsService};
+pub use session::Session;
+pub use snapshot::{Kind, Publisher, Resource, Snapshot};

@@ -1,0 +1,258 @@
+//! The delta protocol of one stream, without sockets or clocks: what the proxy was sent, what it acknowledged, what it should
+//! get next.
+//!
+//! At most one response of each type is unanswered, so a slow proxy is sent the newest version when it is ready for one and
+//! never a queue of old ones. Types are added in the order of [`Kind::ALL`] and removed in the opposite order. A response that is
+//! refused is sent again in halves, until the resource that is at fault stands alone: one bad resource does not keep the others
+//! back. A version that was refused alone is not sent again; a new version is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource,
+};
+use envoy_types::pb::google::protobuf::Any;
+
+use super::snapshot::{Kind, Snapshot};
+
+/// A response holds about this many bytes of resources (at least one resource): below gRPC's usual limit of 4 MiB a message.
+const RESPONSE_BYTES: usize = 1 << 20;
+
+/// Longest text of a refusal that is kept.
+const NACK_TEXT_BYTES: usize = 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Unanswered,
+    Acknowledged,
+    Refused,
+}
+
+#[derive(Debug)]
+struct Sent {
+    version: Arc<str>,
+    fate: Fate,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    nonce: String,
+    names: Vec<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct TypeState {
+    subscribed: bool,
+    /// The first response goes out even if it is empty: it tells the proxy that this is all there is.
+    greeted: bool,
+    sent: BTreeMap<Arc<str>, Sent>,
+    unanswered: Option<Unanswered>,
+    /// Groups of resources to send again after a refusal, each in a response of its own.
+    again: VecDeque<Vec<Arc<str>>>,
+}
+
+/// One stream's state.
+#[derive(Debug, Default)]
+pub struct Session {
+    types: [TypeState; 5],
+    nonce: u64,
+    /// Responses that the proxy acknowledged.
+    pub acks: u64,
+    /// Responses that it refused.
+    pub nacks: u64,
+    /// Why it refused the last one.
+    pub last_nack: Option<String>,
+}
+
+impl Session {
+    /// Takes a request: a subscription, an acknowledgement or a refusal. Requests for unknown types, and answers to responses that
+    /// are no longer awaited, are ignored. Resource names to subscribe to are not told apart: every subscription is a wildcard.
+    pub fn receive(&mut self, request: DeltaDiscoveryRequest) {
+        let Some(kind) = Kind::from_type_url(&request.type_url) else {
+            tracing::debug!(type_url = request.type_url, "unknown resource type");
+            return;
+        };
+        let state = &mut self.types[kind.index()];
+        if request.resource_names_unsubscribe.iter().any(|name| name == "*") {
+            *state = TypeState::default();
+            return;
+        }
+        if !state.subscribed {
+            state.subscribed = true;
+            state.sent = request
+                .initial_resource_versions
+                .into_iter()
+                .map(|(name, version)| {
+                    let sent = Sent { version: version.into(), fate: Fate::Acknowledged };
+                    (name.into(), sent)
+                })
+                .collect();
+        }
+        if request.response_nonce.is_empty() {
+            return;
+        }
+        let Some(answered) = state.unanswered.take_if(|unanswered| unanswered.nonce == request.response_nonce) else {
+            return;
+        };
+        match request.error_detail {
+            None => {
+                self.acks += 1;
+                state.settle(&answered.names, Fate::Acknowledged);
+            }
+            Some(error) => {
+                self.nacks += 1;
+                let mut text = error.message;
+                text.truncate(text.floor_char_boundary(NACK_TEXT_BYTES));
+                self.last_nack = Some(text);
+                state.settle(&answered.names, Fate::Refused);
+                if answered.names.len() > 1 {
+                    let mut first = answered.names;
+                    let second = first.split_off(first.len() / 2);
+                    state.again.extend([first, second]);
+                }
+            }
+        }
+    }
+
+    /// Whether the proxy has subscribed to every type that comes before `kind`.
+    fn subscribed_before(&self, kind: Kind) -> bool {
+        self.types[..kind.index()].iter().all(|state| state.subscribed)
+    }
+
+    /// Whether all types are subscribed to.
+    pub fn subscribed_to_all(&self) -> bool {
+        self.types.iter().all(|state| state.subscribed)
+    }
+
+    /// The next response to send now, if any. With `in_order`, a type also waits for the subscription to the types before it.
+    pub fn next(&mut self, snapshot: &Snapshot, in_order: bool) -> Option<DeltaDiscoveryResponse> {
+        for kind in Kind::ALL {
+            if in_order && !self.subscribed_before(kind) {
+                break;
+            }
+            let state = &self.types[kind.index()];
+            if !state.subscribed {
+                continue;
+            }
+            if state.unanswered.is_some() {
+                if kind.is_table() {
+                    continue;
+                }
+                break;
+            }
+            let names = self.types[kind.index()].changes(kind, snapshot);
+            if !names.is_empty() || !self.types[kind.index()].greeted {
+                return Some(self.respond(kind, snapshot, names, Vec::new()));
+            }
+        }
+        for kind in Kind::ALL.into_iter().rev() {
+            let state = &self.types[kind.index()];
+            if state.unanswered.is_some() {
+                if kind.is_table() {
+                    continue;
+                }
+                break;
+            }
+            let removed: Vec<Arc<str>> =
+                state.sent.keys().filter(|name| !snapshot.of(kind).contains_key(*name)).cloned().collect();
+            if state.subscribed && !removed.is_empty() {
+                return Some(self.respond(kind, snapshot, Vec::new(), removed));
+            }
+        }
+        None
+    }
+
+    /// Whether the proxy has acknowledged everything in the snapshot.
+    pub fn in_sync(&self, snapshot: &Snapshot) -> bool {
+        Kind::ALL.into_iter().all(|kind| {
+            let state = &self.types[kind.index()];
+            let resources = snapshot.of(kind);
+            state.subscribed
+                && state.unanswered.is_none()
+                && state.sent.len() == resources.len()
+                && resources.iter().all(|(name, resource)| {
+                    state
+                        .sent
+                        .get(name)
+                        .is_some_and(|sent| sent.version == resource.version && sent.fate == Fate::Acknowledged)
+                })
+        })
+    }
+
+    fn respond(
+        &mut self,
+        kind: Kind,
+        snapshot: &Snapshot,
+        names: Vec<Arc<str>>,
+        removed: Vec<Arc<str>>,
+    ) -> DeltaDiscoveryResponse {
+        self.nonce += 1;
+        let nonce = self.nonce.to_string();
+        let state = &mut self.types[kind.index()];
+        let resources = snapshot.of(kind);
+        let mut wire = Vec::with_capacity(names.len());
+        for name in &names {
+            let Some(resource) = resources.get(name) else {
+                continue;
+            };
+            wire.push(WireResource {
+                name: name.to_string(),
+                version: resource.version.to_string(),
+                resource: Some(Any { type_url: kind.type_url().to_owned(), value: resource.bytes.clone() }),
+                ..Default::default()
+            });
+            let sent = Sent { version: resource.version.clone(), fate: Fate::Unanswered };
+            state.sent.insert(name.clone(), sent);
+        }
+        for name in &removed {
+            state.sent.remove(name);
+        }
+        state.greeted = true;
+        state.unanswered = Some(Unanswered { nonce: nonce.clone(), names });
+        DeltaDiscoveryResponse {
+            system_version_info: snapshot.number.to_string(),
+            resources: wire,
+            type_url: kind.type_url().to_owned(),
+            removed_resources: removed.iter().map(ToString::to_string).collect(),
+            nonce,
+            ..Default::default()
+        }
+    }
+}
+
+impl TypeState {
+    fn settle(&mut self, names: &[Arc<str>], fate: Fate) {
+        for name in names {
+            if let Some(sent) = self.sent.get_mut(name) {
+                sent.fate = fate;
+            }
+        }
+    }
+
+    /// Names to put into the next response: a group that is to be sent again, or what differs from what was sent.
+    fn changes(&mut self, kind: Kind, snapshot: &Snapshot) -> Vec<Arc<str>> {
+        let resources = snapshot.of(kind);
+        while let Some(mut group) = self.again.pop_front() {
+            group.retain(|name| resources.contains_key(name));
+            if !group.is_empty() {
+                return group;
+            }
+        }
+        let mut bytes = 0;
+        resources
+            .iter()
+            .filter(|(name, resource)| self.sent.get(*name).is_none_or(|sent| sent.version != resource.version))
+            .take_while(|(_, resource)| {
+                let first = bytes == 0;
+                bytes += resource.bytes.len().max(1);
+                first || bytes <= RESPONSE_BYTES
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
