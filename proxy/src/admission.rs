@@ -29,7 +29,7 @@ const INCREASE: f32 = 1.05;
 /// A limit counts as in use when this share of it was reached.
 const IN_USE_SHARE: f32 = 0.9;
 /// Slow answers mean a queue only if the mean is slow too. Below this share of the slow mark it is a few slow endpoints: routing's business.
-const MEAN_SHARE_MIN: f64 = 0.25;
+const MEAN_SHARE_MIN: f64 = 0.4;
 /// Windows last at least this long, and until there are [`ANSWERS_MIN`] answers.
 const WINDOW: Duration = Duration::from_millis(100);
 const ANSWERS_MIN: u32 = 20;
@@ -251,3 +251,6 @@ impl Default for Admission {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

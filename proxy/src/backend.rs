@@ -479,3 +479,6 @@ fn relative(weights: impl ExactSizeIterator<Item = f64> + Clone) -> Box<[f64]> {
     let mean = weights.clone().sum::<f64>() / weights.len().max(1) as f64;
     weights.map(|weight| (weight / mean).max(WEIGHT_SHARE_MIN)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -539,3 +539,6 @@ impl Check {
         objective_ms.map(valid).transpose()
     }
 }
+
+#[cfg(test)]
+mod tests;

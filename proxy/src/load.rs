@@ -98,7 +98,7 @@ pub struct Counters {
 /// Live load of one endpoint as this proxy sees it.
 #[derive(Debug)]
 // What every pick reads comes first and fits a cache line of its own; 128: processors fetch lines in pairs.
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct EndpointLoad {
     in_flight: InFlight,
     reported: Reported,
@@ -394,5 +394,141 @@ impl TrialPermit {
 
     fn free(&self) {
         self.0.store(Self::FREE, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Timestamp = Timestamp::from_millis(5_000);
+
+    fn load() -> EndpointLoad {
+        EndpointLoad::new(EndpointKey(7))
+    }
+
+    fn finish(load: &EndpointLoad, now: Timestamp, outcome: Outcome) -> Option<OutlierKind> {
+        let attempt = load.begin(now, RequestClass::default());
+        let latency = Duration::from_millis(3);
+        let event = load.finish(attempt, now, outcome, latency, None, &OutlierDetection::default());
+        event.map(|event| {
+            assert_eq!(event.endpoint, EndpointKey(7));
+            event.kind
+        })
+    }
+
+    #[test]
+    fn what_every_pick_reads_shares_a_cache_line() {
+        use std::mem::{align_of, offset_of};
+        assert_eq!(align_of::<EndpointLoad>(), 128);
+        for offset in [
+            offset_of!(EndpointLoad, in_flight),
+            offset_of!(EndpointLoad, reported),
+            offset_of!(EndpointLoad, latency),
+            offset_of!(EndpointLoad, errors_fast),
+        ] {
+            assert!(offset < 64, "{offset}");
+        }
+    }
+
+    #[test]
+    fn cancelled_requests_count_down() {
+        let load = load();
+        let attempt = load.begin(T, RequestClass(3));
+        assert_eq!(
+            (load.in_flight(), load.in_flight_of(RequestClass(3)), load.in_flight_of(RequestClass(0))),
+            (1, 1, 0)
+        );
+        load.finish(attempt, T, Outcome::Cancelled, Duration::ZERO, None, &OutlierDetection::default());
+        assert_eq!((load.in_flight(), load.in_flight_of(RequestClass(3))), (0, 0));
+        assert_eq!(load.counters().cancelled, 1);
+        assert_eq!(load.error(T), 0.0, "a client that gives up is no fault of the endpoint");
+    }
+
+    #[test]
+    fn a_class_that_cannot_be_told_apart_counts_as_class_0() {
+        let load = load();
+        let _stays = load.begin(T, RequestClass(200));
+        assert_eq!(load.in_flight_of(RequestClass(0)), 1);
+    }
+
+    #[test]
+    fn five_errors_in_a_row_make_an_event_and_a_success_starts_over() {
+        let load = load();
+        let run = |outcomes: &[Outcome]| -> Vec<_> {
+            outcomes.iter().filter_map(|outcome| finish(&load, T, *outcome)).collect()
+        };
+        use Outcome::{Cancelled, Failure, ServerError, Success};
+        assert_eq!(run(&[ServerError, ServerError, ServerError, ServerError, Success]), []);
+        assert_eq!(run(&[ServerError, Cancelled, ServerError, ServerError, ServerError]), []);
+        assert_eq!(run(&[ServerError]), [OutlierKind::Consecutive5xx]);
+        assert_eq!(run(&[ServerError; 4]), []);
+        assert_eq!(run(&[ServerError]), [OutlierKind::Consecutive5xx], "again, in case it was not heeded");
+        assert_eq!(run(&[Success, Failure, Failure, Failure]), [OutlierKind::ConsecutiveGatewayFailures]);
+        assert_eq!(run(&[Success, Failure, Failure, ServerError, Failure, Failure]), [OutlierKind::Consecutive5xx]);
+    }
+
+    #[test]
+    fn the_estimate_is_reported_plus_sent_while_fresh_and_own_times_proxies_after() {
+        let load = load();
+        let first = load.begin(T, RequestClass::default());
+        let _second = load.begin(T, RequestClass::default());
+        assert_eq!(load.in_flight_estimate(T, 3.0), 6.0);
+        let report = Some(OrcaLoad { in_flight: 9 });
+        load.finish(first, T, Outcome::Success, Duration::from_millis(1), report, &OutlierDetection::default());
+        let _third = load.begin(T, RequestClass::default());
+        assert_eq!(load.in_flight_estimate(T, 3.0), 10.0);
+        let halfway = load.in_flight_estimate(T + Duration::from_millis(500), 3.0);
+        assert!((halfway - 8.0).abs() < 0.1, "between 10 and 6: {halfway}");
+        assert_eq!(load.in_flight_estimate(T + Duration::from_secs(2), 3.0), 6.0);
+    }
+
+    #[test]
+    fn an_endpoint_cannot_report_less_than_is_known_to_be_there() {
+        let load = load();
+        let (first, _second) = (load.begin(T, RequestClass::default()), load.begin(T, RequestClass::default()));
+        let report = Some(OrcaLoad { in_flight: 0 });
+        load.finish(first, T, Outcome::Success, Duration::from_millis(1), report, &OutlierDetection::default());
+        assert_eq!(load.in_flight_estimate(T, 3.0), 1.0);
+    }
+
+    #[test]
+    fn one_trial_at_a_time_over_all_workers() {
+        let load = load();
+        let granted = std::thread::scope(|scope| {
+            let workers: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| (0..1_000).filter(|_| load.try_trial(T)).count())).collect();
+            workers.into_iter().map(|worker| worker.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(granted, 1);
+        let attempt = load.begin(T, RequestClass::default());
+        assert!(attempt.is_trial());
+        assert!(!load.try_trial(T + Duration::from_secs(60)), "it is still running");
+        let event =
+            load.finish(attempt, T, Outcome::Success, Duration::from_millis(1), None, &OutlierDetection::default());
+        assert_eq!(event.map(|event| event.kind), Some(OutlierKind::TrialSucceeded));
+        assert!(load.try_trial(T));
+        assert!(!load.try_trial(T + Duration::from_millis(500)));
+        assert!(load.try_trial(T + Duration::from_secs(2)), "a grant that was not used lapses");
+    }
+
+    #[test]
+    fn workers_beside_each_other_lose_nothing() {
+        let load = load();
+        std::thread::scope(|scope| {
+            for worker in 0..4u8 {
+                let load = &load;
+                scope.spawn(move || {
+                    for n in 0..2_000 {
+                        let attempt = load.begin(T, RequestClass(worker));
+                        let latency = Duration::from_micros(n);
+                        load.finish(attempt, T, Outcome::Success, latency, None, &OutlierDetection::default());
+                    }
+                });
+            }
+        });
+        assert_eq!(load.in_flight(), 0);
+        assert_eq!(load.counters().successes, 8_000);
+        assert_eq!(load.counters().latency_us_sum, 4 * (0..2_000).sum::<u64>());
     }
 }

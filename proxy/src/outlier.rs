@@ -189,3 +189,140 @@ fn remembered(now: Timestamp, record: Record, config: &OutlierDetection) -> u32 
     let forgotten = now.since(since).as_millis() / base.as_millis();
     record.ejections.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONFIG: OutlierDetection = OutlierDetection {
+        disabled: false,
+        consecutive_5xx_errors: std::num::NonZeroU32::MIN,
+        consecutive_gateway_failures: std::num::NonZeroU32::MIN,
+        base_ejection_time: Duration::from_secs(10),
+        max_ejection_time: Duration::from_secs(300),
+        max_ejection_percent: 50,
+    };
+
+    const fn s(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    fn event(endpoint: u64, kind: OutlierKind) -> OutlierEvent {
+        OutlierEvent { endpoint: EndpointKey(endpoint), kind }
+    }
+
+    /// Feeds what happened to endpoint 1 of ten, and tells its phase after each step.
+    fn phases(steps: &[(u64, Option<OutlierKind>)]) -> Vec<Option<Phase>> {
+        let mut ejections = Ejections::default();
+        let mut step = |&(at, kind): &(u64, Option<OutlierKind>)| {
+            let next = match kind {
+                Some(kind) => ejections.on_event(s(at), &event(1, kind), 10, &CONFIG),
+                None => ejections.on_time(s(at), &CONFIG),
+            };
+            ejections = next.unwrap_or_else(|| ejections.clone());
+            ejections.phase(EndpointKey(1))
+        };
+        steps.iter().map(&mut step).collect()
+    }
+
+    #[test]
+    fn ejection_lasts_longer_each_time_until_a_trial_succeeds() {
+        use OutlierKind::{Consecutive5xx, TrialFailed, TrialSucceeded};
+        let steps = [
+            (0, Some(Consecutive5xx)),
+            (9, None),
+            (10, None),
+            (11, Some(TrialFailed)),
+            (31, None),
+            (32, Some(TrialSucceeded)),
+        ];
+        let expected = [
+            Phase::Ejected { until: s(10) },
+            Phase::Ejected { until: s(10) },
+            Phase::HalfOpen,
+            Phase::Ejected { until: s(31) },
+            Phase::HalfOpen,
+            Phase::Healthy { since: s(32) },
+        ];
+        assert_eq!(phases(&steps), expected.map(Some));
+    }
+
+    #[test]
+    fn past_ejections_are_forgotten_in_good_health() {
+        use OutlierKind::{Consecutive5xx, TrialSucceeded};
+        let soon = [(0, Some(Consecutive5xx)), (10, None), (11, Some(TrialSucceeded)), (12, Some(Consecutive5xx))];
+        assert_eq!(phases(&soon).pop(), Some(Some(Phase::Ejected { until: s(32) })));
+        let late = [(0, Some(Consecutive5xx)), (10, None), (11, Some(TrialSucceeded)), (25, Some(Consecutive5xx))];
+        assert_eq!(phases(&late).pop(), Some(Some(Phase::Ejected { until: s(35) })));
+    }
+
+    #[test]
+    fn late_answers_and_repeated_events_change_nothing() {
+        let ejections = Ejections::default();
+        assert_eq!(ejections.on_event(s(0), &event(1, OutlierKind::TrialFailed), 10, &CONFIG), None);
+        let ejected = ejections.on_event(s(0), &event(1, OutlierKind::Consecutive5xx), 10, &CONFIG).unwrap();
+        assert_eq!(ejected.on_event(s(1), &event(1, OutlierKind::Consecutive5xx), 10, &CONFIG), None);
+        assert_eq!(ejected.on_event(s(1), &event(1, OutlierKind::TrialSucceeded), 10, &CONFIG), None);
+        assert_eq!(ejected.next_deadline(), Some(s(10)));
+    }
+
+    #[test]
+    fn an_ejection_never_lasts_longer_than_the_longest() {
+        let mut ejections =
+            Ejections::default().on_event(s(0), &event(1, OutlierKind::Consecutive5xx), 10, &CONFIG).unwrap();
+        for _ in 0..100 {
+            let now = ejections.next_deadline().unwrap();
+            ejections = ejections.on_time(now, &CONFIG).unwrap();
+            ejections = ejections.on_event(now, &event(1, OutlierKind::TrialFailed), 10, &CONFIG).unwrap();
+            assert!(ejections.next_deadline().unwrap().since(now) <= CONFIG.max_ejection_time);
+        }
+    }
+
+    #[test]
+    fn at_least_one_of_two_may_be_ejected_and_never_all() {
+        for (endpoints, percent, expected) in
+            [(0, 100, 0), (1, 100, 0), (2, 10, 1), (2, 100, 1), (10, 50, 5), (10, 100, 9), (10, 0, 0), (3, 50, 1)]
+        {
+            let config = OutlierDetection { max_ejection_percent: percent, ..CONFIG };
+            assert_eq!(ejections_max(endpoints, &config), expected, "{endpoints} endpoints, {percent} %");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn never_are_more_out_than_may_be(
+            percent in 0u8..=100,
+            steps in prop::collection::vec((0u64..12, 0u8..6, 1u64..60), 0..200),
+        ) {
+            let config = OutlierDetection { max_ejection_percent: percent, ..CONFIG };
+            let mut ejections = Ejections::default();
+            let mut endpoints = 12;
+            let mut now = 0;
+            for (endpoint, what, value) in steps {
+                now += value;
+                let kind = match what {
+                    0 | 1 => OutlierKind::Consecutive5xx,
+                    2 => OutlierKind::TrialSucceeded,
+                    3 => OutlierKind::TrialFailed,
+                    4 => {
+                        endpoints = value % 12 + 1;
+                        ejections = ejections.restricted(s(now), (0..endpoints as usize).map(|key| EndpointKey(key as u64)), &config);
+                        continue;
+                    }
+                    _ => {
+                        ejections = ejections.on_time(s(now), &config).unwrap_or(ejections);
+                        continue;
+                    }
+                };
+                // As in a backend: events about endpoints that left are dropped.
+                if endpoint < endpoints {
+                    let next = ejections.on_event(s(now), &event(endpoint, kind), endpoints as usize, &config);
+                    ejections = next.unwrap_or(ejections);
+                }
+                prop_assert!(ejections.out_count() <= ejections_max(endpoints as usize, &config));
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //! only; requests do not notice.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -56,29 +56,24 @@ impl BackendReporter {
 
     /// What happened since the previous report. An endpoint that left the list is reported until its last request is over.
     pub fn report(&mut self, backend: &Backend, now: Timestamp) -> v1::BackendLoad {
-        for endpoint in backend.endpoints() {
-            self.endpoints.entry(endpoint.config.key).or_insert_with(|| Reported::new(&endpoint.load));
-        }
         let interval_s = now.since(self.at).as_secs_f64();
         self.at = now;
-        let listed: Vec<v1::EndpointLoad> = backend
-            .endpoints()
-            .iter()
-            .filter_map(|endpoint| {
-                let load = self.endpoints.get_mut(&endpoint.config.key)?.delta(now, interval_s);
-                Some(v1::EndpointLoad { ejected: backend.is_ejected(endpoint.config.key), ..load })
-            })
-            .collect();
-        let keys: std::collections::HashSet<EndpointKey> =
-            backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
-        let mut endpoints = listed;
-        self.endpoints.retain(|key, reported| {
-            if keys.contains(key) {
-                return true;
-            }
-            endpoints.push(reported.delta(now, interval_s));
-            reported.load.in_flight() > 0
-        });
+        let mut endpoints = Vec::with_capacity(self.endpoints.len());
+        for endpoint in backend.endpoints() {
+            let key = endpoint.config.key;
+            let reported = self.endpoints.entry(key).or_insert_with(|| Reported::new(&endpoint.load));
+            endpoints.push(v1::EndpointLoad { ejected: backend.is_ejected(key), ..reported.delta(now, interval_s) });
+        }
+        if self.endpoints.len() > endpoints.len() {
+            let listed: HashSet<_> = backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
+            self.endpoints.retain(|key, reported| {
+                if listed.contains(key) {
+                    return true;
+                }
+                endpoints.push(reported.delta(now, interval_s));
+                reported.load.in_flight() > 0
+            });
+        }
         let state: &BackendState = backend.state();
         v1::BackendLoad {
             backend: backend.name().to_owned(),
@@ -91,28 +86,26 @@ impl BackendReporter {
         }
     }
 
-    /// Completed requests, and how many of them were 5xx answers or failures, since the previous error report: of endpoints
+    /// Completed requests, and how many of them were 5xx answers or failures, since the previous call (every 50 ms or so): of endpoints
     /// whose error average is not zero here or in the pooled table. `None` if there is nothing to tell.
     pub fn errors(&mut self, backend: &Backend, now: Timestamp) -> Option<v1::BackendErrors> {
         let mut report = v1::BackendErrors { backend: backend.name().to_owned(), ..Default::default() };
         for (index, endpoint) in backend.endpoints().iter().enumerate() {
-            if endpoint.load.error(now).max(backend.pooled_error(index)) < ERROR_MIN {
-                self.errors.remove(&endpoint.config.key);
-                continue;
-            }
             let counters = endpoint.load.counters();
-            let previous = self.errors.insert(endpoint.config.key, counters);
-            // The first time counts from the last load report: the errors that raised the average are in there.
-            let previous = previous
-                .or_else(|| self.endpoints.get(&endpoint.config.key).map(|reported| reported.counters))
-                .unwrap_or_default();
+            // Remembered for quiet endpoints too, so that the first error is not drowned in all the answers before it.
+            let previous = self.errors.insert(endpoint.config.key, counters).unwrap_or_default();
             let failures = (counters.errors + counters.failures).saturating_sub(previous.errors + previous.failures);
             let answers = failures + counters.successes.saturating_sub(previous.successes);
-            if answers > 0 {
+            let averages = endpoint.load.error(now).max(backend.pooled_error(index));
+            if failures > 0 || (answers > 0 && averages >= ERROR_MIN) {
                 report.keys.push(endpoint.config.key.0);
                 report.answers.push(u32::try_from(answers).unwrap_or(u32::MAX));
                 report.failures.push(u32::try_from(failures).unwrap_or(u32::MAX));
             }
+        }
+        if self.errors.len() > backend.endpoints().len() {
+            let listed: HashSet<_> = backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
+            self.errors.retain(|key, _| listed.contains(key));
         }
         (!report.keys.is_empty()).then_some(report)
     }
@@ -159,4 +152,126 @@ impl Reported {
 /// The difference to a counter's previous value, which is brought up to date.
 fn since(previous: &mut u64, value: u64) -> u64 {
     value.saturating_sub(std::mem::replace(previous, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroU16, time::Duration};
+
+    use super::*;
+    use crate::{
+        config::{
+            AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointState,
+            ErrorTable, OutlierDetection,
+        },
+        load::{Outcome, RequestClass},
+    };
+
+    const fn ms(millis: u64) -> Timestamp {
+        Timestamp::from_millis(1_000_000 + millis)
+    }
+
+    fn backend(keys: &[u64], previous: Option<&Backend>) -> Backend {
+        let endpoint = |&key: &u64| EndpointConfig {
+            key: EndpointKey(key),
+            host: "10.0.0.1".to_owned(),
+            port: NonZeroU16::MIN,
+            name: String::new(),
+            zone: String::new(),
+            state: EndpointState::Ready,
+        };
+        let config = BackendConfig {
+            name: "default/web:80".to_owned(),
+            generation: keys.iter().sum(),
+            endpoints: keys.iter().map(endpoint).collect(),
+            algorithm: Algorithm::Adaptive,
+            outlier_detection: OutlierDetection::default(),
+            admission_control: AdmissionControl::default(),
+            circuit_breaker: CircuitBreaker { max_parallel_requests: Some(1), ..Default::default() },
+            num_retries: 1,
+            timeouts: BackendTimeouts::default(),
+            objective: Some(Duration::from_millis(50)),
+        };
+        Backend::new(config, previous, ms(0))
+    }
+
+    fn send(backend: &Backend, index: usize, from: u64, to: u64, outcome: Outcome) {
+        let attempt = backend.begin(index, ms(from), RequestClass::default());
+        backend.finish(index, attempt, ms(to), outcome, Duration::from_millis(to - from), None);
+    }
+
+    #[test]
+    fn a_report_tells_what_happened_since_the_previous_one() {
+        let backend = backend(&[1, 2], None);
+        let mut reporter = BackendReporter::new(ms(0));
+        send(&backend, 0, 0, 40, Outcome::Success);
+        send(&backend, 0, 50, 60, Outcome::ServerError);
+        send(&backend, 0, 60, 61, Outcome::Failure);
+        send(&backend, 0, 70, 80, Outcome::Cancelled);
+        let _stays = backend.begin(1, ms(50), RequestClass::default());
+        let report = reporter.report(&backend, ms(100));
+        let first = &report.endpoints[0];
+        assert_eq!((first.successes, first.errors, first.failures, first.cancelled), (1, 1, 1, 1));
+        assert_eq!((first.in_flight, first.latency_ms_sum), (0, 40.0));
+        assert!((first.in_flight_mean - 0.61).abs() < 1e-3, "{}", first.in_flight_mean);
+        assert_eq!(Sketch::try_from(first.latency.as_ref().unwrap()).unwrap().count(), 1);
+        assert!((report.endpoints[1].in_flight_mean - 0.5).abs() < 1e-3);
+        let report = reporter.report(&backend, ms(200));
+        assert_eq!((report.endpoints[0].successes, report.endpoints[0].latency_ms_sum), (0, 0.0));
+        assert!((report.endpoints[1].in_flight_mean - 1.0).abs() < 1e-3);
+        assert_eq!(report.endpoints[1].in_flight, 1);
+    }
+
+    #[test]
+    fn shed_unroutable_and_good_answers_are_reported_once() {
+        let backend = backend(&[1], None);
+        let mut reporter = BackendReporter::new(ms(0));
+        let good = backend.admit(RequestClass::default()).unwrap();
+        assert!(backend.admit(RequestClass::default()).is_err(), "the circuit breaker allows one");
+        backend.answered(good, ms(10), Outcome::Success, Duration::from_millis(50));
+        let late = backend.admit(RequestClass::default()).unwrap();
+        backend.answered(late, ms(10), Outcome::Success, Duration::from_millis(51));
+        backend.unroutable();
+        let report = reporter.report(&backend, ms(100));
+        assert_eq!((report.shed, report.unroutable, report.within_objective), (1, 1, 1));
+        assert_eq!(Sketch::try_from(report.latency.as_ref().unwrap()).unwrap().count(), 2);
+        assert_eq!(report.concurrency_limit, None, "admission control is off");
+        let report = reporter.report(&backend, ms(200));
+        assert_eq!((report.shed, report.unroutable, report.within_objective), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_endpoint_that_left_is_reported_until_its_last_request_is_over() {
+        let before = backend(&[1, 2], None);
+        let mut reporter = BackendReporter::new(ms(0));
+        reporter.report(&before, ms(10));
+        let attempt = before.begin(1, ms(10), RequestClass::default());
+        let after = backend(&[1], Some(&before));
+        let keys = |report: &v1::BackendLoad| report.endpoints.iter().map(|endpoint| endpoint.key).collect::<Vec<_>>();
+        assert_eq!(keys(&reporter.report(&after, ms(20))), [1, 2]);
+        before.finish(1, attempt, ms(25), Outcome::Success, Duration::from_millis(15), None);
+        let last = reporter.report(&after, ms(30));
+        assert_eq!((keys(&last), last.endpoints[1].successes), (vec![1, 2], 1));
+        assert_eq!(keys(&reporter.report(&after, ms(40))), [1]);
+    }
+
+    #[test]
+    fn errors_are_told_from_the_first_on_and_answers_while_they_are_remembered() {
+        let quiet = backend(&[1, 2], None);
+        let mut reporter = BackendReporter::new(ms(0));
+        (0..100).for_each(|n| send(&quiet, 0, n, n, Outcome::Success));
+        assert_eq!(reporter.errors(&quiet, ms(100)), None);
+        send(&quiet, 0, 100, 101, Outcome::ServerError);
+        send(&quiet, 0, 100, 101, Outcome::Success);
+        send(&quiet, 1, 100, 101, Outcome::Success);
+        let report = reporter.errors(&quiet, ms(150)).unwrap();
+        assert_eq!((report.keys, report.answers, report.failures), (vec![1], vec![2], vec![1]));
+        assert_eq!(reporter.errors(&quiet, ms(200)), None, "nothing new");
+        // Another proxy saw endpoint 2 fail: its good answers here count against that.
+        let pooled = ErrorTable { backend: String::new(), generation: 3, errors: vec![0.0, 0.5] };
+        let pooled = quiet.with_errors(&pooled, ms(200)).unwrap().unwrap();
+        send(&pooled, 1, 200, 201, Outcome::Success);
+        let report = reporter.errors(&pooled, ms(250)).unwrap();
+        assert_eq!((report.keys, report.answers, report.failures), (vec![2], vec![1], vec![0]));
+    }
 }

@@ -45,3 +45,26 @@ impl AliasTable {
         if (noise as u32) < slot.threshold { position } else { slot.alias as usize }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::pick::testing::check_shares;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn draws_are_in_proportion_to_the_weights(weights in prop::collection::vec(0.001f64..1_000.0, 1..60), seed: u64) {
+            let table = AliasTable::new(weights.iter().copied());
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let mut counts = vec![0; weights.len()];
+            (0..20_000).for_each(|_| counts[table.draw(&mut rng)] += 1);
+            let sum: f64 = weights.iter().sum();
+            check_shares(&counts, &weights.iter().map(|weight| weight / sum).collect::<Vec<_>>());
+        }
+    }
+}

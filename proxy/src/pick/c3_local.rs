@@ -36,3 +36,45 @@ impl Pick for C3Local {
         lowest(pool, request, 0..pool.candidates.len(), rng, |candidate| score(pool, candidate, now))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::{
+        config::RuleParameters,
+        pick::{
+            rule::Rule,
+            testing::{NOW, Spec, any_specs, pool},
+        },
+    };
+
+    proptest! {
+        #[test]
+        fn it_picks_what_the_formula_says(specs in any_specs(1..50), proxies in 1u32..20, seed: u64) {
+            let slow = |spec: &Spec| {
+                (f64::from(spec.in_flight * proxies) + 1.0).powi(3) * f64::from(spec.latency_ms.unwrap_or(1))
+            };
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let picked = C3Local.pick(&pool(&specs, proxies as f32), &PickRequest::default(), NOW, &mut rng).unwrap();
+            let lowest = specs.iter().map(slow).fold(f64::INFINITY, f64::min);
+            prop_assert!(slow(&specs[picked]) <= lowest * (1.0 + 1e-6));
+        }
+
+        #[test]
+        fn the_rule_with_local_parameters_and_nothing_pushed_is_c3_local(specs in any_specs(1..30), seed: u64) {
+            let plain = |spec: &Spec| Spec { weight: 1.0, error: 0.0, reported: None, ..*spec };
+            let pool = pool(&specs.iter().map(plain).collect::<Vec<_>>(), 4.0);
+            // Any common latency will do for endpoints that have not answered.
+            pool.shared.latency.answered(NOW, 33.0);
+            let rule = Rule::new(&pool, &RuleParameters::LOCAL);
+            let score = |position: usize| score(&pool, &pool.candidates[position], Coarse::of(NOW));
+            let request = PickRequest::default();
+            let ours = rule.pick(&pool, &request, NOW, &mut SmallRng::seed_from_u64(seed)).unwrap();
+            let theirs = C3Local.pick(&pool, &request, NOW, &mut SmallRng::seed_from_u64(seed)).unwrap();
+            prop_assert!((score(ours) / score(theirs) - 1.0).abs() < 1e-5);
+        }
+    }
+}

@@ -10,6 +10,8 @@ pub mod peak_ewma;
 pub mod random;
 pub mod round_robin;
 pub mod rule;
+#[cfg(test)]
+mod testing;
 pub mod weighted_round_robin;
 
 use std::sync::{Arc, atomic::AtomicU64};

@@ -28,3 +28,17 @@ impl Pick for PeakEwma {
         Some(if cost(second) < cost(first) { second } else { first })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pick::testing::{IDLE, Spec, check_shares, histogram, pool};
+
+    #[test]
+    fn the_cheaper_of_every_pair_is_picked() {
+        // Costs 50·3 = 150, 200·1 = 200, and 30 for the unknown one (Linkerd's default): latency and queue trade off.
+        let specs = [Spec { latency_ms: Some(50), in_flight: 2, ..IDLE }, Spec { latency_ms: Some(200), ..IDLE }, IDLE];
+        let third = 1.0 / 3.0;
+        check_shares(&histogram(&PeakEwma, &pool(&specs, 1.0), 30_000), &[third, 0.0, 2.0 * third]);
+    }
+}

@@ -20,3 +20,14 @@ impl Pick for Random {
         any_candidate(pool, request, None, rng)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pick::testing::{IDLE, check_shares, histogram, pool};
+
+    #[test]
+    fn everyone_has_the_same_chance() {
+        check_shares(&histogram(&Random, &pool(&[IDLE; 10], 1.0), 50_000), &[0.1; 10]);
+    }
+}

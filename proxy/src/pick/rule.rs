@@ -158,3 +158,156 @@ impl Power {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+
+    use super::*;
+    use crate::pick::testing::{IDLE, NOW, Spec, any_specs, check_shares, histogram, keyed_pool, pool};
+
+    const PARAMETERS: RuleParameters = RuleParameters::LOCAL;
+
+    /// The formula, written down as it stands in the documentation.
+    fn slow_score(spec: &Spec, proxies: f64, p: &RuleParameters) -> f64 {
+        let own = f64::from(spec.in_flight);
+        let n = spec.reported.map_or(own * proxies, |reported| f64::from(reported).max(own));
+        let latency = f64::from(spec.latency_ms.map_or(p.latency_reference_ms, |ms| ms as f32));
+        let error = f64::from(spec.error.min(ERROR_MAX));
+        (n + f64::from(p.offset)).powf(p.exponent.into()) / f64::from(spec.weight)
+            * (latency / f64::from(p.latency_reference_ms)).powf(p.latency_exponent.into())
+            * (1.0 - error).powf(-f64::from(p.error_exponent))
+    }
+
+    fn any_parameters() -> impl Strategy<Value = RuleParameters> {
+        let exponent = || prop_oneof![Just(0.0f32), Just(1.0), Just(2.0), Just(3.0), 0.1f32..5.0];
+        (exponent(), 0.1f32..5.0, prop_oneof![Just(0.0f32), Just(1.0), 0.1f32..3.0], 1.0f32..500.0, 0.0f32..20.0)
+            .prop_map(|(exponent, offset, latency_exponent, latency_reference_ms, error_exponent)| RuleParameters {
+                exponent,
+                offset,
+                latency_exponent,
+                latency_reference_ms,
+                error_exponent,
+            })
+    }
+
+    #[test]
+    fn idle_equals_are_picked_equally_often() {
+        let pool = pool(&[IDLE; 32], 1.0);
+        check_shares(&histogram(&Rule::new(&pool, &PARAMETERS), &pool, 64_000), &[1.0 / 32.0; 32]);
+    }
+
+    #[test]
+    fn requests_held_open_spread_in_proportion_to_the_weights() {
+        // With κ = 1 the rule fills (n + g) / w evenly.
+        let weights = [1.0, 2.0, 4.0, 8.0];
+        let pool = pool(&weights.map(|weight| Spec { weight, ..IDLE }), 1.0);
+        let rule = Rule::new(&pool, &RuleParameters { exponent: 1.0, offset: 1e-3, ..PARAMETERS });
+        let mut rng = SmallRng::seed_from_u64(3);
+        for _ in 0..1_500 {
+            let picked = rule.pick(&pool, &PickRequest::default(), NOW, &mut rng).unwrap();
+            let _stays = pool.candidates[picked].load.begin(NOW, Default::default());
+        }
+        let in_flight: Vec<u32> = pool.candidates.iter().map(|candidate| candidate.load.in_flight()).collect();
+        for (got, expected) in in_flight.iter().zip([100u32, 200, 400, 800]) {
+            assert!(got.abs_diff(expected) <= 1, "{in_flight:?}");
+        }
+    }
+
+    #[test]
+    fn of_very_many_the_samples_follow_the_weights() {
+        // One endpoint of 64 carries half of the weight: nearly every set of samples holds it, and being heaviest it wins while idle.
+        let mut specs = [IDLE; 64];
+        specs[10].weight = 63.0;
+        let pool = pool(&specs, 1.0);
+        let counts = histogram(&Rule::new(&pool, &PARAMETERS), &pool, 10_000);
+        assert!(counts[10] > 9_990, "{counts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_is_shunned_and_forgiven() {
+        let pool = pool(&[Spec { error: 0.3, ..IDLE }, IDLE], 1.0);
+        let rule = Rule::new(&pool, &PARAMETERS);
+        let factor = |seconds: u64| {
+            rule.explain(&pool, &pool.candidates[0], NOW + std::time::Duration::from_secs(seconds)).error_factor
+        };
+        assert!(factor(0) > 50.0, "0.7^-12 is 72: {}", factor(0));
+        assert!(factor(10) < 1.1, "{}", factor(10));
+    }
+
+    #[test]
+    fn extreme_inputs_yield_finite_scores() {
+        let extremes = [
+            Spec { in_flight: 0, latency_ms: Some(0), weight: 1e9, error: 0.0, reported: Some(0) },
+            Spec { in_flight: 2_000, latency_ms: Some(u32::MAX), weight: 1e-9, error: 1.0, reported: Some(u32::MAX) },
+        ];
+        for proxies in [1.0, 1e6] {
+            let pool = pool(&extremes, proxies);
+            for (exponent, latency_exponent, error_exponent) in [(8.0, 4.0, 32.0), (7.9, 3.9, 31.9), (0.0, 0.0, 0.0)] {
+                for (offset, latency_reference_ms) in [(1e-3, 1e-3), (1e6, 1e7)] {
+                    let parameters =
+                        RuleParameters { exponent, offset, latency_exponent, latency_reference_ms, error_exponent };
+                    let rule = Rule::new(&pool, &parameters);
+                    for candidate in &pool.candidates {
+                        let terms = rule.explain(&pool, candidate, NOW);
+                        assert!(terms.score().is_normal() && terms.score() > 0.0, "{parameters:?} {terms:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_score_equals_the_formula_and_the_pick_is_the_lowest(
+            specs in any_specs(1..SCAN_MAX + 1),
+            proxies in 1u32..20,
+            parameters in any_parameters(),
+            seed: u64,
+        ) {
+            let pool = pool(&specs, proxies as f32);
+            let rule = Rule::new(&pool, &parameters);
+            let slow: Vec<f64> = specs.iter().map(|spec| slow_score(spec, proxies.into(), &parameters)).collect();
+            for (candidate, slow) in pool.candidates.iter().zip(&slow) {
+                let terms = rule.explain(&pool, candidate, NOW);
+                prop_assert!((terms.score() / slow - 1.0).abs() < 2e-3, "{terms:?}: {} for {slow}", terms.score());
+            }
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let picked = rule.pick(&pool, &PickRequest::default(), NOW, &mut rng).unwrap();
+            let lowest = slow.iter().copied().fold(f64::INFINITY, f64::min);
+            prop_assert!(slow[picked] <= lowest * 1.004);
+        }
+
+        #[test]
+        fn the_order_of_the_endpoints_does_not_matter(specs in any_specs(1..SCAN_MAX + 1), seed: u64) {
+            // Without ties there is one right answer, whatever the order and whatever is drawn.
+            let mut keyed: Vec<(u64, Spec)> = specs
+                .into_iter()
+                .enumerate()
+                .map(|(key, spec)| (key as u64, Spec { weight: spec.weight * (1.0 + key as f32 * 1e-3), ..spec }))
+                .collect();
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let mut pick = |keyed: &[(u64, Spec)]| {
+                let pool = keyed_pool(keyed, 4.0);
+                let picked = Rule::new(&pool, &PARAMETERS).pick(&pool, &PickRequest::default(), NOW, &mut rng);
+                pool.candidates[picked.unwrap()].load.key()
+            };
+            let before = pick(&keyed);
+            keyed.shuffle(&mut SmallRng::seed_from_u64(seed));
+            prop_assert_eq!(pick(&keyed), before);
+        }
+
+        #[test]
+        fn nobody_that_is_excluded_is_picked(specs in any_specs(1..100), seed: u64) {
+            let pool = pool(&specs, 2.0);
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let excluded: Vec<_> = pool.candidates.iter().filter(|_| rng.random_bool(0.5)).map(|c| c.load.key()).collect();
+            let request = PickRequest { exclude: &excluded, ..Default::default() };
+            match Rule::new(&pool, &PARAMETERS).pick(&pool, &request, NOW, &mut rng) {
+                Some(picked) => prop_assert!(!excluded.contains(&pool.candidates[picked].load.key())),
+                None => prop_assert_eq!(excluded.len(), specs.len()),
+            }
+        }
+    }
+}
