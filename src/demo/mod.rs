@@ -2,10 +2,11 @@
 //! comparison benchmark use the pods and the load too.
 
 pub mod arrivals;
-mod clock;
+pub mod clock;
 pub mod faults;
 pub mod load;
 pub mod pod;
 mod pod_metrics;
 pub mod score;
+pub mod script;
 pub mod service_time;

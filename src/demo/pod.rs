@@ -150,6 +150,11 @@ impl Pod {
         self.process().as_ref().map_or(0, |process| u64::try_from(process.inside.metrics.in_flight.get()).unwrap_or(0))
     }
 
+    /// How many times slower it is at present because it started lately; 1 once it is warm.
+    pub fn cold_factor(&self) -> f64 {
+        self.process().as_ref().map_or(1.0, |process| process.inside.cold_factor())
+    }
+
     /// Whether its process runs.
     pub fn is_up(&self) -> bool {
         self.process().is_some()
@@ -314,8 +319,7 @@ impl Inside {
         }
         let Some(_worker) = self.worker().await else { return StatusCode::SERVICE_UNAVAILABLE };
         let _busy = Raised::new(&self.metrics.busy);
-        let cold_factor = self.spec.cold_start.map_or(1.0, |cold| cold.factor_at(self.started.elapsed()));
-        let factor = self.faults.borrow().slow_factor * cold_factor / self.spec.speed;
+        let factor = self.faults.borrow().slow_factor * self.cold_factor() / self.spec.speed;
         let asked = self.draws().sleep_for(&self.spec.service, factor);
         let begun = clock::now();
         tokio::time::sleep(asked).await;
@@ -323,6 +327,10 @@ impl Inside {
         self.draws().slept(asked, took);
         self.metrics.worked(took);
         if fails { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK }
+    }
+
+    fn cold_factor(&self) -> f64 {
+        self.spec.cold_start.map_or(1.0, |cold| cold.factor_at(self.started.elapsed()))
     }
 
     /// A worker, at once or after waiting in the queue; `None` if the queue is full.

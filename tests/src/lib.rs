@@ -1,1 +1,4 @@
 //! End-to-end tests against real parts, and the comparison benchmark.
+
+pub mod compare;
+pub mod tools;

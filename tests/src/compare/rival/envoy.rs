@@ -1,0 +1,121 @@
+//! Envoy with least request over all hosts (its default looks at two), outlier detection, slow start, and circuit breakers
+//! out of the way. Pods come from a watched endpoints file, as from a control plane.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::{Server, Tools, replace};
+use crate::compare::process::free_address;
+
+pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+    let (mut servers, mut targets) = (Vec::new(), Vec::new());
+    for nth in 0..proxies {
+        let address = free_address()?;
+        let config = folder.join(format!("envoy-{nth}.json"));
+        std::fs::write(&config, bootstrap(folder, address).to_string())?;
+        let mut command = Command::new(tools.path("envoy")?);
+        command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
+        command.args(["--service-node", &format!("envoy-{nth}"), "--service-cluster", "compare"]);
+        let mut server = Server::start(&format!("envoy-{nth}"), command, folder)?;
+        server.listens(address).await?;
+        servers.push(server);
+        targets.push(address);
+    }
+    Ok((servers, targets))
+}
+
+pub fn write_pods(folder: &Path, pods: &[SocketAddr]) -> anyhow::Result<()> {
+    let endpoints: Vec<Value> =
+        pods.iter().map(|pod| json!({ "endpoint": { "address": socket_address(*pod) } })).collect();
+    let assignment = json!({
+        "resources": [{
+            "@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            "cluster_name": "pods",
+            "endpoints": [{ "lb_endpoints": endpoints }],
+        }],
+    });
+    replace(&folder.join("endpoints.json"), &assignment.to_string())
+}
+
+fn socket_address(address: SocketAddr) -> Value {
+    json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
+}
+
+fn bootstrap(folder: &Path, address: SocketAddr) -> Value {
+    json!({
+        "static_resources": {
+            "listeners": [{
+                "name": "entry",
+                "address": socket_address(address),
+                "filter_chains": [{ "filters": [{
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "typed_config": connection_manager(),
+                }] }],
+            }],
+            "clusters": [cluster(folder)],
+        },
+    })
+}
+
+fn connection_manager() -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "entry",
+        "generate_request_id": false,
+        "route_config": {
+            "virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{
+                    "match": { "prefix": "/" },
+                    "route": {
+                        "cluster": "pods",
+                        "timeout": "60s",
+                        "retry_policy": { "retry_on": "connect-failure,refused-stream", "num_retries": 1 },
+                    },
+                }],
+            }],
+        },
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
+        }],
+    })
+}
+
+fn cluster(folder: &Path) -> Value {
+    json!({
+        "name": "pods",
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "eds_cluster_config": {
+            "eds_config": {
+                "resource_api_version": "V3",
+                "path_config_source": { "path": folder.join("endpoints.json") },
+            },
+        },
+        "load_balancing_policy": { "policies": [{ "typed_extension_config": {
+            "name": "envoy.load_balancing_policies.least_request",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+                "selection_method": "FULL_SCAN",
+                "slow_start_config": { "slow_start_window": "5s" },
+            },
+        } }] },
+        "outlier_detection": {
+            "consecutive_5xx": 5,
+            "interval": "1s",
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "circuit_breakers": { "thresholds": [{
+            "max_connections": 10_000,
+            "max_pending_requests": 10_000,
+            "max_requests": 10_000,
+            "max_retries": 100,
+        }] },
+    })
+}

@@ -1,0 +1,63 @@
+//! HAProxy with `leastconn`. Active checks, as everybody has them, and `observe layer7` so that answers to real requests
+//! count too; slow start for servers that come back.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::process::Command;
+
+use super::{Server, Tools, replace};
+use crate::compare::process::free_address;
+
+pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+    let (mut servers, mut targets) = (Vec::new(), Vec::new());
+    for nth in 0..proxies {
+        let address = free_address()?;
+        let config = folder.join(format!("haproxy-{nth}.cfg"));
+        std::fs::write(&config, text(&folder.join(format!("haproxy-{nth}.sock")), address))?;
+        let mut command = Command::new(tools.path("haproxy")?);
+        // Master and worker in the foreground; SIGUSR2 makes the master read both files again.
+        command.args(["-W", "-db"]).arg("-f").arg(&config).arg("-f").arg(folder.join("pods.cfg"));
+        let mut server = Server::start(&format!("haproxy-{nth}"), command, folder)?;
+        server.listens(address).await?;
+        servers.push(server);
+        targets.push(address);
+    }
+    Ok((servers, targets))
+}
+
+pub fn write_pods(folder: &Path, pods: &[SocketAddr]) -> anyhow::Result<()> {
+    let servers: String = pods.iter().map(|pod| format!("    server pod-{} {pod}\n", pod.port())).collect();
+    let backend = format!(
+        "backend pods
+    balance leastconn
+    option httpchk GET /healthz
+    default-server check inter 1s fall 2 rise 2 slowstart 5s observe layer7 error-limit 10 on-error mark-down
+{servers}"
+    );
+    replace(&folder.join("pods.cfg"), &backend)
+}
+
+fn text(socket: &Path, address: SocketAddr) -> String {
+    format!(
+        "global
+    maxconn 8000
+    nbthread 1
+    stats socket {socket} mode 600 level admin expose-fd listeners
+defaults
+    mode http
+    option http-keep-alive
+    option redispatch
+    http-reuse always
+    retries 1
+    timeout connect 1s
+    timeout client 60s
+    timeout server 60s
+    timeout http-keep-alive 60s
+frontend entry
+    bind {address} backlog 4096
+    default_backend pods
+",
+        socket = socket.display(),
+    )
+}

@@ -1,0 +1,78 @@
+//! nginx. Passive checks need `proxy_next_upstream` to count a 500 as a failure, so a GET that a pod answered with 500 is
+//! also tried once more elsewhere: what its users do for idempotent requests. 503 is not among them: in overload that would
+//! double the load.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::process::Command;
+
+use super::{Server, Tools, replace};
+use crate::compare::process::free_address;
+
+pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+    let (mut servers, mut targets) = (Vec::new(), Vec::new());
+    for nth in 0..proxies {
+        let address = free_address()?;
+        let prefix = folder.join(format!("nginx-{nth}"));
+        std::fs::create_dir(&prefix)?;
+        let config = prefix.join("nginx.conf");
+        std::fs::write(&config, text(folder, address))?;
+        let mut command = Command::new(tools.path("nginx")?);
+        command.arg("-p").arg(&prefix).arg("-c").arg(&config).args(["-e", "stderr"]);
+        let mut server = Server::start(&format!("nginx-{nth}"), command, folder)?;
+        server.listens(address).await?;
+        servers.push(server);
+        targets.push(address);
+    }
+    Ok((servers, targets))
+}
+
+pub fn write_pods(folder: &Path, method: &str, pods: &[SocketAddr]) -> anyhow::Result<()> {
+    let servers: String = pods.iter().map(|pod| format!("    server {pod} max_fails=3 fail_timeout=5s;\n")).collect();
+    let upstream = format!(
+        "upstream pods {{\n    {method}\n{servers}    keepalive 512;\n    keepalive_requests 1000000;\n    keepalive_timeout 60s;\n}}\n"
+    );
+    replace(&folder.join("upstream.conf"), &upstream)
+}
+
+fn text(folder: &Path, address: SocketAddr) -> String {
+    let upstream = folder.join("upstream.conf");
+    format!(
+        "# Workers of a master that root started read the same folder.
+user root;
+daemon off;
+worker_processes 1;
+worker_rlimit_nofile 16384;
+pid nginx.pid;
+error_log stderr warn;
+events {{
+    worker_connections 8192;
+    multi_accept on;
+}}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    tcp_nodelay on;
+    keepalive_requests 1000000;
+    include {upstream};
+    server {{
+        listen {address} backlog=4096;
+        location / {{
+            proxy_pass http://pods;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_connect_timeout 1s;
+            proxy_next_upstream error timeout http_500 http_502 http_504;
+            proxy_next_upstream_tries 2;
+        }}
+    }}
+}}
+",
+        upstream = upstream.display(),
+    )
+}
