@@ -2,7 +2,7 @@
 //! behind one watch channel. These are wire types: they are what the dashboard's API serves as JSON.
 
 use serde::{Deserialize, Serialize};
-use trimtab_model::decision::{Mode, Reason, RuleParameters};
+pub use trimtab_model::decision::{Mode, Reason, RuleParameters};
 
 /// The whole picture after one tick.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

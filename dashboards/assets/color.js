@@ -1,0 +1,61 @@
+// Colours: the theme's from the style sheet, and one for each endpoint, decided by its name alone as far as possible.
+
+const HUES = 12;
+const SLOTS = HUES * 2;
+const STRIDE = 7; // Coprime with SLOTS: a name whose colour is taken gets one that is far away.
+const dark = window.matchMedia('(prefers-color-scheme: dark)');
+
+const taken = new Map(); // name -> slot
+const owners = new Array(SLOTS).fill(0);
+
+/** FNV-1a. */
+function hash(name) {
+  let value = 0x811c9dc5;
+  for (let index = 0; index < name.length; index++) {
+    value = Math.imul(value ^ name.charCodeAt(index), 0x01000193) >>> 0;
+  }
+  return value;
+}
+
+function slot(name) {
+  const known = taken.get(name);
+  if (known !== undefined) return known;
+  const least = Math.min(...owners);
+  let place = hash(name) % SLOTS;
+  while (owners[place] > least) place = (place + STRIDE) % SLOTS;
+  owners[place] += 1;
+  taken.set(name, place);
+  return place;
+}
+
+/** Gives colours to `names` in the order of the alphabet, so that a reload gives them the same ones. */
+export function assign(names) {
+  if (names.every((name) => taken.has(name))) return;
+  [...names].sort().forEach(slot);
+}
+
+/** An endpoint's colour in the present theme. */
+export function colorOf(name) {
+  const place = slot(name);
+  const hue = (place % HUES) * (360 / HUES) + 12;
+  const second = place >= HUES;
+  if (dark.matches) return `oklch(${second ? 0.64 : 0.78} ${second ? 0.13 : 0.11} ${hue})`;
+  return `oklch(${second ? 0.5 : 0.66} ${second ? 0.12 : 0.14} ${hue})`;
+}
+
+let theme = null;
+
+/** A colour of the theme by the name of its custom property, e.g. `muted`. */
+export function themed(name) {
+  theme ??= new Map();
+  if (!theme.has(name)) theme.set(name, getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim());
+  return theme.get(name);
+}
+
+/** Calls back when the theme changes. */
+export function onTheme(redraw) {
+  dark.addEventListener('change', () => {
+    theme = null;
+    redraw();
+  });
+}
