@@ -187,7 +187,9 @@ impl Checkpoint {
         let expected: HashMap<&str, Vec<usize>> = shape_of(&manifest).tensors().into_iter().collect();
         let file = SafeTensors::deserialize(bytes).map_err(|error| broken(error.to_string()))?;
         let mut tensors = BTreeMap::new();
-        for (name, view) in file.tensors() {
+        // By name, so that the same file is refused for the same reason each time.
+        let views: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
+        for (name, view) in views {
             if let Some(shape) = expected.get(name.as_str()) {
                 let right = view.dtype() == Dtype::F32 && view.shape() == shape;
                 let found = format!("{:?} of shape {:?}", view.dtype(), view.shape());

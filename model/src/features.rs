@@ -7,7 +7,7 @@
 
 use ndarray::{Array1, Array2};
 
-use crate::memory::EndpointMemory;
+use crate::memory::{EndpointMemory, Memory};
 use crate::numbers::{STALE_S, fresh, sane};
 use crate::observation::{EndpointObservation, Observation};
 use crate::prior::Prior;
@@ -318,8 +318,15 @@ pub struct Features {
 }
 
 impl Features {
+    /// The features of an observation that follows on `previous`; what `decide` makes on its way.
+    pub fn of(observation: &Observation, previous: &Memory) -> Self {
+        let memories = previous.fold(observation);
+        let prior = Prior::new(&memories);
+        Self::new(observation, &memories, &prior)
+    }
+
     /// Makes the features of an observation; `memories` and `prior` are those after it was taken in.
-    pub fn new(observation: &Observation, memories: &[EndpointMemory], prior: &Prior) -> Self {
+    pub(crate) fn new(observation: &Observation, memories: &[EndpointMemory], prior: &Prior) -> Self {
         let mut sights: Vec<Sight<'_>> = observation
             .endpoints
             .iter()

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::guard::Watch;
 use crate::numbers::{gain, interval_s, sane};
 use crate::observation::{EndpointKey, EndpointObservation, Observation};
-use crate::prior::Speed;
+use crate::prior::{QUANTILE_SHAPE, Speed, quantile_shape};
 
 /// An endpoint that has been away for longer is forgotten: longer than a rolling restart takes to bring a pod's address back,
 /// short enough that churn does not pile up.
@@ -26,6 +26,8 @@ pub struct Memory {
     pub(crate) endpoints: BTreeMap<EndpointKey, EndpointMemory>,
     /// Ticks decided so far.
     pub(crate) ticks: u64,
+    /// p10 ÷ p50 of the backend's latency, as last seen.
+    pub(crate) quantile_shape: Option<f64>,
     pub(crate) watch: Watch,
 }
 
@@ -66,6 +68,7 @@ impl Memory {
     pub(crate) fn fold(&self, observation: &Observation) -> Vec<EndpointMemory> {
         let dt_s = interval_s(observation.interval_s);
         // A controller that has just started knows no pod, but the pods were there: only later arrivals are new.
+        let shape = self.shape(observation).unwrap_or(QUANTILE_SHAPE);
         let ready_for_s = if self.ticks == 0 { f64::INFINITY } else { 0.0 };
         observation
             .endpoints
@@ -73,7 +76,7 @@ impl Memory {
             .map(|endpoint| {
                 let known = self.endpoints.get(&endpoint.key).copied();
                 let mut memory = known.unwrap_or(EndpointMemory::new(ready_for_s));
-                memory.fold(endpoint, observation.at_ms, dt_s, known.is_some());
+                memory.fold(endpoint, observation.at_ms, dt_s, shape, known.is_some());
                 memory
             })
             .collect()
@@ -98,7 +101,21 @@ impl Memory {
                 (endpoint.key, EndpointMemory { applied: Some(applied), ..memory })
             });
         // Of equal keys the later entry stays: what is present replaces what was remembered.
-        Self { endpoints: gone.chain(present).collect(), ticks: self.ticks.saturating_add(1), watch }
+        Self {
+            endpoints: gone.chain(present).collect(),
+            ticks: self.ticks.saturating_add(1),
+            quantile_shape: self.shape(observation),
+            watch,
+        }
+    }
+
+    fn shape(&self, observation: &Observation) -> Option<f64> {
+        let now = quantile_shape(&observation.endpoints);
+        match (self.quantile_shape, now) {
+            // A tenth of the way a tick: a shape is the service's, and changes with releases.
+            (Some(before), Some(now)) => Some(before + 0.1 * (now - before)),
+            (before, now) => now.or(before),
+        }
     }
 }
 
@@ -107,7 +124,7 @@ impl EndpointMemory {
         Self { speed: Speed::default(), error_fast: 0.0, error_slow: 0.0, ready_for_s, gone_s: 0.0, applied: None }
     }
 
-    fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, known: bool) {
+    fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, shape: f64, known: bool) {
         self.gone_s = 0.0;
         self.ready_for_s = match (endpoint.ready, known) {
             (false, _) => 0.0,
@@ -115,7 +132,7 @@ impl EndpointMemory {
             (true, false) => self.ready_for_s,
         };
         self.fold_errors(endpoint, dt_s);
-        self.speed.fold(endpoint, at_ms, dt_s);
+        self.speed.fold(endpoint, at_ms, dt_s, shape);
     }
 
     fn fold_errors(&mut self, endpoint: &EndpointObservation, dt_s: f64) {

@@ -31,11 +31,14 @@ const IDLE_S: f64 = 60.0;
 const PRIOR_COMPLETIONS: f64 = 8.0;
 /// Completions from which on an endpoint's own rate counts in the median.
 const KNOWN_COMPLETIONS: f64 = 5.0;
-/// Standard errors by which recent samples must fall below the average to replace it: one false alarm in hundreds of ticks,
-/// and its cost is small.
-const DROP_ERRORS: f64 = 2.7;
-/// The same upwards: more careful, because a pod thought too fast gets a queue, and one thought too slow only some idle time.
-const RISE_ERRORS: f64 = 3.5;
+/// Standard errors by which recent samples must fall below the average to replace it: a false alarm in hundreds of ticks, of which
+/// the next samples undo most.
+const DROP_ERRORS: f64 = 3.0;
+/// The same upwards, and from two samples on: more careful, because a pod thought too fast gets a queue, and one thought too slow
+/// only some idle time; and one look at the busy gauge that finds a pod idle by chance makes it seem fast.
+const RISE_ERRORS: f64 = 4.0;
+/// Less busy time than this is none: a rate is a count divided by it.
+const BUSY_S_MIN: f64 = 1e-3;
 /// Samples that are remembered singly.
 const RECENT: usize = 4;
 /// No endpoint is taken to differ from the median by more than this factor: three doublings beyond the 1:8 of the most unequal
@@ -45,8 +48,8 @@ const RATIO_MAX: f64 = 64.0;
 const QUANTILE_ANSWERS: f64 = 20.0;
 /// Answers below which a tick's median says nothing.
 const MEDIAN_ANSWERS: f64 = 5.0;
-/// p10 ÷ p50 where no endpoint tells: that of an exponential distribution, ln(10/9) ÷ ln 2.
-const QUANTILE_SHAPE: f64 = 0.152;
+/// p10 ÷ p50 where no endpoint has ever told: that of an exponential distribution, ln(10/9) ÷ ln 2.
+pub(crate) const QUANTILE_SHAPE: f64 = 0.152;
 /// Time constant of the service-time estimate from latencies.
 const SERVICE_S: f64 = 1.5;
 /// Share of failed answers from which on a tick's latencies are not those of real work: failing fast is not being fast.
@@ -99,7 +102,8 @@ impl Work {
 
     /// ln of the rate per busy slot, where there is enough to tell.
     fn log_rate(&self) -> Option<f64> {
-        (self.completions >= KNOWN_COMPLETIONS && self.busy_s > 0.0).then(|| (self.completions / self.busy_s).ln())
+        (self.completions >= KNOWN_COMPLETIONS && self.busy_s >= BUSY_S_MIN)
+            .then(|| (self.completions / self.busy_s).ln())
     }
 
     /// Relative variance of `busy_s`, which is known from one look a scrape: that of a binomial where the limit is known (a pod
@@ -112,8 +116,8 @@ impl Work {
 }
 
 impl Speed {
-    /// Takes in what one tick tells.
-    pub(crate) fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64) {
+    /// Takes in what one tick tells. `shape` is the backend's p10 ÷ p50, see [`quantile_shape`].
+    pub(crate) fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, shape: f64) {
         if let Some(limit) = fresh(endpoint.scraped.worker_limit).filter(|&limit| limit >= 1.0) {
             self.worker_limit = Some(limit);
         }
@@ -121,7 +125,7 @@ impl Speed {
             Some((work, elapsed_s)) => self.fold_work(work, elapsed_s),
             None => self.long.decay(1.0 - gain(dt_s, IDLE_S)),
         }
-        match endpoint.reported.and_then(|reported| self.service_ms(&reported)) {
+        match endpoint.reported.and_then(|reported| self.service_ms(&reported, shape)) {
             Some((service_ms, answers)) => self.fold_service(service_ms, answers, dt_s),
             None => {
                 if let Some((_, answers)) = &mut self.service {
@@ -164,12 +168,18 @@ impl Speed {
         let busy = self.worker_limit.map_or(busy, |limit| busy.min(limit));
         let measured_at_ms = at_ms as f64 - 1e3 * f64::from(scraped.completed_rps?.age_s.max(0.0));
         let elapsed_s = match self.measured_at_ms {
-            Some(before_ms) if measured_at_ms - before_ms < SAME_SCRAPE_MS => return None,
-            Some(before_ms) => ((measured_at_ms - before_ms) / 1e3).min(LONG_S),
-            None => dt_s,
+            Some(before_ms) if (measured_at_ms - before_ms).abs() < SAME_SCRAPE_MS => return None,
+            Some(before_ms) if measured_at_ms > before_ms => ((measured_at_ms - before_ms) / 1e3).min(LONG_S),
+            // The first scrape, or a clock that was set back.
+            _ => dt_s,
         };
         self.measured_at_ms = Some(measured_at_ms);
-        let good = endpoint.reported.map_or(1.0, |reported| 1.0 - failed_share(&reported));
+        // Errors are completions too, and quick ones: only good answers are work done. Requests that never got an answer are not
+        // among the pod's completions.
+        let good = endpoint
+            .reported
+            .filter(|reported| reported.successes > 0 || reported.errors > 0)
+            .map_or(1.0, |r| r.successes as f64 / (r.successes as f64 + r.errors as f64));
         let work =
             Work { completions: completed_rps * good * elapsed_s, busy_s: busy * elapsed_s, elapsed_s, samples: 1.0 };
         // Nothing done with nobody busy is no evidence; nothing done with slots busy is.
@@ -191,6 +201,7 @@ impl Speed {
 
     /// The shortest recent window that the long average cannot explain.
     fn contradiction(&mut self) -> Option<Work> {
+        self.trend = 0.0;
         let rate = self.long.log_rate()?.exp();
         let uncertain = 1.0 / self.long.completions + self.long.gauge_variance(self.worker_limit);
         let mut window = Work::default();
@@ -203,7 +214,7 @@ impl Speed {
             let relative = uncertain + window.gauge_variance(self.worker_limit);
             let errors = (window.completions - expected) / (expected.max(1.0) + expected * expected * relative).sqrt();
             self.trend = ((window.completions + 1.0) / (expected + 1.0)).ln();
-            if errors < -DROP_ERRORS || errors > RISE_ERRORS {
+            if errors < -DROP_ERRORS || (index > 0 && errors > RISE_ERRORS) {
                 return Some(window);
             }
         }
@@ -211,18 +222,17 @@ impl Speed {
     }
 
     /// Service time as latencies tell it, in milliseconds, and the answers that it rests on.
-    fn service_ms(&self, reported: &Reported) -> Option<(f64, f64)> {
+    fn service_ms(&self, reported: &Reported, shape: f64) -> Option<(f64, f64)> {
         let answers = reported.successes as f64;
         if answers < MEDIAN_ANSWERS || failed_share(reported) > FAILING_SHARE {
             return None;
         }
-        let positive = |ms: Option<f64>| ms.and_then(sane).filter(|&ms| ms > 0.0);
         let p10_ms = if answers >= QUANTILE_ANSWERS {
             positive(reported.latency_ms_p10)?
         } else {
             // The 10th percentile of a few answers is their minimum, and larger the fewer they are: a pod would be thought
             // slow because it gets little. The median does not lean that way.
-            QUANTILE_SHAPE * positive(reported.latency_ms_p50)?
+            shape * positive(reported.latency_ms_p50)?
         };
         // First come, first served with all slots busy: the part of the time that is service is limit ÷ in-flight.
         let in_flight = sane(reported.in_flight_mean).unwrap_or(0.0);
@@ -241,6 +251,19 @@ impl Speed {
             }
         });
     }
+}
+
+fn positive(ms: Option<f64>) -> Option<f64> {
+    ms.and_then(sane).filter(|&ms| ms > 0.0)
+}
+
+/// The median endpoint's p10 ÷ p50 of latency at this tick, of those with enough answers to tell.
+pub(crate) fn quantile_shape(endpoints: &[EndpointObservation]) -> Option<f64> {
+    let shapes = endpoints.iter().filter_map(|endpoint| {
+        let reported = endpoint.reported.filter(|reported| reported.successes as f64 >= QUANTILE_ANSWERS)?;
+        Some((positive(reported.latency_ms_p10)? / positive(reported.latency_ms_p50)?).clamp(1e-3, 1.0))
+    });
+    median(&mut shapes.collect::<Vec<f64>>())
 }
 
 fn failed_share(reported: &Reported) -> f64 {

@@ -1,69 +1,101 @@
-//! The decision loop against a small closed world: pods with slots, unequal speeds, and queues.
+//! The decision loop in a closed world: estimates are right, calm, quick, and not fooled.
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use trimtab_model::decision::Mode;
-use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped};
-use trimtab_model::{GuardConfig, Memory, Policy, decide};
+mod support;
 
-/// A backend of pods that tell busy slots and completions, each working at `speeds[i]` requests a second and slot, with `busy[i]` of 4
-/// slots busy.
-fn observation(tick: u64, speeds: &[f64], busy: &[f64]) -> Observation {
-    let measured = |value| Some(Measured { value, age_s: 0.1 });
-    let endpoints = speeds.iter().zip(busy).enumerate().map(|(index, (&speed, &busy))| EndpointObservation {
-        key: EndpointKey(index as u64),
-        ready: true,
-        ready_age_s: Some(1e3),
-        restarts: Some(0),
-        zone_match: None,
-        reported: Some(Reported {
-            interval_s: 0.5,
-            successes: (speed * busy * 0.5) as u64,
-            in_flight_mean: busy,
-            ..Reported::default()
-        }),
-        scraped: Scraped {
-            busy: measured(busy),
-            worker_limit: measured(4.0),
-            completed_rps: measured(speed * busy),
-            ..Scraped::default()
-        },
-    });
-    Observation {
-        backend: "default/web:80".to_owned(),
-        tick,
-        at_ms: 500 * tick as i64,
-        interval_s: 0.5,
-        proxies: 1,
-        objective_ms: None,
-        endpoints: endpoints.collect(),
+use support::{Metrics, World};
+use trimtab_model::Policy;
+
+const SPEEDS: [f64; 12] = [10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0, 40.0, 40.0, 40.0, 40.0];
+
+/// Factors by which applied shares are off their pods' parts of the capacity over so many ticks: the 99th percentile, and the
+/// largest.
+fn off_over(world: &mut World, ticks: usize) -> (f64, f64) {
+    let total: f64 = world.pods.iter().map(|pod| pod.speed * pod.slots as f64).sum();
+    let mut off = Vec::new();
+    for _ in 0..ticks {
+        let shares = world.tick().applied.clone();
+        off.extend(world.pods.iter().zip(shares).map(|(pod, share)| {
+            let factor = share / (pod.speed * pod.slots as f64 / total);
+            factor.max(1.0 / factor)
+        }));
     }
-}
-
-/// Shares after so many ticks of a constant world.
-fn settled(speeds: &[f64], busy: &[f64], ticks: u64) -> Vec<f64> {
-    let mut memory = Memory::default();
-    let mut rng = StdRng::seed_from_u64(1);
-    let mut applied = Vec::new();
-    for tick in 0..ticks {
-        let (decision, next) = decide(
-            &observation(tick, speeds, busy),
-            &memory,
-            &Policy::prior_only(),
-            &GuardConfig::default(),
-            Mode::Active,
-            &mut rng,
-        );
-        memory = next;
-        applied = decision.applied;
-    }
-    applied
+    off.sort_by(f64::total_cmp);
+    (off[off.len() * 99 / 100], off[off.len() - 1])
 }
 
 #[test]
-fn weights_follow_the_speed_of_a_slot_and_not_how_many_are_busy() {
-    let shares = settled(&[10.0, 20.0, 40.0, 40.0], &[3.9, 3.0, 3.5, 1.5], 40);
-    for (index, expected) in [1.0 / 11.0, 2.0 / 11.0, 4.0 / 11.0, 4.0 / 11.0].into_iter().enumerate() {
-        assert!((shares[index] / expected - 1.0).abs() < 0.1, "{shares:?}");
+fn shares_settle_on_capacity_and_stay_there_at_any_load() {
+    for metrics in [Metrics::Busy, Metrics::InFlight] {
+        for load in [0.3, 0.6, 0.85, 0.95] {
+            let mut world = World::new(&SPEEDS, load, metrics, 1);
+            world.ticks(40);
+            let (usual, worst) = off_over(&mut world, 200);
+            assert!(usual < 1.35 && worst < 2.5, "load {load}: off by x{usual:.2}, at worst x{worst:.2}");
+        }
     }
+}
+
+#[test]
+fn reports_of_the_proxies_alone_are_enough_for_the_order() {
+    for load in [0.5, 0.85] {
+        let mut world = World::new(&SPEEDS, load, Metrics::None, 2);
+        world.ticks(60);
+        let (usual, worst) = off_over(&mut world, 200);
+        assert!(usual < 2.0 && worst < 3.0, "load {load}: off by x{usual:.2}, at worst x{worst:.2}");
+    }
+}
+
+#[test]
+fn a_noisy_neighbour_is_seen_within_two_ticks() {
+    let mut delays = Vec::new();
+    for seed in 0..20 {
+        let mut world = World::new(&SPEEDS, 0.85, Metrics::Busy, seed);
+        world.ticks(60);
+        let before = world.tick().baseline[8];
+        world.pods[8].speed *= 0.25;
+        let delay = (1..20).find(|_| world.tick().baseline[8] < 0.6 * before).unwrap_or(20);
+        delays.push(delay);
+    }
+    delays.sort_unstable();
+    assert!(delays[10] <= 2 && delays[19] <= 4, "ticks until seen: {delays:?}");
+}
+
+#[test]
+fn a_pod_that_fails_fast_is_not_taken_for_a_fast_one() {
+    let mut world = World::new(&SPEEDS, 0.8, Metrics::Busy, 3);
+    world.ticks(40);
+    world.pods[0].failing = 0.9;
+    let shares = world.ticks(40).baseline.clone();
+    assert!(shares[0] < 2.0 * shares[1], "{shares:?}");
+}
+
+#[test]
+fn an_idle_pod_keeps_its_estimate_and_drifts_slowly_to_the_median() {
+    let mut world = World::new(&SPEEDS, 0.8, Metrics::Busy, 4);
+    world.ticks(40);
+    let ratio = |world: &mut World| {
+        let baseline = &world.tick().baseline;
+        baseline[11] / baseline[4]
+    };
+    let busy = ratio(&mut world);
+    world.arrivals_rps = 1e-9;
+    world.ticks(20);
+    let after_10_s = ratio(&mut world);
+    world.ticks(2000);
+    let after_1000_s = ratio(&mut world);
+    assert!((after_10_s / busy - 1.0).abs() < 0.1, "{busy} {after_10_s}");
+    assert!(after_1000_s < 1.1, "{after_1000_s}");
+}
+
+#[test]
+fn the_shipped_policy_is_the_prior() {
+    let run = |policy: Policy| {
+        let mut world = World::new(&SPEEDS, 0.8, Metrics::Busy, 5);
+        world.policy = policy;
+        world.ticks(30).clone()
+    };
+    let (prior, shipped) = (run(Policy::prior_only()), run(Policy::shipped().unwrap()));
+    assert_eq!(prior.applied, shipped.applied);
+    assert_eq!(prior.parameters, shipped.parameters);
+    assert_eq!(shipped.guard, vec![], "nothing to object to in a steady world");
 }

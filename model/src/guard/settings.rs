@@ -66,14 +66,8 @@ pub struct GuardConfigError {
 }
 
 /// Bounds that have been checked.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GuardConfig(GuardSettings);
-
-impl Default for GuardConfig {
-    fn default() -> Self {
-        Self(GuardSettings::default())
-    }
-}
 
 impl GuardConfig {
     /// Checks the settings.
