@@ -189,18 +189,18 @@ pub struct HealthCheck {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PassiveHealthCheck {
-    /// 5xx answers in a row that eject an endpoint; 0: never. Default: 5.
+    /// 5xx answers or failures in a row that eject an endpoint. At least 1. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "consecutive5XxErrors")]
-    #[schemars(range(max = 1000000))]
+    #[schemars(range(min = 1, max = 1000000))]
     pub consecutive_5xx_errors: Option<u32>,
-    /// Failures in a row to get an answer at all (connect, reset, time-out) or 502, 503, 504 that eject an endpoint; 0: never. Default: 5.
+    /// Failures in a row to get any answer (connect, reset, time-out) that eject an endpoint. At least 1. Default: 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(max = 1000000))]
+    #[schemars(range(min = 1, max = 1000000))]
     pub consecutive_gateway_errors: Option<u32>,
-    /// How long the first ejection lasts; it doubles with each one that follows. Default: 30s.
+    /// How long the first ejection lasts; it doubles with each one that follows. Default: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_ejection_time: Option<Duration>,
-    /// The longest that an ejection may last. Default: 5m.
+    /// The longest that an ejection may last. Default: 5m, or `baseEjectionTime` where that is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_ejection_time: Option<Duration>,
     /// Percentage of endpoints that may be ejected at once. 0 to 100. Default: 50.
@@ -262,7 +262,7 @@ pub struct HttpTimeout {
     /// before it. A rule with several backends uses the longest, if all of them have one. Default: no limit of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_timeout: Option<Duration>,
-    /// An idle connection to an endpoint is closed after this long. Default: 30s.
+    /// An idle connection to an endpoint is closed after this long. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection_idle_timeout: Option<Duration>,
 }
@@ -276,11 +276,11 @@ pub struct AdmissionControl {
     pub enabled: Option<bool>,
     /// The limit never goes below this, per proxy. Default: the number of endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000000))]
     pub min_concurrency: Option<u32>,
-    /// The limit never goes above this, per proxy. Default: no bound.
+    /// The limit never goes above this, per proxy; also where it starts. Default: 1000000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1000000))]
     pub max_concurrency: Option<u32>,
 }
 
@@ -336,29 +336,29 @@ pub struct Objective {
     pub latency: Option<Duration>,
 }
 
-/// What the learned policy may never go beyond. Shares are relative to an equal share: 1 is the average endpoint.
+/// What the learned policy may never go beyond. Shares are multiples of the mean share of the other endpoints.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Guardrails {
-    /// No endpoint's weight goes below this multiple of an equal share. Above 0, at most 1. Default: 0.02.
+    /// No ready endpoint's share falls below this. 0.001 to 1. Default: 0.05.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(range(min = 0.001, max = 1))]
     pub share_min: Option<f64>,
-    /// No endpoint's weight goes above this multiple of an equal share. At least 1. Default: 10.
+    /// No endpoint's share rises above this. 1 to 1000. Default: 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000000))]
+    #[schemars(range(min = 1, max = 1000))]
     pub share_max: Option<f64>,
-    /// Largest factor by which a weight moves in one tick, up or down. Above 1. Default: 1.5.
+    /// Largest factor by which a weight moves in one tick (500 ms), up or down. 1.02 to 1000. Default: 1.65 up, 4 down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000000))]
+    #[schemars(range(min = 1.02, max = 1000))]
     pub step_max: Option<f64>,
-    /// An endpoint's own metrics older than this are not used. Default: 5s.
+    /// An endpoint's own metrics older than this are not used. Default: as long as the learned policy says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_after: Option<Duration>,
-    /// For this long after an endpoint became ready its own numbers do not move its weight. Default: 10s.
+    /// For this long after an endpoint became ready its own numbers do not move its weight. Not supported yet. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blackout_period: Option<Duration>,
-    /// After this long without any numbers an endpoint's learned weight is forgotten. Default: 3m.
+    /// After this long without any numbers an endpoint's learned weight is forgotten. Not supported yet. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_expiration_period: Option<Duration>,
 }

@@ -120,9 +120,9 @@ impl Report {
         &self.object
     }
 
-    /// Whether nothing was found yet.
-    pub fn is_clean(&self) -> bool {
-        self.invalid.is_empty() && self.unresolved.is_empty()
+    /// Whether nothing was found that is wrong by itself.
+    pub fn is_valid(&self) -> bool {
+        self.invalid.is_empty()
     }
 
     /// The value of `field` is wrong by itself.

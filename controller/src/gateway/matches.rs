@@ -117,7 +117,9 @@ fn translate_path(path: &HttpRouteRulesMatchesPath, field: &str, report: &mut Re
 }
 
 fn regex_holds(text: &str, field: &str, report: &mut Report) -> bool {
-    match regex::RegexBuilder::new(text).size_limit(REGEX_SIZE_MAX).build() {
+    // By itself first, so that `a)(b` is an error; then anchored, as it is used.
+    let anchored = || regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(REGEX_SIZE_MAX).build();
+    match regex::Regex::new(text).and_then(|_| anchored()) {
         Ok(_) => true,
         Err(regex::Error::CompiledTooBig(_)) => {
             report.invalid(field, "is too large a regular expression");

@@ -95,20 +95,21 @@ pub struct EndpointSpec {
     pub restarts: Option<u32>,
 }
 
-/// What the user said on the guard's bounds; `None`: the guard's own default. Shares are multiples of an equal share.
+/// What the user said on the guard's bounds; `None`: the guard's own default. Shares are multiples of the
+/// mean share of the other endpoints.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GuardrailSettings {
-    /// Smallest weight of an endpoint, in (0, 1].
+    /// Smallest share of a ready endpoint, 0.001..=1.
     pub share_min: Option<f64>,
-    /// Largest weight of an endpoint, at least 1.
+    /// Largest share of an endpoint, 1..=1000.
     pub share_max: Option<f64>,
-    /// Largest factor by which a weight moves in one tick, above 1.
+    /// Largest factor by which a weight moves in one tick, up or down, 1.02..=1000.
     pub step_max: Option<f64>,
     /// Metrics older than this are not used.
     pub stale_after: Option<Duration>,
-    /// For this long after it became ready an endpoint's own numbers do not move its weight.
+    /// For this long after it became ready an endpoint's own numbers do not move its weight. Reported as not supported yet.
     pub blackout: Option<Duration>,
-    /// After this long without numbers a learned weight is forgotten.
+    /// After this long without numbers a learned weight is forgotten. Reported as not supported yet.
     pub weight_expiration: Option<Duration>,
     /// Share of endpoints that must be healthy, 0..=1.
     pub panic_threshold: Option<f64>,
@@ -164,3 +165,6 @@ fn close(report: Report, objects: &Objects, problems: &mut Vec<Problem>) {
     let origin = objects.origins.get(report.object());
     problems.extend(report.into_problems(origin));
 }
+
+#[cfg(test)]
+mod tests;

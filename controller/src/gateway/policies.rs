@@ -29,7 +29,7 @@ impl<'a> Policies<'a> {
             let namespace = namespace_of(&policy.metadata);
             let mut report = Report::new(ObjectId::new("BackendTrafficPolicy", namespace, name_of(&policy.metadata)));
             settings::check(policy, &mut report);
-            let valid = report.is_clean();
+            let valid = report.is_valid();
             if !valid {
                 report.unresolved("spec", "is not applied as long as this is so");
             }

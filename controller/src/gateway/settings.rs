@@ -1,7 +1,7 @@
 //! A policy and the endpoints it is for, to what proxies and the control loop get. This is where the defaults that depend on each
 //! other are settled; plain defaults stay unset and are the consumer's.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use http::Uri;
 use trimtab_model::{decision::Mode, observation::EndpointKey};
@@ -52,6 +52,7 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
             let field = "spec.healthCheck.passive";
             percent(passive.max_ejection_percent, &format!("{field}.maxEjectionPercent"), report);
             positive(passive.base_ejection_time, &format!("{field}.baseEjectionTime"), report);
+            positive(passive.max_ejection_time, &format!("{field}.maxEjectionTime"), report);
             if let (Some(base), Some(max)) = (passive.base_ejection_time, passive.max_ejection_time)
                 && max < base
             {
@@ -73,6 +74,8 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
     }
     if let Some(timeout) = &spec.timeout {
         positive(timeout.tcp.as_ref().and_then(|tcp| tcp.connect_timeout), "spec.timeout.tcp.connectTimeout", report);
+        let idle = timeout.http.as_ref().and_then(|http| http.connection_idle_timeout);
+        positive(idle, "spec.timeout.http.connectionIdleTimeout", report);
     }
     if let Some(adaptive) = &spec.adaptive {
         check_adaptive(adaptive, algorithm(spec), report);
@@ -94,17 +97,17 @@ fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report
     }
     if let Some(guardrails) = &adaptive.guardrails {
         let field = "spec.adaptive.guardrails";
-        within(
-            guardrails.share_min,
-            |min| min > 0.0 && min <= 1.0,
-            &format!("{field}.shareMin"),
-            "above 0 and at most 1",
-            report,
-        );
-        within(guardrails.share_max, |max| max >= 1.0, &format!("{field}.shareMax"), "at least 1", report);
-        within(guardrails.step_max, |step| step > 1.0, &format!("{field}.stepMax"), "above 1", report);
+        within(guardrails.share_min, 0.001..=1.0, &format!("{field}.shareMin"), report);
+        within(guardrails.share_max, 1.0..=1000.0, &format!("{field}.shareMax"), report);
+        within(guardrails.step_max, 1.02..=1000.0, &format!("{field}.stepMax"), report);
         positive(guardrails.stale_after, &format!("{field}.staleAfter"), report);
-        positive(guardrails.weight_expiration_period, &format!("{field}.weightExpirationPeriod"), report);
+        let not_yet = [
+            ("blackoutPeriod", guardrails.blackout_period),
+            ("weightExpirationPeriod", guardrails.weight_expiration_period),
+        ];
+        for (name, _) in not_yet.iter().filter(|(_, value)| value.is_some()) {
+            report.unresolved(format!("{field}.{name}"), "is not supported yet and has no effect");
+        }
     }
     if let Some(metrics) = &adaptive.metrics {
         let field = "spec.adaptive.metrics";
@@ -285,8 +288,8 @@ fn positive(value: Option<duration::Duration>, field: &str, report: &mut Report)
     }
 }
 
-fn within(value: Option<f64>, holds: impl Fn(f64) -> bool, field: &str, expected: &str, report: &mut Report) {
-    if let Some(value) = value.filter(|value| !value.is_finite() || !holds(*value)) {
-        report.invalid(field, format!("{value} is out of range, expected {expected}"));
+fn within(value: Option<f64>, range: RangeInclusive<f64>, field: &str, report: &mut Report) {
+    if let Some(value) = value.filter(|value| !range.contains(value)) {
+        report.invalid(field, format!("{value} is out of range, expected {} to {}", range.start(), range.end()));
     }
 }

@@ -102,3 +102,6 @@ pub async fn run<P: Provider>(mut provider: P, shutdown: CancellationToken) -> R
     let (sender, snapshots) = watch::channel(Arc::new(first));
     Ok(Running { snapshots, task: tokio::spawn(provider.watch(sender, shutdown)) })
 }
+
+#[cfg(test)]
+mod tests;

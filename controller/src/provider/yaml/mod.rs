@@ -3,5 +3,8 @@
 
 pub mod document;
 pub mod kinds;
+
 pub mod node;
 pub mod schema;
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,7 @@ impl Schema {
                     }
                 }
             }
-            Data::Text(text) => faults.extend(pattern_fault(node, text, keywords, field)),
+            Data::Text(text) => faults.extend(text_fault(node, text, keywords, field)),
             Data::Integer(number) => faults.extend(range_fault(node, *number as f64, keywords, field)),
             Data::Float(number) => faults.extend(range_fault(node, *number, keywords, field)),
             Data::Null | Data::Bool(_) => {}
@@ -276,7 +276,12 @@ fn allowed_texts(schema: &Value) -> Option<Vec<&str>> {
     branches.iter().map(allowed_texts).collect::<Option<Vec<_>>>().map(|lists| lists.concat())
 }
 
-fn pattern_fault(node: &Node, text: &str, keywords: &Map<String, Value>, field: &str) -> Option<Fault> {
+/// What a text must look like: a pattern, or a time.
+fn text_fault(node: &Node, text: &str, keywords: &Map<String, Value>, field: &str) -> Option<Fault> {
+    if keywords.get("format").and_then(Value::as_str) == Some("date-time") {
+        let holds = text.parse::<k8s_openapi::jiff::Timestamp>().is_ok();
+        return (!holds).then(|| wrong(node, field, "a time such as 2026-01-02T03:04:05Z"));
+    }
     let pattern = keywords.get("pattern").and_then(Value::as_str)?;
     let expected = match pattern {
         duration::PATTERN => "a duration such as 150ms, 3m or 1h30m".to_owned(),
