@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::features::{CONTEXT, FEATURES, FeatureSpec};
-use crate::network::Shape;
+use crate::network::{Network, Shape};
 use crate::policy::RULE_PARAMETERS;
 
 /// Version of the layout; changes when a file of the old one would be misread.
@@ -263,6 +264,18 @@ impl Checkpoint {
     /// Sizes and bounds of its network.
     pub fn shape(&self) -> Shape {
         shape_of(&self.manifest)
+    }
+
+    /// Its network as training sees it.
+    ///
+    /// # Errors
+    /// candle's, for numbers that do not fill their shape, which a checked checkpoint does not hold.
+    pub fn network(&self) -> candle_core::Result<Network> {
+        let shapes: HashMap<&str, Vec<usize>> = self.shape().tensors().into_iter().collect();
+        Network::new(&self.shape(), |name| {
+            let numbers = self.tensors.get(name).map_or(&[][..], |numbers| numbers);
+            Tensor::from_slice(numbers, shapes.get(name).cloned().unwrap_or_default(), &Device::Cpu)
+        })
     }
 
     /// Its tensors by name, row by row.

@@ -2,7 +2,7 @@
 //! touches a socket or a file; time and randomness come in as arguments.
 //!
 //! In reading order: [`observation`] comes in, [`decision`] goes out, [`decide`](mod@decide) is the step between them, and its parts are
-//! [`memory`], [`prior`], [`features`], [`policy`] (a [`network`] from a [`checkpoint`]) and [`guard`]. [`recording`] writes all
+//! [`memory`], [`prior`], [`features`], [`policy`] (a [`network`] from a [`checkpoint`], run by [`infer`]) and [`guard`]. [`recording`] writes all
 //! of it down.
 
 pub mod decision;
@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod decide;
 pub mod features;
 pub mod guard;
+pub mod infer;
 pub mod memory;
 pub mod network;
 pub mod policy;

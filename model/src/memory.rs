@@ -1,7 +1,8 @@
 //! What one tick hands to the next: averages, capacity estimates and the last applied weights, by endpoint identity. Pure data:
 //! the caller keeps one `Memory` a backend and passes it back in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::guard::Watch;
 use crate::numbers::{gain, interval_s, sane};
@@ -23,12 +24,24 @@ const ERROR_PRIOR_ANSWERS: f64 = 2.0;
 /// What must be carried from tick to tick of one backend. `Memory::default()` is the memory of a backend never seen.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
-    pub(crate) endpoints: BTreeMap<EndpointKey, EndpointMemory>,
+    /// First those of the last observation in its order, then those gone since. Endpoint lists rarely change, so that the next
+    /// observation finds nearly all of them at the same place.
+    endpoints: Vec<Entry>,
+    /// How many of them were in the last observation.
+    present: usize,
+    /// Where each is in `endpoints`; shared with the previous memory while the list stays the same.
+    index: Arc<BTreeMap<EndpointKey, usize>>,
     /// Ticks decided so far.
     pub(crate) ticks: u64,
     /// p10 ÷ p50 of the backend's latency, as last seen.
     pub(crate) quantile_shape: Option<f64>,
     pub(crate) watch: Watch,
+}
+
+type Entry = (EndpointKey, EndpointMemory);
+
+fn keys(entries: &[Entry]) -> impl Iterator<Item = EndpointKey> + '_ {
+    entries.iter().map(|&(key, _)| key)
 }
 
 /// What is remembered of one endpoint.
@@ -51,7 +64,15 @@ pub struct EndpointMemory {
 impl Memory {
     /// What is remembered of an endpoint.
     pub fn endpoint(&self, key: EndpointKey) -> Option<&EndpointMemory> {
-        self.endpoints.get(&key)
+        self.index.get(&key).map(|&place| &self.endpoints[place].1)
+    }
+
+    /// The same, where its place in the observation is known.
+    fn at(&self, place: usize, key: EndpointKey) -> Option<&EndpointMemory> {
+        match self.endpoints.get(place) {
+            Some((found, memory)) if *found == key => Some(memory),
+            _ => self.endpoint(key),
+        }
     }
 
     /// Endpoints remembered, those gone for less than [`FORGET_AFTER_S`] included.
@@ -73,8 +94,9 @@ impl Memory {
         observation
             .endpoints
             .iter()
-            .map(|endpoint| {
-                let known = self.endpoints.get(&endpoint.key).copied();
+            .enumerate()
+            .map(|(place, endpoint)| {
+                let known = self.at(place, endpoint.key).copied();
                 let mut memory = known.unwrap_or(EndpointMemory::new(ready_for_s));
                 memory.fold(endpoint, observation.at_ms, dt_s, shape, known.is_some());
                 memory
@@ -91,18 +113,34 @@ impl Memory {
         watch: Watch,
     ) -> Self {
         let dt_s = interval_s(observation.interval_s);
-        let gone = self
-            .endpoints
-            .iter()
-            .map(|(&key, &memory)| (key, EndpointMemory { gone_s: memory.gone_s + dt_s, ..memory }))
-            .filter(|(_, memory)| memory.gone_s <= FORGET_AFTER_S);
-        let present =
-            observation.endpoints.iter().zip(endpoints).zip(applied).map(|((endpoint, memory), &applied)| {
+        let (here_before, gone_before) = self.endpoints.split_at(self.present);
+        let present = observation.endpoints.iter().zip(endpoints).zip(applied);
+        let mut list: Vec<Entry> = Vec::with_capacity(self.endpoints.len());
+        list.extend(
+            present.map(|((endpoint, memory), &applied)| {
                 (endpoint.key, EndpointMemory { applied: Some(applied), ..memory })
-            });
-        // Of equal keys the later entry stays: what is present replaces what was remembered.
+            }),
+        );
+        let present = list.len();
+        let same = keys(&list).eq(keys(here_before));
+        let aged = |&(key, memory): &Entry| (key, EndpointMemory { gone_s: memory.gone_s + dt_s, ..memory });
+        let remembered = |(_, memory): &Entry| memory.gone_s <= FORGET_AFTER_S;
+        if same {
+            list.extend(gone_before.iter().map(aged).filter(remembered));
+        } else {
+            let here: BTreeSet<EndpointKey> = keys(&list).collect();
+            let gone = self.endpoints.iter().filter(|(key, _)| !here.contains(key));
+            list.extend(gone.map(aged).filter(remembered));
+        }
+        let index = if same && list.len() == self.endpoints.len() {
+            Arc::clone(&self.index)
+        } else {
+            Arc::new(keys(&list).enumerate().map(|(place, key)| (key, place)).collect())
+        };
         Self {
-            endpoints: gone.chain(present).collect(),
+            endpoints: list,
+            present,
+            index,
             ticks: self.ticks.saturating_add(1),
             quantile_shape: self.shape(observation),
             watch,

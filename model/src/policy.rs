@@ -2,14 +2,14 @@
 
 use std::f64::consts::TAU;
 
-use candle_core::{Device, Tensor};
+use ndarray::{Array2, ArrayView1, ShapeError};
 use rand::Rng;
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Normalisation, SHIPPED};
 use crate::decision::RuleParameters;
 use crate::features::Features;
-use crate::network::Network;
+use crate::infer::Inference;
 
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
 pub const RULE_PARAMETERS: [&str; 4] = ["exponent", "offset", "latency_exponent", "error_exponent"];
@@ -28,7 +28,7 @@ pub struct Policy {
 /// A network and how its inputs are scaled.
 #[derive(Debug, Clone)]
 struct Learned {
-    network: Network,
+    network: Inference,
     features: Vec<Normalisation>,
     context: Vec<Normalisation>,
 }
@@ -53,7 +53,7 @@ pub struct Proposal {
 #[error("policy {version}: {source}")]
 pub struct PolicyFault {
     version: String,
-    source: candle_core::Error,
+    source: ShapeError,
 }
 
 impl Policy {
@@ -81,18 +81,13 @@ impl Policy {
     /// A policy from a checkpoint.
     ///
     /// # Errors
-    /// A tensor that candle does not take, which a checked checkpoint does not hold.
+    /// A tensor with another count of numbers than its shape has, which a checked checkpoint does not hold.
     pub fn new(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let shape = checkpoint.shape();
-        let shapes = shape.tensors();
-        let network = Network::new(&shape, |name| {
-            let numbers = checkpoint.tensors().get(name).map_or(&[][..], |numbers| numbers);
-            let dims = shapes.iter().find(|(known, _)| *known == name).map_or(vec![0], |(_, dims)| dims.clone());
-            Tensor::from_slice(numbers, dims, &Device::Cpu).map_err(|error| CheckpointError::Tensor {
-                name: name.to_owned(),
-                found: error.to_string(),
-                expected: "a tensor that candle takes".to_owned(),
-            })
+        let numbers = |name: &str| checkpoint.tensors().get(name).map_or(&[][..], |numbers| numbers);
+        let network = Inference::new(&checkpoint.shape(), numbers).map_err(|error| CheckpointError::Tensor {
+            name: "any".to_owned(),
+            found: error.to_string(),
+            expected: "of its shape".to_owned(),
         })?;
         let manifest = checkpoint.manifest();
         let learned = Learned { network, features: manifest.features.clone(), context: manifest.context.clone() };
@@ -138,20 +133,15 @@ impl Policy {
 }
 
 impl Learned {
-    fn propose(&self, features: &Features, proposal: &mut Proposal) -> candle_core::Result<()> {
-        let mut normalised = Vec::with_capacity(features.endpoints.len());
+    fn propose(&self, features: &Features, proposal: &mut Proposal) -> Result<(), ShapeError> {
+        let mut endpoints = Vec::with_capacity(features.endpoints.len());
         for (row, deviation) in features.endpoints.rows().into_iter().zip(&mut proposal.deviations) {
-            *deviation = normalise(row.iter(), &self.features, &mut normalised);
+            *deviation = normalise(row.iter(), &self.features, &mut endpoints);
         }
         let mut context = Vec::with_capacity(features.context.len());
         proposal.context_deviation = normalise(features.context.iter(), &self.context, &mut context);
-        let endpoints = Tensor::from_vec(normalised, features.endpoints.dim(), &Device::Cpu)?;
-        let context = Tensor::from_vec(context, features.context.len(), &Device::Cpu)?;
-        let (log_weights, parameters) = self.network.forward(&endpoints, &context)?;
-        proposal.log_weights = log_weights.to_vec1::<f32>()?.into_iter().map(f64::from).collect();
-        for (to, from) in proposal.parameters.iter_mut().zip(parameters.to_vec1::<f32>()?) {
-            *to = from.into();
-        }
+        let endpoints = Array2::from_shape_vec(features.endpoints.dim(), endpoints)?;
+        (proposal.log_weights, proposal.parameters) = self.network.forward(&endpoints, ArrayView1::from(&context))?;
         Ok(())
     }
 }

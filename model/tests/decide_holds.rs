@@ -3,7 +3,8 @@
 
 mod support;
 
-use ndarray::Axis;
+use candle_core::{Device, Tensor};
+use ndarray::{Array2, ArrayView1, Axis};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -11,11 +12,16 @@ use support::wild;
 use trimtab_model::checkpoint::{Checkpoint, Manifest};
 use trimtab_model::decision::{Decision, Mode, Reason};
 use trimtab_model::features::{CONTEXT, FEATURES, Features};
+use trimtab_model::infer::Inference;
 use trimtab_model::observation::Observation;
 use trimtab_model::{GuardConfig, GuardSettings, Memory, Policy, decide};
 
 /// A policy whose last layers are not zero, and that has seen little of the world.
 fn opinionated(std: f32) -> Policy {
+    Policy::new(&opinionated_checkpoint(std)).unwrap()
+}
+
+fn opinionated_checkpoint(std: f32) -> Checkpoint {
     let zero = Checkpoint::zero();
     let mut manifest: Manifest = zero.manifest().clone();
     manifest.policy_version = "opinionated".to_owned();
@@ -26,7 +32,7 @@ fn opinionated(std: f32) -> Policy {
             *number = 0.3 * (index as f32).sin();
         }
     }
-    Policy::new(&Checkpoint::new(manifest, tensors).unwrap()).unwrap()
+    Checkpoint::new(manifest, tensors).unwrap()
 }
 
 fn check(observation: &Observation, decision: &Decision) -> Result<(), TestCaseError> {
@@ -90,6 +96,29 @@ proptest! {
             bits
         };
         prop_assert_eq!(run(), run());
+    }
+
+    #[test]
+    fn the_forward_pass_is_that_of_the_network_that_is_trained(
+        count in 1..40usize,
+        numbers in proptest::collection::vec(-3.0..3.0f32, 40 * FEATURES.len() + CONTEXT.len()),
+    ) {
+        let checkpoint = opinionated_checkpoint(1.0);
+        let shape = checkpoint.shape();
+        let (context, rest) = numbers.split_at(CONTEXT.len());
+        let rows = &rest[..count * FEATURES.len()];
+        let tensor = |numbers: &[f32], dims: &[usize]| Tensor::from_slice(numbers, dims, &Device::Cpu).unwrap();
+        let (slow, slow_rule) = checkpoint
+            .network()
+            .unwrap()
+            .forward(&tensor(rows, &[count, FEATURES.len()]), &tensor(context, &[CONTEXT.len()]))
+            .unwrap();
+        let rows = Array2::from_shape_vec((count, FEATURES.len()), rows.to_vec()).unwrap();
+        let fast = Inference::new(&shape, |name| &checkpoint.tensors()[name]).unwrap();
+        let (fast, fast_rule) = fast.forward(&rows, ArrayView1::from(context)).unwrap();
+        let near = |(fast, slow): (&f64, f32)| (*fast as f32 - slow).abs() < 1e-4;
+        prop_assert!(fast.iter().zip(slow.to_vec1::<f32>().unwrap()).all(near));
+        prop_assert!(fast_rule.iter().zip(slow_rule.to_vec1::<f32>().unwrap()).all(near));
     }
 
     #[test]
