@@ -2,6 +2,8 @@
 
 pub mod api;
 pub mod config;
+pub mod route;
+pub mod table;
 
 pub mod admission;
 pub mod average;
@@ -13,3 +15,24 @@ pub mod pick;
 pub mod report;
 pub mod sketch;
 pub mod time;
+
+pub mod clock;
+pub mod counters;
+pub mod http;
+pub mod sample;
+pub mod sockets;
+pub mod worker;
+
+pub mod admin;
+pub mod ads;
+pub mod change;
+pub mod keeper;
+pub mod link;
+pub mod metrics;
+pub mod server;
+pub mod status;
+pub mod telemetry;
+
+pub use link::Controller;
+pub use server::{ProxyError, ProxyOptions, run};
+pub use status::{ListenerStatus, ProxyStatus};

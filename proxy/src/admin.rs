@@ -1,0 +1,140 @@
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, and `/config`, the table as it is applied. For operators, so it listens on
+//! loopback unless told otherwise.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend::Backend,
+    clock,
+    metrics::{self, Sources},
+    outlier::Phase,
+    table::{BackendEntry, Table},
+};
+
+/// What OpenMetrics text is called.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Debug, Clone)]
+struct Admin {
+    sources: Sources,
+    registry: Arc<Registry>,
+}
+
+/// Serves the admin endpoint until `stop`.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) -> std::io::Result<()> {
+    let admin = Admin { registry: Arc::new(metrics::registry(sources.clone())), sources };
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/config", get(config))
+        .with_state(admin);
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &admin.registry) {
+        Ok(()) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
+        // Writing to a string does not fail.
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], String::new()),
+    }
+}
+
+async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    let status = admin.sources.status.borrow();
+    match (status.ready, status.draining) {
+        (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        (true, false) => (StatusCode::OK, "ready\n"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "no listener is bound yet\n"),
+    }
+}
+
+async fn config(State(admin): State<Admin>) -> Json<Value> {
+    Json(dump(&admin.sources.table.load()))
+}
+
+/// The table for people; a diagnostic, not an interface to build on.
+fn dump(table: &Table) -> Value {
+    let listeners: Vec<Value> = table
+        .listeners
+        .iter()
+        .map(|listener| {
+            json!({
+                "name": listener.config.name,
+                "address": listener.bound.as_ref().map(ToString::to_string).ok(),
+                "error": listener.bound.as_ref().err(),
+            })
+        })
+        .collect();
+    json!({
+        "version": table.version,
+        "age_s": table.updated_at.map(|at| clock::now().since(at).as_secs_f64()),
+        "listeners": listeners,
+        "routes": table.routing.describe(),
+        "backends": table.backends.iter().map(|entry| backend(entry)).collect::<Vec<_>>(),
+    })
+}
+
+fn backend(entry: &BackendEntry) -> Value {
+    let backend: &Backend = &entry.backend;
+    let parameters = backend.parameters();
+    let weights = backend.effective_weights();
+    let now = clock::now();
+    let endpoints: Vec<Value> = backend
+        .endpoints()
+        .iter()
+        .zip(entry.targets.iter())
+        .zip(weights)
+        .map(|((endpoint, target), weight)| {
+            json!({
+                "key": endpoint.config.key.to_string(),
+                "name": endpoint.config.name,
+                "address": target.address.to_string(),
+                "state": format!("{:?}", endpoint.config.state),
+                "weight": weight,
+                "in_flight": endpoint.load.in_flight(),
+                "latency_ms": endpoint.load.latency_ms(now),
+                "error": endpoint.load.error(now),
+                "outlier": backend.phase(endpoint.config.key).map(|phase| match phase {
+                    Phase::Ejected { until } => format!("ejected for {:.1} s more", until.since(now).as_secs_f64()),
+                    Phase::HalfOpen => "half open".to_owned(),
+                    Phase::Healthy { .. } => "healthy again".to_owned(),
+                }),
+            })
+        })
+        .collect();
+    json!({
+        "name": backend.name(),
+        "generation": format!("{:016x}", backend.generation()),
+        "algorithm": backend.algorithm().as_str(),
+        "tick": backend.tick(),
+        "trust": backend.trust(),
+        "objective_ms": backend.objective().map(|objective| objective.as_secs_f64() * 1e3),
+        "concurrency_limit": backend.concurrency_limit(),
+        "in_flight": backend.in_flight(),
+        "parameters": {
+            "exponent": parameters.exponent,
+            "offset": parameters.offset,
+            "latency_exponent": parameters.latency_exponent,
+            "latency_reference_ms": parameters.latency_reference_ms,
+            "error_exponent": parameters.error_exponent,
+        },
+        "endpoints": endpoints,
+    })
+}

@@ -1,0 +1,229 @@
+//! The account of one request: counted in when it is admitted, counted out exactly once when it ends, however it ends.
+
+use std::{rc::Rc, sync::Arc, task::Context, time::Duration};
+
+use http::{Method, StatusCode};
+
+use super::{body::Progress, connection::Connection, upstream::Upstream};
+use crate::{
+    admission::Admitted,
+    api::v1,
+    clock,
+    load::{Attempt, OrcaLoad, Outcome, RequestClass},
+    route::Rule,
+    table::BackendEntry,
+    time::Timestamp,
+    worker::Worker,
+};
+
+/// A request that was admitted. Dropped before [`finish`](Self::finish), it was cancelled.
+///
+/// An endpoint's latency runs from the attempt's begin to the last byte of the answer, without the time in which the client kept it waiting:
+/// neither a slow upload nor a slow reader makes an endpoint look slow.
+#[derive(Debug)]
+pub struct Account {
+    worker: Rc<Worker>,
+    client: Rc<Connection>,
+    entry: Arc<BackendEntry>,
+    rule: Arc<Rule>,
+    progress: Rc<Progress>,
+    method: Method,
+    started: Timestamp,
+    admitted: Option<Admitted>,
+    running: Option<Running>,
+    attempts: u32,
+    picked: Option<Picked>,
+    status: Option<StatusCode>,
+    orca: Option<OrcaLoad>,
+    response_bytes: u64,
+    /// Since when the next byte is the endpoint's to send.
+    endpoint_since: Option<Timestamp>,
+    answer: Option<Answer>,
+}
+
+/// An attempt that is under way.
+#[derive(Debug)]
+struct Running {
+    index: usize,
+    attempt: Attempt,
+    began: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Picked {
+    index: usize,
+    in_flight: u32,
+}
+
+/// Times of an answer whose head has come.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    head_at: Timestamp,
+    /// What the endpoint took for its body.
+    body: Duration,
+}
+
+impl Account {
+    /// Of a request that was admitted.
+    pub fn new(
+        worker: Rc<Worker>,
+        client: Rc<Connection>,
+        entry: Arc<BackendEntry>,
+        rule: Arc<Rule>,
+        progress: Rc<Progress>,
+        method: Method,
+        started: Timestamp,
+        admitted: Admitted,
+    ) -> Self {
+        Self {
+            worker,
+            client,
+            entry,
+            rule,
+            progress,
+            method,
+            started,
+            admitted: Some(admitted),
+            running: None,
+            attempts: 0,
+            picked: None,
+            status: None,
+            orca: None,
+            response_bytes: 0,
+            endpoint_since: None,
+            answer: None,
+        }
+    }
+
+    /// How far the request is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The same, shared.
+    pub fn shared_progress(&self) -> Rc<Progress> {
+        self.progress.clone()
+    }
+
+    /// When an attempt that begins now must be over.
+    pub fn attempt_deadline(&self, now: Timestamp) -> Timestamp {
+        self.rule.timeouts.backend_request.map_or(Timestamp::MAX, |limit| now + limit)
+    }
+
+    /// The backend that it goes to.
+    pub fn entry(&self) -> &Arc<BackendEntry> {
+        &self.entry
+    }
+
+    /// It is sent to the endpoint at `index`.
+    pub fn begin_attempt(&mut self, index: usize, now: Timestamp) {
+        self.attempts += 1;
+        let in_flight = self.entry.backend.endpoints()[index].load.in_flight();
+        self.picked = Some(Picked { index, in_flight });
+        let attempt = self.entry.backend.begin(index, now, RequestClass::default());
+        self.running = Some(Running { index, attempt, began: now });
+    }
+
+    /// The present attempt never got an answer, and another follows.
+    pub fn fail_attempt(&mut self) {
+        self.end_attempt(Outcome::Failure, clock::now());
+        self.worker.counters.retries.add(1);
+    }
+
+    /// The head of an answer has come.
+    pub fn answered(&mut self, status: StatusCode, orca: Option<OrcaLoad>, now: Timestamp) {
+        self.status = Some(status);
+        self.orca = orca;
+        self.answer = Some(Answer { head_at: now, body: Duration::ZERO });
+    }
+
+    /// The next byte is the endpoint's to send.
+    pub fn endpoint_waits(&mut self, now: Timestamp) {
+        self.endpoint_since.get_or_insert(now);
+    }
+
+    /// The endpoint sent something, or the end.
+    pub fn endpoint_sent(&mut self, now: Timestamp) {
+        if let (Some(since), Some(answer)) = (self.endpoint_since.take(), &mut self.answer) {
+            answer.body += now.since(since);
+        }
+        self.progress.touch(now);
+    }
+
+    /// Bytes of the answer's body.
+    pub fn add_response_bytes(&mut self, bytes: u64) {
+        self.response_bytes += bytes;
+    }
+
+    /// The whole answer has come: its connection goes back to the pool if it can be used again.
+    pub fn complete(&mut self, mut upstream: Box<Upstream>, cx: &mut Context<'_>) {
+        if upstream.is_reusable(cx)
+            && let Some(picked) = self.picked
+        {
+            let target = &self.entry.targets[picked.index];
+            let timeout = self.entry.backend.config().timeouts.connection_idle;
+            self.worker.pool.put(target, timeout, upstream, clock::now());
+        }
+        self.finish(self.outcome());
+    }
+
+    /// What the status says.
+    pub fn outcome(&self) -> Outcome {
+        match self.status {
+            Some(status) if status.is_server_error() => Outcome::ServerError,
+            Some(_) => Outcome::Success,
+            None => Outcome::Failure,
+        }
+    }
+
+    /// The request is over.
+    pub fn finish(&mut self, outcome: Outcome) {
+        let Some(admitted) = self.admitted.take() else { return };
+        let now = clock::now();
+        self.end_attempt(outcome, now);
+        let latency = self.latency(self.started, now);
+        self.entry.backend.answered(admitted, now, outcome, latency);
+        self.worker.counters.response_bytes.add(self.response_bytes);
+        self.worker.counters.request_bytes.add(self.progress.request_bytes());
+        self.client.end_request(now);
+        self.worker.sampler.offer(|| self.sample(latency));
+    }
+
+    fn end_attempt(&mut self, outcome: Outcome, now: Timestamp) {
+        let Some(Running { index, attempt, began }) = self.running.take() else { return };
+        let latency = self.latency(began, now);
+        if let Some(event) = self.entry.backend.finish(index, attempt, now, outcome, latency, self.orca) {
+            self.worker.report_outlier(&self.entry, event);
+        }
+    }
+
+    fn latency(&self, since: Timestamp, now: Timestamp) -> Duration {
+        let (end, body) = self.answer.map_or((now, Duration::ZERO), |answer| (answer.head_at, answer.body));
+        end.since(since).saturating_sub(self.progress.client_time()) + body
+    }
+
+    fn sample(&self, latency: Duration) -> v1::RequestSample {
+        let picked =
+            self.picked.map(|picked| (self.entry.backend.endpoints()[picked.index].config.key.0, picked.in_flight));
+        v1::RequestSample {
+            at_ms: clock::unix_ms() - clock::now().since(self.started).as_millis() as i64,
+            route: self.rule.route.to_string(),
+            method: self.method.to_string(),
+            class: 0,
+            backend: self.entry.backend.name().to_owned(),
+            endpoint: picked.map_or(0, |(key, _)| key),
+            in_flight: picked.map_or(0, |(_, in_flight)| in_flight),
+            latency_ms: (latency.as_secs_f64() * 1e3) as f32,
+            status: self.status.map_or(0, |status| u32::from(status.as_u16())),
+            request_bytes: self.progress.request_bytes(),
+            response_bytes: self.response_bytes,
+            attempts: self.attempts,
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.finish(Outcome::Cancelled);
+    }
+}

@@ -1,0 +1,340 @@
+//! Bodies in both directions, streamed: a frame is asked for when the other side can take it, so memory stays constant.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+
+use super::{account::Account, connection::Connection, upstream::Upstream};
+use crate::{clock, load::Outcome, time::Timestamp};
+
+/// Why a body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The client's body broke off or is malformed.
+    #[error("the client's body broke off")]
+    Client,
+    /// The client's body is longer than the listener allows.
+    #[error("the request body is too large")]
+    TooLarge,
+    /// The upstream's body broke off or is malformed.
+    #[error("the upstream's body broke off")]
+    Upstream,
+    /// No byte for too long, or the time is up.
+    #[error("the time is up")]
+    Timeout,
+}
+
+/// How far a request has come; shared by its two bodies and the service. It keeps the connection's deadline.
+#[derive(Debug)]
+pub struct Progress {
+    client: Rc<Connection>,
+    stall: Option<Duration>,
+    /// When the whole request must be over.
+    total: Timestamp,
+    /// When the present attempt must be over.
+    attempt: Cell<Timestamp>,
+    bytes: Cell<u64>,
+    fault: Cell<Option<BodyError>>,
+    started: Cell<bool>,
+    /// Since when the next byte is the client's to send.
+    client_since: Cell<Option<Timestamp>>,
+    /// How long it was, altogether.
+    client_time: Cell<Duration>,
+}
+
+impl Progress {
+    /// Of a request that may pause for `stall` at most and must be over at `total`.
+    pub fn new(client: Rc<Connection>, stall: Option<Duration>, total: Timestamp) -> Self {
+        Self {
+            client,
+            stall,
+            total,
+            attempt: Cell::new(Timestamp::MAX),
+            bytes: Cell::new(0),
+            fault: Cell::new(None),
+            started: Cell::new(false),
+            client_since: Cell::new(None),
+            client_time: Cell::new(Duration::ZERO),
+        }
+    }
+
+    /// Something moved.
+    pub fn touch(&self, now: Timestamp) {
+        let stalled = self.stall.map_or(Timestamp::MAX, |stall| now + stall);
+        self.client.set_deadline(stalled.min(self.total).min(self.attempt.get()));
+    }
+
+    /// The next attempt must be over at `deadline`.
+    pub fn limit_attempt(&self, deadline: Timestamp) {
+        self.attempt.set(deadline);
+    }
+
+    /// Until `deadline` at most, whatever the rest says.
+    pub fn touch_until(&self, now: Timestamp, deadline: Timestamp) {
+        self.touch(now);
+        self.client.set_deadline(self.client.deadline().min(deadline));
+    }
+
+    /// Whether the whole request's time is up.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        now >= self.total
+    }
+
+    /// Bytes of the request's body so far.
+    pub fn request_bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// What was wrong with the request's body.
+    pub fn fault(&self) -> Option<BodyError> {
+        self.fault.get()
+    }
+
+    /// Whether any of the body has been taken from the client: then the request cannot be sent again.
+    pub fn has_started(&self) -> bool {
+        self.started.get()
+    }
+
+    /// Whether the next byte is the client's to send.
+    pub fn waits_for_client(&self) -> bool {
+        self.client_since.get().is_some()
+    }
+
+    /// How long the endpoint could do nothing because the client did not send.
+    pub fn client_time(&self) -> Duration {
+        self.client_time.get()
+    }
+
+    fn client_waits(&self, now: Timestamp) {
+        self.client_since.set(Some(self.client_since.get().unwrap_or(now)));
+    }
+
+    fn client_sent(&self, now: Timestamp) {
+        if let Some(since) = self.client_since.take() {
+            self.client_time.set(self.client_time.get() + now.since(since));
+        }
+        self.touch(now);
+    }
+}
+
+/// How long a client's `Expect: 100-continue` is held back for an endpoint that says neither `100` nor anything else. Some never do.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Holds a body back until the endpoint wants it: polling it is what makes hyper tell the client to continue.
+#[derive(Debug)]
+pub struct ContinueGate {
+    open: Arc<AtomicBool>,
+    timeout: Pin<Box<Sleep>>,
+}
+
+impl ContinueGate {
+    /// Opens by itself after a while, or when `open` becomes true while the upstream connection is driven.
+    pub fn new(open: Arc<AtomicBool>) -> Self {
+        Self { open, timeout: Box::pin(tokio::time::sleep(CONTINUE_TIMEOUT)) }
+    }
+}
+
+/// A client's body on its way to an endpoint.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    gate: Option<ContinueGate>,
+    progress: Rc<Progress>,
+    bytes_max: u64,
+}
+
+impl RequestBody {
+    /// Streams `incoming`.
+    pub fn new(incoming: Incoming, progress: Rc<Progress>, bytes_max: Option<u64>) -> Self {
+        let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+        Self { incoming, gate: None, progress, bytes_max: bytes_max.unwrap_or(u64::MAX) }
+    }
+
+    /// No body.
+    pub fn empty(progress: Rc<Progress>) -> Self {
+        Self { incoming: None, gate: None, progress, bytes_max: 0 }
+    }
+
+    /// Holds it back.
+    pub fn set_gate(&mut self, gate: ContinueGate) {
+        self.gate = Some(gate);
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if let Some(gate) = &mut this.gate {
+            if !gate.open.load(Relaxed) && gate.timeout.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.gate = None;
+        }
+        this.progress.started.set(true);
+        let frame = Pin::new(incoming).poll_frame(cx);
+        let now = clock::now();
+        let Poll::Ready(frame) = frame else {
+            this.progress.client_waits(now);
+            return Poll::Pending;
+        };
+        this.progress.client_sent(now);
+        let result = match frame {
+            None => {
+                this.incoming = None;
+                return Poll::Ready(None);
+            }
+            Some(Err(_)) => Err(BodyError::Client),
+            Some(Ok(frame)) => {
+                let bytes = this.progress.bytes.get() + frame.data_ref().map_or(0, |data| data.remaining() as u64);
+                this.progress.bytes.set(bytes);
+                if bytes > this.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
+            }
+        };
+        if let Err(fault) = result {
+            this.progress.fault.set(Some(fault));
+        }
+        Poll::Ready(Some(result))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// An answer's body on its way to a client.
+#[derive(Debug)]
+pub enum ResponseBody {
+    /// Of an answer that the proxy made, or none.
+    Full(Option<Bytes>),
+    /// Streamed from an endpoint.
+    Upstream(Box<UpstreamBody>),
+}
+
+/// What is needed to stream an answer, and to account for it at its end.
+#[derive(Debug)]
+pub struct UpstreamBody {
+    incoming: Incoming,
+    upstream: Option<Box<Upstream>>,
+    account: Box<Account>,
+    client: Rc<Connection>,
+}
+
+impl ResponseBody {
+    /// A body that is there already.
+    pub fn full(bytes: Bytes) -> Self {
+        Self::Full(Some(bytes))
+    }
+
+    /// No body.
+    pub fn empty() -> Self {
+        Self::Full(None)
+    }
+
+    /// Streams an endpoint's answer.
+    pub fn upstream(
+        incoming: Incoming,
+        upstream: Box<Upstream>,
+        account: Box<Account>,
+        client: Rc<Connection>,
+    ) -> Self {
+        Self::Upstream(Box::new(UpstreamBody { incoming, upstream: Some(upstream), account, client }))
+    }
+}
+
+impl UpstreamBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.client.is_expired() {
+            return self.fail(BodyError::Timeout);
+        }
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(upstream) = &mut self.upstream
+        {
+            upstream.drive(cx);
+            frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        let now = clock::now();
+        let Poll::Ready(frame) = frame else {
+            self.account.endpoint_waits(now);
+            return Poll::Pending;
+        };
+        self.account.endpoint_sent(now);
+        match frame {
+            Some(Ok(frame)) => {
+                self.account.add_response_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
+                if self.incoming.is_end_stream() {
+                    self.complete(cx);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.complete(cx);
+                Poll::Ready(None)
+            }
+            Some(Err(_)) => self.fail(BodyError::Upstream),
+        }
+    }
+
+    fn complete(&mut self, cx: &mut Context<'_>) {
+        if let Some(upstream) = self.upstream.take() {
+            self.account.complete(upstream, cx);
+        }
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.upstream = None;
+        self.client.abort();
+        self.account.finish(if self.account.progress().fault().is_some() {
+            Outcome::Cancelled
+        } else {
+            Outcome::Failure
+        });
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Upstream(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(bytes) => bytes.is_none(),
+            Self::Upstream(body) => body.upstream.is_none() && body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Upstream(body) => body.incoming.size_hint(),
+        }
+    }
+}

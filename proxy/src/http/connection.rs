@@ -1,0 +1,281 @@
+//! What a client's connection and the requests on it share, and the stream that hyper reads from.
+//!
+//! A connection has one deadline at a time. Whoever is in charge of the present phase sets it; the connection's task keeps one timer and
+//! looks at the deadline only when that timer fires, so a request costs no timer operation.
+
+use std::{
+    cell::{Cell, RefCell, RefMut},
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::{
+    framing::{Fed, Framing, Refusal},
+    headers::ClientHeaders,
+    upgrade::Tunnel,
+};
+use crate::{clock, route::rule::Limits, time::Timestamp};
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The next request, of which nothing has come.
+    Idle,
+    /// The rest of a request's head.
+    Head,
+    /// The end of a request.
+    Request,
+}
+
+/// State of one client connection. It lives on one worker, hence the cells.
+#[derive(Debug)]
+pub struct Connection {
+    /// The client.
+    pub peer: SocketAddr,
+    /// What every request says about the client.
+    pub client: ClientHeaders,
+    limits: Limits,
+    framing: RefCell<Framing>,
+    phase: Cell<Phase>,
+    head_at: Cell<Option<Timestamp>>,
+    deadline: Cell<Timestamp>,
+    expired: Cell<bool>,
+    heads: Cell<u64>,
+    /// The client half-closed after its last request, and said so beforehand: it still wants the answer.
+    last_request: Cell<bool>,
+    closing: Cell<bool>,
+    aborted: Cell<bool>,
+    held_reader: RefCell<Option<Waker>>,
+    tunnel: RefCell<Option<Tunnel>>,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub fn new(peer: SocketAddr, limits: Limits, now: Timestamp) -> Self {
+        Self {
+            peer,
+            client: ClientHeaders::new(peer),
+            limits,
+            framing: RefCell::default(),
+            phase: Cell::new(Phase::Head),
+            head_at: Cell::new(None),
+            deadline: Cell::new(now + limits.header_timeout),
+            expired: Cell::new(false),
+            heads: Cell::new(0),
+            last_request: Cell::new(false),
+            closing: Cell::new(false),
+            aborted: Cell::new(false),
+            held_reader: RefCell::default(),
+            tunnel: RefCell::default(),
+        }
+    }
+
+    /// A head is complete. Returns when its first byte came, and why it is refused if it is.
+    pub fn begin_request(&self, last: bool) -> (Timestamp, Option<Refusal>) {
+        self.heads.set(self.heads.get() + 1);
+        self.phase.set(Phase::Request);
+        self.last_request.set(last);
+        let refusal = self.framing.borrow().refusal_of(self.heads.get());
+        (self.head_at.take().unwrap_or_else(clock::now), refusal)
+    }
+
+    /// The last byte of the answer is on its way.
+    pub fn end_request(&self, now: Timestamp) {
+        let in_head = self.framing.borrow().in_head();
+        let (phase, timeout) =
+            if in_head { (Phase::Head, self.limits.header_timeout) } else { (Phase::Idle, self.limits.idle_timeout) };
+        self.phase.set(phase);
+        self.deadline.set(now + timeout);
+        self.expired.set(false);
+    }
+
+    /// What it is waiting for.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Whether it waits for a request of which nothing has come.
+    pub fn is_waiting(&self) -> bool {
+        self.phase.get() != Phase::Request && self.framing.borrow().between_messages()
+    }
+
+    /// When the present phase must be over; `MAX`: never.
+    pub fn deadline(&self) -> Timestamp {
+        self.deadline.get()
+    }
+
+    /// Sets when the present phase must be over.
+    pub fn set_deadline(&self, deadline: Timestamp) {
+        self.deadline.set(deadline);
+        self.expired.set(false);
+    }
+
+    /// The connection's task saw the deadline pass.
+    pub fn expire(&self) {
+        self.expired.set(true);
+    }
+
+    /// Whether the deadline has passed and nobody has dealt with it.
+    pub fn is_expired(&self) -> bool {
+        self.expired.get()
+    }
+
+    /// Asks for the connection to end after the present request.
+    pub fn close_after_request(&self) {
+        self.closing.set(true);
+    }
+
+    /// Whether it is to end after the present request.
+    pub fn is_closing(&self) -> bool {
+        self.closing.get()
+    }
+
+    /// The answer cannot be completed: the client must not take what it got for the whole.
+    pub fn abort(&self) {
+        self.aborted.set(true);
+    }
+
+    /// Whether the answer could not be completed.
+    pub fn is_aborted(&self) -> bool {
+        self.aborted.get()
+    }
+
+    /// Whether the client may be sending what nobody will read.
+    pub fn has_unread(&self) -> bool {
+        self.framing.borrow().unread()
+    }
+
+    /// The answer to a request that asked for an upgrade is known: `Some` grants it, and the connection's task takes it from here.
+    pub fn answer_upgrade(&self, tunnel: Option<Tunnel>) {
+        let mut framing = self.framing.borrow_mut();
+        match tunnel {
+            Some(tunnel) => {
+                framing.open();
+                *self.tunnel.borrow_mut() = Some(tunnel);
+            }
+            None => framing.release(),
+        }
+        if let Some(reader) = self.held_reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// The tunnel that was granted.
+    pub fn take_tunnel(&self) -> Option<Tunnel> {
+        self.tunnel.take()
+    }
+
+    /// Bytes came; `new_head` if they start one.
+    fn arrived(&self, new_head: bool) {
+        if new_head {
+            let now = clock::now();
+            self.head_at.set(Some(now));
+            if self.phase.get() != Phase::Request {
+                self.phase.set(Phase::Head);
+                self.deadline.set(now + self.limits.header_timeout);
+            }
+        }
+    }
+
+    fn framing(&self) -> RefMut<'_, Framing> {
+        self.framing.borrow_mut()
+    }
+}
+
+/// A client's socket as hyper sees it: heads that were refused by [`Framing`] are the last thing that it reads.
+#[derive(Debug)]
+pub struct GuardedStream {
+    socket: TcpStream,
+    connection: std::rc::Rc<Connection>,
+    /// Read, and not to be passed on yet.
+    held: BytesMut,
+}
+
+impl GuardedStream {
+    /// Guards a socket.
+    pub fn new(socket: TcpStream, connection: std::rc::Rc<Connection>) -> Self {
+        Self { socket, connection, held: BytesMut::new() }
+    }
+
+    /// The socket, and what was read from it without being passed on.
+    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.socket, self.held)
+    }
+}
+
+impl AsyncRead for GuardedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.connection.framing().held() {
+            *this.connection.held_reader.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        if this.held.is_empty() {
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+        } else {
+            let step = this.held.len().min(buffer.remaining());
+            buffer.put_slice(&this.held[..step]);
+            this.held.advance(step);
+        }
+        let bytes = &buffer.filled()[before..];
+        if bytes.is_empty() {
+            // hyper would take the end for a client that has gone.
+            let awaits_answer = this.connection.phase() == Phase::Request && this.connection.last_request.get();
+            return if awaits_answer { Poll::Pending } else { Poll::Ready(Ok(())) };
+        }
+        let mut framing = this.connection.framing();
+        let new_head = framing.between_messages();
+        let fed = framing.feed(bytes);
+        drop(framing);
+        this.connection.arrived(new_head);
+        match fed {
+            Fed::All => {}
+            Fed::Until(end) => {
+                let rest = BytesMut::from(&bytes[end..]);
+                let held = std::mem::replace(&mut this.held, rest);
+                this.held.extend_from_slice(&held);
+                buffer.set_filled(before + end);
+            }
+            Fed::Broken => {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunked body")));
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for GuardedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Does nothing: how a connection ends (at once, lingering, reset, or as a tunnel) is decided by its task.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

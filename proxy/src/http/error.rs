@@ -1,0 +1,155 @@
+//! Answers that the proxy gives by itself: each has a status, a stable reason in `x-trimtab-reason`, and a short plain body.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::{body::ResponseBody, framing::Refusal};
+use crate::admission::Shed;
+
+/// Header that tells an answer of the proxy from one of a backend.
+pub const REASON_HEADER: http::HeaderName = http::HeaderName::from_static("x-trimtab-reason");
+
+/// Why the proxy answers by itself. The first group is the client's fault, the second the upstream's, the third the configuration's or ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The head can be read in two ways, or lacks what it must have.
+    Ambiguous(Refusal),
+    /// The request line and the headers contradict each other, or the target cannot be used.
+    BadRequest(&'static str),
+    /// `CONNECT` and other methods that a reverse proxy does not do.
+    MethodNotSupported,
+    /// The body is longer than the listener allows.
+    BodyTooLarge,
+    /// The client took too long to send its request.
+    RequestTimeout,
+    /// The client's body broke off or is malformed.
+    ClientGone,
+
+    /// No connection could be made, on any endpoint that was tried.
+    ConnectFailed,
+    /// The endpoint closed the connection before it answered.
+    UpstreamReset,
+    /// The endpoint's answer is not HTTP.
+    UpstreamProtocol,
+    /// No answer in time.
+    UpstreamTimeout,
+    /// Every endpoint is ejected, draining, or there is none.
+    NoHealthyUpstream,
+    /// Admission control or the circuit breaker turned it away.
+    Shed(Shed),
+    /// The circuit breaker allows no more connections.
+    TooManyConnections,
+
+    /// No route matches.
+    NoRoute,
+    /// The rule's backend reference does not resolve.
+    UnresolvedBackend,
+}
+
+impl Reason {
+    /// The answer's status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Ambiguous(_) | Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoHealthyUpstream | Self::Shed(_) | Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable name, in the reason header and as a metric label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ambiguous(_) | Self::BadRequest(_) => "bad_request",
+            Self::MethodNotSupported => "method_not_supported",
+            Self::BodyTooLarge => "body_too_large",
+            Self::RequestTimeout => "request_timeout",
+            Self::ClientGone => "client_gone",
+            Self::ConnectFailed => "connect_failed",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamProtocol => "upstream_protocol_error",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::NoHealthyUpstream => "no_healthy_upstream",
+            Self::Shed(Shed::Overload { .. }) => "overload",
+            Self::Shed(Shed::CircuitOpen { .. }) => "max_parallel_requests",
+            Self::TooManyConnections => "max_connections",
+            Self::NoRoute => "no_route",
+            Self::UnresolvedBackend => "unresolved_backend",
+        }
+    }
+
+    /// All names, for metrics.
+    pub const NAMES: [&str; 15] = [
+        "bad_request",
+        "method_not_supported",
+        "body_too_large",
+        "request_timeout",
+        "client_gone",
+        "connect_failed",
+        "upstream_reset",
+        "upstream_protocol_error",
+        "upstream_timeout",
+        "no_healthy_upstream",
+        "overload",
+        "max_parallel_requests",
+        "max_connections",
+        "no_route",
+        "unresolved_backend",
+    ];
+
+    fn message(&self) -> &'static str {
+        match self {
+            Self::Ambiguous(refusal) => refusal.message(),
+            Self::BadRequest(message) => message,
+            Self::MethodNotSupported => "this method is not supported",
+            Self::BodyTooLarge => "the request body is too large",
+            Self::RequestTimeout => "the request took too long to arrive",
+            Self::ClientGone => "the request body broke off",
+            Self::ConnectFailed => "no connection to the upstream",
+            Self::UpstreamReset => "the upstream closed the connection before it answered",
+            Self::UpstreamProtocol => "the upstream's answer is not valid http",
+            Self::UpstreamTimeout => "the upstream did not answer in time",
+            Self::NoHealthyUpstream => "no healthy upstream",
+            Self::Shed(_) | Self::TooManyConnections => "overloaded, try again later",
+            Self::NoRoute => "no route matches the request",
+            Self::UnresolvedBackend => "the route's backend does not resolve",
+        }
+    }
+
+    /// Whether the connection must not be used again: what follows on it cannot be trusted, or is a body nobody will read.
+    pub fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::Ambiguous(_)
+                | Self::BadRequest(_)
+                | Self::MethodNotSupported
+                | Self::BodyTooLarge
+                | Self::RequestTimeout
+                | Self::ClientGone
+        )
+    }
+
+    /// The whole answer.
+    pub fn response(&self) -> Response<ResponseBody> {
+        let body = Bytes::from(format!("{}\n", self.message()));
+        let mut response = Response::new(ResponseBody::full(body));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.reserve(5);
+        headers.insert(header::SERVER, HeaderValue::from_static("trimtab"));
+        headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        if let Self::Shed(shed) = self {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(shed.retry_after().as_secs().max(1)));
+        }
+        if self.closes() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,430 @@
+//! A second, strict reader of request framing that stands before hyper and refuses what two servers could read differently.
+//!
+//! hyper repairs some ambiguous heads silently (it drops a repeated `Content-Length`, and one that follows `Transfer-Encoding`).
+//! A proxy must refuse them (RFC 9112 §6.3, §11.2), and by the time a request reaches the service the evidence is gone. So this
+//! follows the byte stream from head to head and says, for each head, whether it may pass. It looks at no body byte twice.
+
+use memchr::memchr;
+
+/// Why a head was refused; the text is shown to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Two `Content-Length` headers, equal or not.
+    DuplicateContentLength,
+    /// A `Content-Length` that is not a number.
+    InvalidContentLength,
+    /// `Content-Length` beside `Transfer-Encoding`.
+    LengthAndTransferEncoding,
+    /// A transfer coding other than exactly one `chunked`, or any in HTTP/1.0.
+    TransferEncoding,
+    /// An HTTP/1.1 request without `Host`.
+    MissingHost,
+    /// More than one `Host`.
+    DuplicateHost,
+    /// White space before a colon, or a folded header line.
+    MalformedHeader,
+}
+
+impl Refusal {
+    /// One line for the client.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::DuplicateContentLength => "more than one content-length header",
+            Self::InvalidContentLength => "content-length is not a number",
+            Self::LengthAndTransferEncoding => "both content-length and transfer-encoding",
+            Self::TransferEncoding => "transfer-encoding is not exactly \"chunked\"",
+            Self::MissingHost => "no host header",
+            Self::DuplicateHost => "more than one host header",
+            Self::MalformedHeader => "malformed header line",
+        }
+    }
+}
+
+/// What became of the bytes that were fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fed {
+    /// All may pass.
+    All,
+    /// Only this many may pass: a head ended there and nothing may follow it for now. Either it was refused, or it asks for an
+    /// upgrade and what follows may not be HTTP.
+    Until(usize),
+    /// The body broke its own framing; the connection cannot go on.
+    Broken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Head,
+    Length(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers,
+    Held,
+    Refused,
+    Open,
+}
+
+/// Longest chunk-size line; hyper allows 16 KiB of extensions, nobody sends any.
+const CHUNK_LINE_MAX: usize = 4096;
+
+/// Follows one connection's bytes.
+#[derive(Debug)]
+pub struct Framing {
+    state: State,
+    /// The head, trailer or chunk-size line so far, if it came in pieces.
+    partial: Vec<u8>,
+    heads: u64,
+    refusal: Option<Refusal>,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self { state: State::Head, partial: Vec::new(), heads: 0, refusal: None }
+    }
+}
+
+impl Framing {
+    /// Whether the next byte starts a new head, with none of it seen yet.
+    pub fn between_messages(&self) -> bool {
+        self.state == State::Head && self.partial.is_empty()
+    }
+
+    /// Whether a head has begun and is not complete.
+    pub fn in_head(&self) -> bool {
+        self.state == State::Head && !self.partial.is_empty()
+    }
+
+    /// Whether the client may still be sending a body, or was stopped.
+    pub fn unread(&self) -> bool {
+        !matches!(self.state, State::Head | State::Open)
+    }
+
+    /// The refusal of head number `head` (from 1), if it was refused.
+    pub fn refusal_of(&self, head: u64) -> Option<Refusal> {
+        if self.heads == head { self.refusal } else { None }
+    }
+
+    /// Whether an upgrade is waiting for its answer: nothing may be read until [`release`](Self::release) or [`open`](Self::open).
+    pub fn held(&self) -> bool {
+        matches!(self.state, State::Held | State::Refused)
+    }
+
+    /// The upgrade was not granted: HTTP goes on.
+    pub fn release(&mut self) {
+        if self.state == State::Held {
+            self.state = State::Head;
+        }
+    }
+
+    /// The upgrade was granted: the rest is not HTTP.
+    pub fn open(&mut self) {
+        self.state = State::Open;
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn feed(&mut self, bytes: &[u8]) -> Fed {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            match self.state {
+                State::Open => return Fed::All,
+                State::Held | State::Refused => return Fed::Until(at),
+                State::Length(left) => at += self.skip(left, rest.len(), State::Length, State::Head),
+                State::ChunkData(left) => at += self.skip(left, rest.len(), State::ChunkData, State::ChunkEnd),
+                State::ChunkEnd | State::ChunkSize => match self.line(rest) {
+                    Line::Partial if self.partial.len() > CHUNK_LINE_MAX => return Fed::Broken,
+                    Line::Partial => return Fed::All,
+                    Line::Ends(used) => {
+                        at += used;
+                        if !self.chunk_line() {
+                            return Fed::Broken;
+                        }
+                    }
+                },
+                State::Head | State::Trailers => match self.block(rest) {
+                    None => return Fed::All,
+                    Some(used) => {
+                        at += used;
+                        self.block_ended();
+                    }
+                },
+            }
+        }
+        if self.held() { Fed::Until(at) } else { Fed::All }
+    }
+
+    fn skip(&mut self, left: u64, there: usize, more: fn(u64) -> State, done: State) -> usize {
+        let step = left.min(there as u64);
+        self.state = if step == left { done } else { more(left - step) };
+        step as usize
+    }
+
+    /// Collects one line into `partial`.
+    fn line(&mut self, bytes: &[u8]) -> Line {
+        match memchr(b'\n', bytes) {
+            Some(end) => {
+                self.partial.extend_from_slice(&bytes[..=end]);
+                Line::Ends(end + 1)
+            }
+            None => {
+                self.partial.extend_from_slice(bytes);
+                Line::Partial
+            }
+        }
+    }
+
+    /// `partial` holds a whole chunk-size line, or the line end after chunk data.
+    fn chunk_line(&mut self) -> bool {
+        let line = std::mem::take(&mut self.partial);
+        let Some(text) = line.strip_suffix(b"\r\n") else { return false };
+        if self.state == State::ChunkEnd {
+            self.state = State::ChunkSize;
+            return text.is_empty();
+        }
+        let digits = text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        // `;` begins an extension; white space before it is bad but common.
+        if digits == 0 || digits > 16 || !matches!(text.get(digits), None | Some(b';' | b' ' | b'\t')) {
+            return false;
+        }
+        let size = std::str::from_utf8(&text[..digits]).ok().and_then(|d| u64::from_str_radix(d, 16).ok());
+        self.state = match size {
+            None => return false,
+            Some(0) => State::Trailers,
+            Some(size) => State::ChunkData(size),
+        };
+        self.partial = line;
+        self.partial.clear();
+        true
+    }
+
+    /// Looks for the empty line that ends a head or a trailer section. Returns how many bytes of `bytes` belong to it; `partial`
+    /// then holds the whole block, empty line included.
+    fn block(&mut self, bytes: &[u8]) -> Option<usize> {
+        let before = self.partial.len();
+        let mut line_start = memchr::memrchr(b'\n', &self.partial).map_or(0, |i| i + 1);
+        self.partial.extend_from_slice(bytes);
+        let mut from = before;
+        while let Some(i) = memchr(b'\n', &self.partial[from..]) {
+            let end = from + i;
+            let line = &self.partial[line_start..end];
+            let empty = line.is_empty() || line == b"\r";
+            // Empty lines before a request line are skipped (RFC 9112 §2.2); in trailers the first one ends the section.
+            let leading =
+                self.state == State::Head && self.partial[..line_start].iter().all(|b| matches!(b, b'\r' | b'\n'));
+            if empty && !leading {
+                self.partial.truncate(end + 1);
+                return Some(end + 1 - before);
+            }
+            line_start = end + 1;
+            from = end + 1;
+        }
+        None
+    }
+
+    fn block_ended(&mut self) {
+        let block = std::mem::take(&mut self.partial);
+        self.state = if self.state == State::Trailers {
+            State::Head
+        } else {
+            self.heads += 1;
+            match judge(&block) {
+                Err(refusal) => {
+                    self.refusal = Some(refusal);
+                    State::Refused
+                }
+                Ok(After::Nothing { upgrade: true }) => State::Held,
+                Ok(After::Nothing { upgrade: false }) => State::Head,
+                Ok(After::Length(length)) => State::Length(length),
+                Ok(After::Chunked) => State::ChunkSize,
+            }
+        };
+        // Keep the allocation for the next head.
+        self.partial = block;
+        self.partial.clear();
+    }
+}
+
+enum Line {
+    Partial,
+    Ends(usize),
+}
+
+/// What follows a head.
+#[derive(Debug, PartialEq, Eq)]
+enum After {
+    Nothing { upgrade: bool },
+    Length(u64),
+    Chunked,
+}
+
+fn judge(head: &[u8]) -> Result<After, Refusal> {
+    let mut lines = Lines { rest: head };
+    // hyper judges the request line itself; only the version matters here.
+    let request_line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let http_10 = request_line.ends_with(b"HTTP/1.0");
+    let (mut length, mut chunked, mut hosts, mut upgrade) = (None, false, 0, false);
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let Some(colon) = memchr(b':', line) else { return Err(Refusal::MalformedHeader) };
+        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        if name.last().is_none_or(u8::is_ascii_whitespace) || name[0].is_ascii_whitespace() {
+            return Err(Refusal::MalformedHeader);
+        }
+        match name.len() {
+            4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => upgrade = true,
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                if length.is_some() {
+                    return Err(Refusal::DuplicateContentLength);
+                }
+                length = Some(number(value).ok_or(Refusal::InvalidContentLength)?);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                if chunked || http_10 || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(Refusal::TransferEncoding);
+                }
+                chunked = true;
+            }
+            _ => {}
+        }
+    }
+    match (hosts, length, chunked) {
+        (0, ..) if !http_10 => Err(Refusal::MissingHost),
+        (2.., ..) => Err(Refusal::DuplicateHost),
+        (_, Some(_), true) => Err(Refusal::LengthAndTransferEncoding),
+        (_, None | Some(0), false) => Ok(After::Nothing { upgrade: upgrade && !http_10 }),
+        (_, Some(length), false) => Ok(After::Length(length)),
+        (_, None, true) => Ok(After::Chunked),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Lines without their ends.
+struct Lines<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let end = memchr(b'\n', self.rest)?;
+        let line = &self.rest[..end];
+        self.rest = &self.rest[end + 1..];
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    /// Feeds the text whole and byte by byte; both must agree.
+    #[track_caller]
+    fn check(text: &str, expected: Result<u64, Refusal>) {
+        for step in [text.len(), 1, 7] {
+            let mut framing = Framing::default();
+            for chunk in text.as_bytes().chunks(step.max(1)) {
+                match framing.feed(chunk) {
+                    Fed::Broken => panic!("broken: {text:?}"),
+                    Fed::All | Fed::Until(_) => {}
+                }
+            }
+            let seen = framing.refusal.map_or(Ok(framing.heads), Err);
+            assert_eq!(seen, expected, "{text:?} in steps of {step}");
+        }
+    }
+
+    fn post(headers: &str, body: &str) -> String {
+        format!("POST / HTTP/1.1\r\nHost: a\r\n{headers}\r\n{body}")
+    }
+
+    #[test]
+    fn plain_requests_pass_and_are_counted() {
+        check(GET, Ok(1));
+        check(&GET.repeat(3), Ok(3));
+        check(&format!("\r\n{GET}\r\n{GET}"), Ok(2));
+        check("GET / HTTP/1.0\r\n\r\n", Ok(1));
+        check("GET / HTTP/1.1\nhost: a\n\n", Ok(1));
+    }
+
+    #[test]
+    fn bodies_are_skipped_and_not_read_as_heads() {
+        check(&(post("Content-Length: 28\r\n", GET) + GET), Ok(2));
+        check(
+            &(post(
+                "Transfer-Encoding: chunked\r\n",
+                "5\r\nHost:\r\n1c;x=y\r\n0123456789012345678901234567\r\n0\r\n\r\n",
+            ) + GET),
+            Ok(2),
+        );
+        check(&(post("Transfer-Encoding: Chunked\r\n", "0\r\nx-sum: 1\r\n\r\n") + GET), Ok(2));
+        check(&(post("Content-Length: 0\r\n", "") + GET), Ok(2));
+    }
+
+    #[test]
+    fn ambiguous_lengths_are_refused() {
+        check(&post("Content-Length: 1\r\nContent-Length: 1\r\n", "x"), Err(Refusal::DuplicateContentLength));
+        check(&post("Content-Length: 1\r\nContent-Length: 2\r\n", "x"), Err(Refusal::DuplicateContentLength));
+        check(&post("Content-Length: 1, 1\r\n", "x"), Err(Refusal::InvalidContentLength));
+        check(&post("Content-Length: +1\r\n", "x"), Err(Refusal::InvalidContentLength));
+        check(
+            &post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "x"),
+            Err(Refusal::LengthAndTransferEncoding),
+        );
+        check(
+            &post("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", "x"),
+            Err(Refusal::LengthAndTransferEncoding),
+        );
+        check(&post("Transfer-Encoding: gzip, chunked\r\n", ""), Err(Refusal::TransferEncoding));
+        check(
+            &post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", ""),
+            Err(Refusal::TransferEncoding),
+        );
+        check("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Refusal::TransferEncoding));
+        check(&post("Content-Length : 1\r\n", "x"), Err(Refusal::MalformedHeader));
+        check(&post("x: y\r\n Content-Length: 1\r\n", "x"), Err(Refusal::MalformedHeader));
+    }
+
+    #[test]
+    fn exactly_one_host_is_needed() {
+        check("GET / HTTP/1.1\r\n\r\n", Err(Refusal::MissingHost));
+        check("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", Err(Refusal::DuplicateHost));
+    }
+
+    #[test]
+    fn nothing_passes_after_a_refused_head() {
+        let mut framing = Framing::default();
+        let bad = "GET / HTTP/1.1\r\n\r\n";
+        assert_eq!(framing.feed(format!("{bad}{GET}").as_bytes()), Fed::Until(bad.len()));
+        assert_eq!(framing.feed(GET.as_bytes()), Fed::Until(0));
+        assert_eq!((framing.refusal_of(1), framing.refusal_of(2)), (Some(Refusal::MissingHost), None));
+    }
+
+    #[test]
+    fn what_follows_an_upgrade_request_waits_for_the_answer() {
+        let upgrade = "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let mut framing = Framing::default();
+        assert_eq!(framing.feed(format!("{upgrade}\x01\x02").as_bytes()), Fed::Until(upgrade.len()));
+        assert!(framing.held());
+        framing.release();
+        assert_eq!(framing.feed(GET.as_bytes()), Fed::All);
+        assert_eq!(framing.heads, 2);
+    }
+
+    #[test]
+    fn broken_chunks_are_noticed() {
+        for body in ["x\r\n", "\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "11111111111111111\r\n"] {
+            let mut framing = Framing::default();
+            assert_eq!(framing.feed(post("Transfer-Encoding: chunked\r\n", body).as_bytes()), Fed::Broken, "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! What a proxy must do to headers: check the target, drop what concerns one hop only, and say who passed the request on.
+//! RFC 9110 §7.6.1 (Connection), §7.6.3 (Via); RFC 7239 (Forwarded).
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    header::{self, Entry},
+    uri::{Authority, PathAndQuery},
+};
+
+use super::error::Reason;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Names a request across hops.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the client's connection says about every request on it, formatted once.
+#[derive(Debug)]
+pub struct ClientHeaders {
+    address: HeaderValue,
+    forwarded: String,
+    via_11: HeaderValue,
+    via_10: HeaderValue,
+    http: HeaderValue,
+}
+
+impl ClientHeaders {
+    /// For the requests of one client.
+    pub fn new(peer: SocketAddr) -> Self {
+        // An IPv4 client of a dual-stack socket is an IPv4 client.
+        let ip = peer.ip().to_canonical();
+        let node = match ip {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        Self {
+            // An address is ASCII.
+            address: HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
+            forwarded: format!("for={node};proto=http"),
+            via_11: HeaderValue::from_static("1.1 trimtab"),
+            via_10: HeaderValue::from_static("1.0 trimtab"),
+            http: HeaderValue::from_static("http"),
+        }
+    }
+}
+
+/// The protocol that a request asks to switch to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeTo(pub HeaderValue);
+
+/// Checks the request's target against its headers, and puts it into origin form. Returns the host without its port, lower case.
+///
+/// # Errors
+/// A reason to answer 400 or 501 with, and to close the connection.
+pub fn validate_target<B>(request: &mut Request<B>) -> Result<String, Reason> {
+    if request.method() == Method::CONNECT {
+        return Err(Reason::MethodNotSupported);
+    }
+    // Framing has seen to it that an HTTP/1.1 request has exactly one.
+    let host = match request.headers().get(header::HOST) {
+        Some(value) => authority(value)?,
+        None => None,
+    };
+    let host_of = |authority: Option<&Authority>| authority.map(|a| a.host().to_ascii_lowercase()).unwrap_or_default();
+    if request.uri().authority().is_none() {
+        if !(request.uri().path().starts_with('/') || is_asterisk(request)) {
+            return Err(Reason::BadRequest("the request target is not a path"));
+        }
+        return Ok(host_of(host.as_ref()));
+    }
+    // Absolute form (RFC 9112 §3.2.2): the target's authority counts, and a differing Host is an attack or a mistake.
+    let uri = request.uri();
+    if uri.scheme_str() != Some("http") {
+        return Err(Reason::BadRequest("the request target has a scheme other than http"));
+    }
+    let target = uri.authority().cloned();
+    if let (Some(host), Some(target)) = (&host, &target) {
+        let port = |a: &Authority| a.port_u16().unwrap_or(80);
+        if !host.host().eq_ignore_ascii_case(target.host()) || port(host) != port(target) {
+            return Err(Reason::BadRequest("the host header contradicts the request target"));
+        }
+    }
+    if target.as_ref().is_some_and(|a| a.as_str().contains('@')) {
+        return Err(Reason::BadRequest("the request target has user information"));
+    }
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let name = host_of(target.as_ref());
+    if let Some(Ok(value)) = target.as_ref().map(|a| HeaderValue::from_str(a.as_str())) {
+        request.headers_mut().insert(header::HOST, value);
+    }
+    *request.uri_mut() = Uri::from(path);
+    Ok(name)
+}
+
+fn is_asterisk<B>(request: &Request<B>) -> bool {
+    request.method() == Method::OPTIONS && request.uri().path() == "*"
+}
+
+/// Parses `Host`; an empty one is allowed (RFC 9112 §3.2) and names nothing.
+fn authority(value: &HeaderValue) -> Result<Option<Authority>, Reason> {
+    const BAD: Reason = Reason::BadRequest("the host header is not a host");
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let authority = Authority::try_from(value.as_bytes()).map_err(|_| BAD)?;
+    if authority.as_str().contains('@') || authority.host().is_empty() { Err(BAD) } else { Ok(Some(authority)) }
+}
+
+/// Removes the headers that concern one hop only, those that `Connection` lists included. Returns the upgrade that they asked for.
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<UpgradeTo> {
+    let mut wants_upgrade = false;
+    if headers.contains_key(header::CONNECTION) {
+        let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+        headers.remove(header::CONNECTION);
+        for token in connection.iter().flat_map(|value| value.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii)
+        {
+            if token.eq_ignore_ascii_case(b"upgrade") {
+                wants_upgrade = true;
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                // These are end-to-end, whatever Connection says: dropping them changes what the request means.
+                if ![header::HOST, header::CONTENT_LENGTH, header::TE, header::UPGRADE].contains(&name) {
+                    headers.remove(name);
+                }
+            }
+        }
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+    headers.remove(header::UPGRADE).filter(|_| wants_upgrade).map(UpgradeTo)
+}
+
+/// What [`prepare_request`] found out.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The upgrade that is asked for; its headers have been put back.
+    pub upgrade: bool,
+    /// The client waits for `100 Continue`.
+    pub expects_continue: bool,
+}
+
+/// Makes a client's head fit to be sent upstream. `request_id` is called if the request has none.
+pub fn prepare_request(
+    headers: &mut HeaderMap,
+    version: Version,
+    client: &ClientHeaders,
+    has_body: bool,
+    request_id: impl FnOnce() -> HeaderValue,
+) -> Prepared {
+    // A body of unknown length: its framing is said anew, because hyper assumes that GET has none.
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let trailers = accepts_trailers(headers);
+    let upgrade = strip_hop_by_hop(headers);
+    headers.remove(HTTP2_SETTINGS);
+    headers.remove(header::TE);
+    headers.remove(header::PROXY_AUTHORIZATION);
+    headers.reserve(8);
+    if chunked {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+    // Going over to HTTP/2 behind the proxy's back is a way around its rules (h2c smuggling); the client may go on in HTTP/1.1.
+    let upgrade = upgrade.filter(|to| !has_body && !to.0.as_bytes().to_ascii_lowercase().starts_with(b"h2"));
+    let upgrades = upgrade.is_some();
+    if let Some(UpgradeTo(protocol)) = upgrade {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    append_list(headers, X_FORWARDED_FOR, &client.address);
+    headers.insert(X_FORWARDED_PROTO, client.http.clone());
+    let host = headers.get(header::HOST).cloned();
+    append_forwarded(headers, client, host.as_ref());
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert(host);
+    }
+    append_list(headers, header::VIA, if version == Version::HTTP_10 { &client.via_10 } else { &client.via_11 });
+    if let Entry::Vacant(vacant) = headers.entry(X_REQUEST_ID) {
+        vacant.insert(request_id());
+    }
+    let expects_continue = has_body
+        && version == Version::HTTP_11
+        && headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    Prepared { upgrade: upgrades, expects_continue }
+}
+
+/// Makes an endpoint's head fit to be sent to the client.
+pub fn prepare_response<B>(response: &mut Response<B>) {
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    let upgrade = strip_hop_by_hop(headers);
+    if switching && let Some(UpgradeTo(protocol)) = upgrade {
+        headers.insert(header::UPGRADE, protocol);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// Whether `TE` lists `trailers`, the one transfer coding that has a meaning across hops.
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Adds an element to a list header, after what other proxies wrote.
+fn append_list(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(vacant) => {
+            vacant.insert(element.clone());
+        }
+        Entry::Occupied(mut occupied) => {
+            let parts: Vec<&[u8]> = occupied.iter().map(HeaderValue::as_bytes).chain([element.as_bytes()]).collect();
+            // Valid values joined by valid bytes are valid.
+            if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b", "[..])) {
+                occupied.insert(joined);
+            }
+        }
+    }
+}
+
+fn append_forwarded(headers: &mut HeaderMap, client: &ClientHeaders, host: Option<&HeaderValue>) {
+    let mut element = String::with_capacity(client.forwarded.len() + 40);
+    element.push_str(&client.forwarded);
+    // A host with a port or brackets needs quotes; one that was accepted holds no quote or backslash.
+    if let Some(host) = host.and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty()) {
+        element.push_str(";host=\"");
+        element.push_str(host);
+        element.push('"');
+    }
+    if let Ok(element) = HeaderValue::from_str(&element) {
+        append_list(headers, header::FORWARDED, &element);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, headers: &[(&str, &str)]) -> Request<()> {
+        let mut request = Request::builder().uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap()
+    }
+
+    #[track_caller]
+    fn check_target(target: &str, host: &str, expected: Result<(&str, &str), Reason>) {
+        let mut request = request(target, &[("host", host)]);
+        let found = validate_target(&mut request);
+        let found = found.as_deref().map(|host| (host, request.uri().to_string())).map_err(Clone::clone);
+        assert_eq!(found, expected.map(|(host, uri)| (host, uri.to_owned())), "{target} {host}");
+    }
+
+    #[test]
+    fn the_host_names_the_request_whatever_the_form_of_its_target() {
+        check_target("/a?b", "Example.com:8080", Ok(("example.com", "/a?b")));
+        check_target("http://example.com/a?b", "Example.com:80", Ok(("example.com", "/a?b")));
+        check_target("http://example.com", "example.com", Ok(("example.com", "/")));
+        check_target("/", "[::1]:80", Ok(("[::1]", "/")));
+        check_target("/", "", Ok(("", "/")));
+    }
+
+    #[test]
+    fn a_target_that_contradicts_its_host_is_refused() {
+        let contradicts = Reason::BadRequest("the host header contradicts the request target");
+        check_target("http://a/", "b", Err(contradicts.clone()));
+        check_target("http://a:81/", "a", Err(contradicts));
+        check_target("ftp://a/", "a", Err(Reason::BadRequest("the request target has a scheme other than http")));
+        check_target("/", "a@b", Err(Reason::BadRequest("the host header is not a host")));
+        check_target("/", "a b", Err(Reason::BadRequest("the host header is not a host")));
+    }
+
+    fn prepared(headers: &[(&str, &str)], has_body: bool) -> (HeaderMap, Prepared) {
+        let mut headers = request("/", headers).headers().clone();
+        let client = ClientHeaders::new("192.0.2.7:1234".parse().unwrap());
+        let id = || HeaderValue::from_static("made");
+        let prepared = prepare_request(&mut headers, Version::HTTP_11, &client, has_body, id);
+        (headers, prepared)
+    }
+
+    #[track_caller]
+    fn check_header(given: &[(&str, &str)], name: &str, expected: Option<&str>) {
+        let (headers, _) = prepared(given, false);
+        assert_eq!(headers.get(name).map(|v| v.to_str().unwrap()), expected, "{name} of {given:?}");
+    }
+
+    #[test]
+    fn hop_by_hop_headers_stop_here() {
+        let given = [
+            ("connection", "close, X-Secret"),
+            ("keep-alive", "5"),
+            ("x-secret", "1"),
+            ("x-kept", "1"),
+            ("te", "gzip"),
+        ];
+        for name in ["connection", "keep-alive", "x-secret", "te"] {
+            check_header(&given, name, None);
+        }
+        check_header(&given, "x-kept", Some("1"));
+        check_header(&[("te", "gzip, trailers")], "te", Some("trailers"));
+        check_header(&[("connection", "host"), ("host", "a")], "host", Some("a"));
+    }
+
+    #[test]
+    fn the_request_says_who_passed_it_on() {
+        check_header(&[("x-forwarded-for", "198.51.100.1")], "x-forwarded-for", Some("198.51.100.1, 192.0.2.7"));
+        check_header(&[], "x-forwarded-for", Some("192.0.2.7"));
+        check_header(&[], "x-forwarded-proto", Some("http"));
+        check_header(&[("host", "a:80")], "x-forwarded-host", Some("a:80"));
+        check_header(&[("host", "a"), ("x-forwarded-host", "b")], "x-forwarded-host", Some("b"));
+        check_header(&[("host", "a:80")], "forwarded", Some("for=192.0.2.7;proto=http;host=\"a:80\""));
+        check_header(&[("via", "1.0 fred")], "via", Some("1.0 fred, 1.1 trimtab"));
+        check_header(&[("x-request-id", "theirs")], "x-request-id", Some("theirs"));
+        check_header(&[], "x-request-id", Some("made"));
+    }
+
+    #[test]
+    fn an_upgrade_is_kept_unless_it_is_to_http_2_or_has_a_body() {
+        let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")];
+        check_header(&websocket, "upgrade", Some("websocket"));
+        check_header(&websocket, "connection", Some("upgrade"));
+        check_header(&[("upgrade", "websocket")], "upgrade", None);
+        check_header(&[("connection", "upgrade"), ("upgrade", "h2c")], "upgrade", None);
+        assert!(!prepared(&websocket, true).1.upgrade);
+    }
+}

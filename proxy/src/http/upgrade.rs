@@ -1,0 +1,109 @@
+//! After `101 Switching Protocols`: bytes are copied both ways until both sides have ended, and the request counts as in flight so long.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+
+use super::account::Account;
+use crate::{clock, load::Outcome, table::ConnectionPermit, time::Timestamp};
+
+/// A tunnel in which nothing moves for this long is closed; Envoy's default for idle streams.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The upstream half of a granted upgrade.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The endpoint's socket.
+    pub socket: TcpStream,
+    /// Read from it after the head of the answer.
+    pub read: Bytes,
+    /// Its place within the circuit breaker.
+    pub permit: ConnectionPermit,
+    /// The request's account.
+    pub account: Box<Account>,
+}
+
+impl Tunnel {
+    /// Copies until both sides have ended, one failed, or nothing moves. `read` was read from the client after its request.
+    pub async fn run(self, client: TcpStream, read: Bytes) {
+        let Self { socket, read: upstream_read, permit: _permit, mut account } = self;
+        let moved = Rc::new(Cell::new(clock::now()));
+        let bytes = Rc::new(Cell::new(0));
+        let mut upstream = Metered::new(socket, upstream_read, &moved, Some(&bytes));
+        let mut client = Metered::new(client, read, &moved, None);
+        let idle = async {
+            loop {
+                let deadline = moved.get() + IDLE_TIMEOUT;
+                if clock::now() >= deadline {
+                    return;
+                }
+                tokio::time::sleep_until(clock::instant(deadline)).await;
+            }
+        };
+        tokio::select! {
+            // Which side failed is not told; a tunnel that was granted did its work.
+            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
+            () = idle => {}
+        }
+        account.add_response_bytes(bytes.get());
+        account.finish(Outcome::Success);
+    }
+}
+
+/// A socket that gives out what was already read first, and says when bytes move.
+struct Metered {
+    socket: TcpStream,
+    read: Bytes,
+    moved: Rc<Cell<Timestamp>>,
+    bytes: Option<Rc<Cell<u64>>>,
+}
+
+impl Metered {
+    fn new(socket: TcpStream, read: Bytes, moved: &Rc<Cell<Timestamp>>, bytes: Option<&Rc<Cell<u64>>>) -> Self {
+        Self { socket, read, moved: moved.clone(), bytes: bytes.cloned() }
+    }
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        if this.read.is_empty() {
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buffer))?;
+        } else {
+            let step = this.read.len().min(buffer.remaining());
+            buffer.put_slice(&this.read[..step]);
+            this.read.advance(step);
+        }
+        this.moved.set(clock::now());
+        if let Some(bytes) = &this.bytes {
+            bytes.set(bytes.get() + (buffer.filled().len() - before) as u64);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,386 @@
+//! The one owner of the table. It takes what the controller pushes, what workers notice and what time changes, makes a new table of it, and
+//! swaps it in. Nobody else writes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend::Backend,
+    change::Change,
+    clock,
+    config::{BackendConfig, InvalidResource},
+    route::{ListenerConfig, RouteConfig, Routing},
+    sockets,
+    status::{ListenerStatus, ProxyStatus},
+    table::{BackendEntry, Listener, Table},
+    time::Timestamp,
+    worker::{Command, Listening, Outlier},
+};
+
+/// Weights age, and sockets that could not be bound are tried again, this often.
+const TICK: Duration = Duration::from_secs(1);
+/// Outlier events that are applied in one go at most.
+const BATCH: usize = 256;
+
+/// A change to apply, and where to tell what became of it.
+pub type Update = (Change, oneshot::Sender<Result<(), Vec<InvalidResource>>>);
+
+/// The owner's state.
+#[derive(Debug)]
+pub struct Keeper {
+    table: Arc<ArcSwap<Table>>,
+    status: watch::Sender<ProxyStatus>,
+    workers: Vec<mpsc::UnboundedSender<Command>>,
+    listeners: BTreeMap<String, ListenerConfig>,
+    routes: BTreeMap<String, RouteConfig>,
+    backends: BTreeMap<String, Arc<BackendEntry>>,
+    sockets: BTreeMap<SocketKey, Bound>,
+    routing: Arc<Routing>,
+    /// Routes, listeners or the set of backends changed since `routing` was compiled.
+    routing_stale: bool,
+    next_socket: u32,
+    updated_at: Option<Timestamp>,
+}
+
+/// Listeners share a socket by address; one with port 0 has one of its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum SocketKey {
+    Shared(SocketAddr),
+    Own(String),
+}
+
+/// A socket, or why there is none.
+#[derive(Debug)]
+struct Bound {
+    id: u32,
+    wanted: SocketAddr,
+    local: Result<SocketAddr, String>,
+}
+
+impl Keeper {
+    /// An empty table for these workers.
+    pub fn new(
+        table: Arc<ArcSwap<Table>>,
+        status: watch::Sender<ProxyStatus>,
+        workers: Vec<mpsc::UnboundedSender<Command>>,
+    ) -> Self {
+        Self {
+            table,
+            status,
+            workers,
+            listeners: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            routing: Arc::default(),
+            routing_stale: false,
+            next_socket: 0,
+            updated_at: None,
+        }
+    }
+
+    /// Keeps the table until `stop`, or until nobody can send changes any more.
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut outliers: mpsc::Receiver<Outlier>,
+        stop: CancellationToken,
+    ) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut events = Vec::new();
+        loop {
+            let deadline = self.backends.values().filter_map(|entry| entry.backend.next_deadline()).min();
+            let half_open = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(clock::instant(deadline)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                update = updates.recv() => {
+                    let Some((change, reply)) = update else { return };
+                    // Who asked may have gone meanwhile; the change holds all the same.
+                    let _ = reply.send(self.apply(change, clock::now()));
+                }
+                count = outliers.recv_many(&mut events, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    self.outliers(events.drain(..), clock::now());
+                }
+                () = half_open => self.pass_time(clock::now()),
+                _ = tick.tick() => {
+                    self.pass_time(clock::now());
+                    self.retry_sockets();
+                }
+            }
+        }
+    }
+
+    /// Applies a change. All of it is applied but what the errors name.
+    ///
+    /// # Errors
+    /// Resources that hold by themselves but not here: a port in use, weights that do not fit the endpoints.
+    pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<(), Vec<InvalidResource>> {
+        let errors = match change {
+            Change::Backends(set, removed) => {
+                set.into_iter().for_each(|config| self.set_backend(config, now));
+                removed.iter().for_each(|name| self.remove_backend(name));
+                Vec::new()
+            }
+            Change::Routes(set, removed) => {
+                self.routing_stale = true;
+                self.routes.extend(set.into_iter().map(|route| (route.name.clone(), route)));
+                removed.iter().for_each(|name| drop(self.routes.remove(name)));
+                Vec::new()
+            }
+            Change::Listeners(set, removed) => {
+                self.routing_stale = true;
+                let changed: Vec<String> = set.iter().map(|listener| listener.name.clone()).collect();
+                self.listeners.extend(set.into_iter().map(|listener| (listener.name.clone(), listener)));
+                removed.iter().for_each(|name| drop(self.listeners.remove(name)));
+                self.bind_sockets();
+                self.socket_errors(&changed)
+            }
+            Change::Weights(set) => {
+                self.with_backends(set, |table| &table.backend, |backend, table| backend.with_weights(table, now))
+            }
+            Change::Errors(set) => {
+                self.with_backends(set, |table| &table.backend, |backend, table| backend.with_errors(table, now))
+            }
+        };
+        self.updated_at = Some(now);
+        self.publish(now);
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
+    /// Applies what workers noticed.
+    pub fn outliers(&mut self, events: impl Iterator<Item = Outlier>, now: Timestamp) {
+        let mut changed = false;
+        for Outlier { state, backend, event } in events {
+            let Some(entry) = self.backends.get_mut(&backend) else { continue };
+            // Of another backend that had the same name.
+            if !Arc::ptr_eq(entry.backend.state(), &state) {
+                continue;
+            }
+            if let Some(next) = entry.backend.with_outlier_event(&event, now) {
+                tracing::info!(backend, endpoint = %event.endpoint, kind = ?event.kind, "outlier");
+                *entry = Arc::new(entry.with_backend(next));
+                changed = true;
+            }
+        }
+        if changed {
+            self.publish(now);
+        }
+    }
+
+    fn pass_time(&mut self, now: Timestamp) {
+        let mut changed = false;
+        for entry in self.backends.values_mut() {
+            if let Some(next) = entry.backend.with_time(now) {
+                *entry = Arc::new(entry.with_backend(next));
+                changed = true;
+            }
+        }
+        if changed {
+            self.publish(now);
+        }
+    }
+
+    fn set_backend(&mut self, config: BackendConfig, now: Timestamp) {
+        let name = config.name.clone();
+        let previous = self.backends.get(&name);
+        if previous.is_some_and(|entry| *entry.backend.config() == config) {
+            return;
+        }
+        self.routing_stale |= previous.is_none();
+        let backend = Arc::new(Backend::new(config, previous.map(|entry| &*entry.backend), now));
+        let entry = BackendEntry::new(backend, previous.map(|entry| &**entry));
+        if let Some(previous) = previous {
+            let kept: HashSet<u64> = entry.targets.iter().map(|target| target.id).collect();
+            previous.targets.iter().filter(|target| !kept.contains(&target.id)).for_each(|target| target.retire());
+        }
+        self.backends.insert(name, Arc::new(entry));
+    }
+
+    fn remove_backend(&mut self, name: &str) {
+        if let Some(entry) = self.backends.remove(name) {
+            entry.targets.iter().for_each(|target| target.retire());
+            self.routing_stale = true;
+        }
+    }
+
+    /// Replaces backends by what `change` makes of them with each of `set`; all or, if one fails, none.
+    fn with_backends<T>(
+        &mut self,
+        set: Vec<T>,
+        name: fn(&T) -> &str,
+        change: impl Fn(&Backend, &T) -> Result<Option<Backend>, InvalidResource>,
+    ) -> Vec<InvalidResource> {
+        let mut next = Vec::with_capacity(set.len());
+        for table in &set {
+            // A table that came before its backend, or after it was gone; the next tick brings another.
+            let Some(entry) = self.backends.get(name(table)) else { continue };
+            match change(&entry.backend, table) {
+                Ok(Some(backend)) => next.push((name(table).to_owned(), Arc::new(entry.with_backend(backend)))),
+                Ok(None) => {}
+                Err(error) => return vec![error],
+            }
+        }
+        self.backends.extend(next);
+        Vec::new()
+    }
+
+    /// Makes the sockets those that the listeners want.
+    fn bind_sockets(&mut self) {
+        let wanted: BTreeMap<SocketKey, SocketAddr> = self
+            .listeners
+            .values()
+            .map(|listener| (SocketKey::of(listener), SocketAddr::new(listener.address, listener.port)))
+            .collect();
+        // First those that go: their ports may be wanted.
+        let workers = &self.workers;
+        self.sockets.retain(|key, bound| {
+            let stays = wanted.get(key) == Some(&bound.wanted);
+            if !stays && bound.local.is_ok() {
+                tell(workers, |_| Command::Unlisten(bound.id));
+            }
+            stays
+        });
+        for (key, address) in wanted {
+            if !self.sockets.contains_key(&key) {
+                let id = self.next_socket;
+                self.next_socket += 1;
+                let local = self.bind(id, address);
+                self.sockets.insert(key, Bound { id, wanted: address, local });
+            }
+        }
+    }
+
+    fn bind(&self, id: u32, address: SocketAddr) -> Result<SocketAddr, String> {
+        let bound = sockets::bind(address, self.workers.len()).and_then(|sockets| {
+            let local = sockets[0].local_addr()?;
+            Ok((sockets, local))
+        });
+        let (sockets, local) = bound.map_err(|error| {
+            let reason = if error.kind() == std::io::ErrorKind::AddrInUse {
+                "already in use".to_owned()
+            } else {
+                error.to_string()
+            };
+            format!("cannot listen on {address}: {reason}")
+        })?;
+        let connections = Arc::new(AtomicUsize::new(0));
+        let mut sockets = sockets.into_iter();
+        tell(&self.workers, |_| {
+            let listener = sockets.next()?;
+            Some(Command::Listen(Listening { id, listener, connections: connections.clone() }))
+        });
+        tracing::info!(address = %local, "listening");
+        Ok(local)
+    }
+
+    fn retry_sockets(&mut self) {
+        let failed: Vec<(SocketKey, u32, SocketAddr)> = self
+            .sockets
+            .iter()
+            .filter(|(_, bound)| bound.local.is_err())
+            .map(|(key, bound)| (key.clone(), bound.id, bound.wanted))
+            .collect();
+        let mut changed = false;
+        for (key, id, address) in failed {
+            let local = self.bind(id, address);
+            changed |= local.is_ok();
+            self.sockets.insert(key, Bound { id, wanted: address, local });
+        }
+        if changed {
+            self.publish(clock::now());
+        }
+    }
+
+    fn socket_errors(&self, listeners: &[String]) -> Vec<InvalidResource> {
+        let error = |name: &String| {
+            let listener = self.listeners.get(name)?;
+            let reason = self.sockets.get(&SocketKey::of(listener))?.local.as_ref().err()?;
+            tracing::error!(listener = name, reason, "listener is down");
+            Some(InvalidResource {
+                resource: format!("Listener {name}"),
+                field: "port".to_owned(),
+                reason: reason.clone(),
+            })
+        };
+        listeners.iter().filter_map(error).collect()
+    }
+
+    fn publish(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.routing_stale) {
+            let mut by_socket: BTreeMap<u32, Vec<ListenerConfig>> = BTreeMap::new();
+            for listener in self.listeners.values() {
+                if let Some(bound) = self.sockets.get(&SocketKey::of(listener)) {
+                    by_socket.entry(bound.id).or_default().push(listener.clone());
+                }
+            }
+            let names: Vec<&String> = self.backends.keys().collect();
+            let position = |name: &str| names.binary_search_by(|known| known.as_str().cmp(name)).ok();
+            let routes: Vec<&RouteConfig> = self.routes.values().collect();
+            self.routing = Arc::new(Routing::new(&by_socket, &routes, position));
+        }
+        let listeners: Vec<Listener> = self
+            .listeners
+            .values()
+            .map(|listener| Listener {
+                config: listener.clone(),
+                bound: self
+                    .sockets
+                    .get(&SocketKey::of(listener))
+                    .map_or_else(|| Err("not bound".to_owned()), |bound| bound.local.clone()),
+            })
+            .collect();
+        self.status.send_if_modified(|status| {
+            let names =
+                listeners.iter().map(|l| ListenerStatus { name: l.config.name.clone(), bound: l.bound.clone() });
+            let names: Vec<ListenerStatus> = names.collect();
+            let ready = names.iter().any(|listener| listener.bound.is_ok());
+            let changed = status.listeners != names || status.ready != ready;
+            status.listeners = names;
+            status.ready = ready;
+            changed
+        });
+        self.table.store(Arc::new(Table {
+            version: self.table.load().version + 1,
+            made_at: now,
+            updated_at: self.updated_at,
+            listeners,
+            routing: self.routing.clone(),
+            backends: self.backends.values().cloned().collect(),
+        }));
+    }
+}
+
+impl SocketKey {
+    fn of(listener: &ListenerConfig) -> Self {
+        match listener.port {
+            0 => Self::Own(listener.name.clone()),
+            port => Self::Shared(SocketAddr::new(listener.address, port)),
+        }
+    }
+}
+
+/// Sends a command to each worker. One that has ended is noticed by whoever waits for it.
+fn tell<C: Into<Option<Command>>>(workers: &[mpsc::UnboundedSender<Command>], mut command: impl FnMut(usize) -> C) {
+    for (index, worker) in workers.iter().enumerate() {
+        if let Some(command) = command(index).into() {
+            let _ = worker.send(command);
+        }
+    }
+}

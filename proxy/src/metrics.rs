@@ -1,0 +1,299 @@
+//! `/metrics`: everything is read at the scrape from where it is counted anyway; nothing is counted twice.
+
+use std::{fmt, sync::Arc};
+
+use arc_swap::ArcSwap;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet},
+    metrics::MetricType,
+    registry::Registry,
+};
+use tokio::sync::watch;
+
+use crate::{
+    backend::Backend,
+    clock,
+    counters::{Counter, Counters},
+    http::error::Reason,
+    sketch::{Sketch, Snapshot},
+    status::ProxyStatus,
+    table::Table,
+};
+
+/// Upper bounds of the latency histogram's buckets, in seconds: Prometheus' own, with two more below.
+const BOUNDS_S: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+/// What the metrics are read from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The table.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Counters, one set a worker.
+    pub workers: Vec<Arc<Counters>>,
+    /// The proxy's state.
+    pub status: watch::Receiver<ProxyStatus>,
+}
+
+/// A registry that reads from `sources` at each scrape.
+pub fn registry(sources: Sources) -> Registry {
+    let mut registry = Registry::with_prefix("trimtab_proxy");
+    registry.register_collector(Box::new(sources));
+    registry
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Writer(&mut encoder);
+        self.workers(&mut out)?;
+        self.proxy(&mut out)?;
+        let table = self.table.load();
+        let backends: Vec<&Backend> = table.backends.iter().map(|entry| &*entry.backend).collect();
+        per_backend(&mut out, &table, &backends)?;
+        per_endpoint(&mut out, &backends)
+    }
+}
+
+impl Sources {
+    fn sum(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
+        self.workers.iter().map(|counters| counter(counters).get()).sum()
+    }
+
+    fn workers(&self, out: &mut Writer<'_, '_>) -> fmt::Result {
+        out.counter("client_connections_accepted", "Client connections accepted", self.sum(|c| &c.accepted))?;
+        out.counter(
+            "client_connections_refused",
+            "Client connections beyond the limit, closed at once",
+            self.sum(|c| &c.refused),
+        )?;
+        out.gauge("client_connections", "Open client connections", self.sum(|c| &c.open) as f64)?;
+        out.counter(
+            "header_timeouts",
+            "Client connections closed because a request head did not come in time",
+            self.sum(|c| &c.header_timeouts),
+        )?;
+        out.counter("malformed_requests", "Requests that do not parse", self.sum(|c| &c.malformed))?;
+        out.counter("upstream_connects", "Connection attempts to endpoints", self.sum(|c| &c.connects))?;
+        out.counter(
+            "upstream_connect_failures",
+            "Connection attempts to endpoints that failed",
+            self.sum(|c| &c.connect_failures),
+        )?;
+        out.counter(
+            "upstream_stale_connections",
+            "Pooled connections that the endpoint had closed",
+            self.sum(|c| &c.stale),
+        )?;
+        out.gauge("upstream_idle_connections", "Idle connections to endpoints", self.sum(|c| &c.idle) as f64)?;
+        out.counter("retries", "Requests tried on another endpoint", self.sum(|c| &c.retries))?;
+        out.counter("upgrades", "Connections that became tunnels", self.sum(|c| &c.upgrades))?;
+        out.counter("request_body_bytes", "Bytes of request bodies", self.sum(|c| &c.request_bytes))?;
+        out.counter("response_body_bytes", "Bytes of response bodies", self.sum(|c| &c.response_bytes))?;
+        out.counter(
+            "outlier_events_lost",
+            "Outlier events that did not fit their queue",
+            self.sum(|c| &c.events_lost),
+        )?;
+        let statuses = ["0xx", "1xx", "2xx", "3xx", "4xx", "5xx"];
+        out.family("requests", "Answers, by class of status", MetricType::Counter, |out| {
+            statuses.iter().enumerate().skip(1).try_for_each(|(index, class)| {
+                out.labelled(&vec![("status", *class)], |out| out.count(self.sum(|c| &c.answers[index])))
+            })
+        })?;
+        out.family("rejected_requests", "Answers of the proxy itself, by reason", MetricType::Counter, |out| {
+            Reason::NAMES.iter().enumerate().try_for_each(|(index, reason)| {
+                out.labelled(&vec![("reason", *reason)], |out| out.count(self.sum(|c| &c.reasons[index])))
+            })
+        })
+    }
+
+    fn proxy(&self, out: &mut Writer<'_, '_>) -> fmt::Result {
+        let table = self.table.load();
+        out.gauge("table_version", "Version of the table; counts up with each change", table.version as f64)?;
+        if let Some(updated_at) = table.updated_at {
+            let age = clock::now().since(updated_at).as_secs_f64();
+            out.gauge("table_age_seconds", "Time since the controller last changed the table", age)?;
+        }
+        let status = self.status.borrow().clone();
+        out.gauge(
+            "controller_connected",
+            "1 while the controller's stream is open",
+            f64::from(u8::from(status.connected)),
+        )?;
+        out.gauge("ready", "1 while a listener is bound", f64::from(u8::from(status.ready)))?;
+        out.family("listener_up", "1 if the listener is bound", MetricType::Gauge, |out| {
+            status.listeners.iter().try_for_each(|listener| {
+                let labels = vec![("listener", listener.name.as_str())];
+                out.labelled(&labels, |out| out.value(f64::from(u8::from(listener.bound.is_ok()))))
+            })
+        })
+    }
+}
+
+fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -> fmt::Result {
+    use std::sync::atomic::Ordering::Relaxed;
+    let mut counters = |name, help, value: &dyn Fn(&Backend) -> u64| {
+        out.family(name, help, MetricType::Counter, |out| {
+            backends.iter().try_for_each(|backend| {
+                out.labelled(&vec![("backend", backend.name())], |out| out.count(value(backend)))
+            })
+        })
+    };
+    counters("backend_shed", "Requests turned away by admission control", &|b| b.state().shed.load(Relaxed))?;
+    counters("backend_unroutable", "Requests without an endpoint", &|b| b.state().unroutable.load(Relaxed))?;
+    counters("backend_within_objective", "Answers within the objective", &|b| {
+        b.state().within_objective.load(Relaxed)
+    })?;
+    let mut gauges = |name, help, value: &dyn Fn(&Backend) -> Option<f64>| {
+        out.family(name, help, MetricType::Gauge, |out| {
+            backends.iter().try_for_each(|backend| match value(backend) {
+                Some(value) => out.labelled(&vec![("backend", backend.name())], |out| out.value(value)),
+                None => Ok(()),
+            })
+        })
+    };
+    gauges("backend_in_flight", "Requests in flight", &|b| Some(f64::from(b.in_flight())))?;
+    gauges("backend_concurrency_limit", "Admission control's limit", &|b| b.concurrency_limit().map(f64::from))?;
+    gauges("backend_objective_seconds", "Latency objective in force", &|b| b.objective().map(|o| o.as_secs_f64()))?;
+    gauges("backend_weights_trust", "How far the last weights are still trusted, 0 to 1", &|b| {
+        Some(f64::from(b.trust()))
+    })?;
+    gauges("backend_tick", "Tick of the last weights", &|b| b.tick().map(|tick| tick as f64))?;
+    out.family("backend_connections", "Open connections to endpoints", MetricType::Gauge, |out| {
+        table.backends.iter().try_for_each(|entry| {
+            let open = f64::from(entry.connections.load(Relaxed));
+            out.labelled(&vec![("backend", entry.backend.name())], |out| out.value(open))
+        })
+    })?;
+    out.family("backend_latency_seconds", "Latency of answers, as clients see it", MetricType::Histogram, |out| {
+        backends.iter().try_for_each(|backend| {
+            let sketch = backend.state().latency.delta(&mut Snapshot::default());
+            out.labelled(&vec![("backend", backend.name())], |out| out.histogram(&sketch))
+        })
+    })
+}
+
+fn per_endpoint(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result {
+    let now = clock::now();
+    out.family("endpoint_requests", "Completed requests, by outcome", MetricType::Counter, |out| {
+        each_endpoint(backends, |_, endpoint, labels| {
+            let counters = endpoint.load.counters();
+            let outcomes = [
+                ("success", counters.successes),
+                ("error", counters.errors),
+                ("failure", counters.failures),
+                ("cancelled", counters.cancelled),
+            ];
+            outcomes.iter().try_for_each(|(outcome, count)| {
+                let mut labels = labels.clone();
+                labels.push(("outcome", outcome));
+                out.labelled(&labels, |out| out.count(*count))
+            })
+        })
+    })?;
+    let mut gauges = |name, help, value: &dyn Fn(&Backend, usize) -> Option<f64>| {
+        out.family(name, help, MetricType::Gauge, |out| {
+            backends.iter().try_for_each(|backend| {
+                (0..backend.endpoints().len()).try_for_each(|index| match value(backend, index) {
+                    Some(value) => out.labelled(&labels(backend, index), |out| out.value(value)),
+                    None => Ok(()),
+                })
+            })
+        })
+    };
+    gauges("endpoint_in_flight", "Own requests in flight", &|b, i| Some(f64::from(b.endpoints()[i].load.in_flight())))?;
+    gauges("endpoint_latency_average_seconds", "Fast latency average", &|b, i| {
+        b.endpoints()[i].load.latency_ms(now).map(|ms| f64::from(ms) * 1e-3)
+    })?;
+    gauges("endpoint_error_average", "Soft error average, 0 to 1", &|b, i| {
+        Some(f64::from(b.endpoints()[i].load.error(now)))
+    })?;
+    gauges("endpoint_ejected", "1 while outlier detection keeps it out", &|b, i| {
+        Some(f64::from(u8::from(b.is_ejected(b.endpoints()[i].config.key))))
+    })?;
+    out.family("endpoint_weight", "Weight in force, relative to the mean", MetricType::Gauge, |out| {
+        backends.iter().try_for_each(|backend| {
+            backend.effective_weights().iter().enumerate().try_for_each(|(index, weight)| match weight {
+                Some(weight) => out.labelled(&labels(backend, index), |out| out.value(f64::from(*weight))),
+                None => Ok(()),
+            })
+        })
+    })
+}
+
+fn each_endpoint<'a>(
+    backends: &[&'a Backend],
+    mut each: impl FnMut(&'a Backend, &'a crate::backend::Endpoint, Labels<'a>) -> fmt::Result,
+) -> fmt::Result {
+    for &backend in backends {
+        for (index, endpoint) in backend.endpoints().iter().enumerate() {
+            each(backend, endpoint, labels(backend, index))?;
+        }
+    }
+    Ok(())
+}
+
+fn labels(backend: &Backend, index: usize) -> Labels<'_> {
+    vec![("backend", backend.name()), ("endpoint", &backend.endpoints()[index].config.name)]
+}
+
+/// Writes descriptors.
+struct Writer<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Writer<'_, '_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.family(name, help, MetricType::Counter, |out| out.count(value))
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.family(name, help, MetricType::Gauge, |out| out.value(value))
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        write: impl FnOnce(&mut Values<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(&mut Values(self.0.encode_descriptor(name, help, None, kind)?))
+    }
+}
+
+/// Writes the values of one descriptor.
+struct Values<'a>(MetricEncoder<'a>);
+
+impl Values<'_> {
+    fn labelled<S: EncodeLabelSet>(
+        &mut self,
+        labels: &S,
+        write: impl FnOnce(&mut Values<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        write(&mut Values(self.0.encode_family(labels)?))
+    }
+
+    fn count(&mut self, value: u64) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn value(&mut self, value: f64) -> fmt::Result {
+        self.0.encode_gauge(&value)
+    }
+
+    fn histogram(&mut self, sketch: &Sketch) -> fmt::Result {
+        let total = sketch.count();
+        let mut below = 0;
+        let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS_S.len() + 1);
+        for bound in BOUNDS_S {
+            let within =
+                sketch.share_within(bound * 1e3).map_or(0, |share| (share * total as f64).round() as u64).max(below);
+            buckets.push((bound, within - below));
+            below = within;
+        }
+        buckets.push((f64::INFINITY, total - below));
+        let sum_s = sketch.mean_ms().unwrap_or(0.0) * 1e-3 * total as f64;
+        self.0.encode_histogram::<NoLabelSet>(sum_s, total, &buckets, None)
+    }
+}

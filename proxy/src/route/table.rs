@@ -1,0 +1,243 @@
+//! Routes compiled for lookup: by socket, by listener, by host, by match, in the Gateway API's order of precedence.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use http::request;
+
+use super::{
+    hostname::Hostname,
+    matcher::Matcher,
+    rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
+    split::Split,
+};
+
+/// All routes, by the number of the socket that a request came in on.
+#[derive(Debug, Default)]
+pub struct Routing {
+    sockets: HashMap<u32, SocketRoutes>,
+}
+
+/// What one socket answers for.
+#[derive(Debug)]
+pub struct SocketRoutes {
+    /// The strictest limits of its listeners.
+    pub limits: Limits,
+    /// Most specific host first; a request belongs to the first that matches, and to no other.
+    listeners: Vec<ListenerRoutes>,
+}
+
+#[derive(Debug)]
+struct ListenerRoutes {
+    hostname: Hostname,
+    /// In order of precedence.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    hostname: Hostname,
+    matcher: Matcher,
+    rule: Arc<Rule>,
+}
+
+/// A rule, ready to be applied.
+#[derive(Debug)]
+pub struct Rule {
+    /// `namespace/name` of the route, and the rule's name if it has one.
+    pub route: Arc<str>,
+    /// Limits in time.
+    pub timeouts: RuleTimeouts,
+    targets: Vec<Option<usize>>,
+    split: Option<Split>,
+}
+
+impl Rule {
+    /// Number of the backend whose turn it is; `None`: it does not resolve, answer 500.
+    pub fn next_backend(&self) -> Option<usize> {
+        self.targets[self.split.as_ref()?.next()]
+    }
+}
+
+impl Routing {
+    /// Compiles routes. `sockets` says which listeners share which socket; `backend` gives a backend's number by its name.
+    pub fn new(
+        sockets: &BTreeMap<u32, Vec<ListenerConfig>>,
+        routes: &[&RouteConfig],
+        backend: impl Fn(&str) -> Option<usize>,
+    ) -> Self {
+        // Compiled once, so that a rule attached to several listeners splits its traffic as a whole.
+        let mut routes: Vec<_> = routes.to_vec();
+        routes.sort_by(|a, b| (a.created_at_s, &a.name).cmp(&(b.created_at_s, &b.name)));
+        let compiled: Vec<(&RouteConfig, Vec<Arc<Rule>>)> = routes
+            .into_iter()
+            .map(|route| {
+                let rules = route.rules.iter().map(|rule| {
+                    let weights: Vec<u32> = rule.backends.iter().map(|(_, weight)| *weight).collect();
+                    let name =
+                        if rule.name.is_empty() { route.name.clone() } else { format!("{}/{}", route.name, rule.name) };
+                    Arc::new(Rule {
+                        route: name.into(),
+                        timeouts: rule.timeouts,
+                        targets: rule.backends.iter().map(|(name, _)| name.as_deref().and_then(&backend)).collect(),
+                        split: Split::new(&weights),
+                    })
+                });
+                (route, rules.collect())
+            })
+            .collect();
+        let listener_routes = |listener: &ListenerConfig| {
+            let mut candidates = Vec::new();
+            for (route, rules) in compiled.iter().filter(|(route, _)| route.listeners.contains(&listener.name)) {
+                for hostname in route.hostnames.iter().filter_map(|hostname| listener.hostname.intersection(hostname)) {
+                    for (config, rule) in route.rules.iter().zip(rules) {
+                        candidates.extend(config.matches.iter().map(|matcher| Candidate {
+                            hostname: hostname.clone(),
+                            matcher: matcher.clone(),
+                            rule: Arc::clone(rule),
+                        }));
+                    }
+                }
+            }
+            // Stable: ties keep the order of age, name, and place in the route.
+            candidates
+                .sort_by_cached_key(|candidate| (candidate.hostname.precedence(), candidate.matcher.precedence()));
+            ListenerRoutes { hostname: listener.hostname.clone(), candidates }
+        };
+        let socket_routes = |listeners: &Vec<ListenerConfig>| {
+            let limits = listeners.iter().map(|listener| listener.limits).reduce(Limits::stricter).unwrap_or_default();
+            let mut listeners: Vec<_> = listeners.iter().map(listener_routes).collect();
+            listeners.sort_by_cached_key(|listener| listener.hostname.precedence());
+            SocketRoutes { limits, listeners }
+        };
+        Self { sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect() }
+    }
+
+    /// For people: by listener host, the rules in the order in which they are tried.
+    pub fn describe(&self) -> Vec<serde_json::Value> {
+        let describe = |(socket, routes): (&u32, &SocketRoutes)| {
+            let listeners: Vec<_> = routes
+                .listeners
+                .iter()
+                .map(|listener| {
+                    let rules: Vec<String> = listener
+                        .candidates
+                        .iter()
+                        .map(|candidate| {
+                            format!("{} {} -> {}", candidate.hostname, candidate.matcher, candidate.rule.route)
+                        })
+                        .collect();
+                    serde_json::json!({ "hostname": listener.hostname.to_string(), "rules": rules })
+                })
+                .collect();
+            serde_json::json!({ "socket": socket, "listeners": listeners })
+        };
+        self.sockets.iter().map(describe).collect()
+    }
+
+    /// Routes of a socket; `None` once its listeners are gone.
+    pub fn socket(&self, socket: u32) -> Option<&SocketRoutes> {
+        self.sockets.get(&socket)
+    }
+}
+
+impl SocketRoutes {
+    /// The rule that answers a request for a (lower-case) host.
+    pub fn find(&self, host: &str, head: &request::Parts) -> Option<&Arc<Rule>> {
+        let listener = self.listeners.iter().find(|listener| listener.hostname.matches(host))?;
+        let found = listener
+            .candidates
+            .iter()
+            .find(|candidate| candidate.hostname.matches(host) && candidate.matcher.matches(head));
+        found.map(|candidate| &candidate.rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::api::v1;
+
+    /// A route whose rules are `[method ]path` (`=path` exact, `~path` expression), each with its own backend.
+    fn route(name: &str, created_at_s: i64, hostnames: &[&str], rules: &[&str]) -> RouteConfig {
+        let rule = |rule: &&str| {
+            let (method, path) = rule.split_once(' ').map_or((None, *rule), |(m, p)| (Some(m.to_owned()), p));
+            let (kind, value) = match path.split_at(1) {
+                ("=", path) => (v1::path_match::Kind::Exact, path),
+                ("~", path) => (v1::path_match::Kind::RegularExpression, path),
+                _ => (v1::path_match::Kind::Prefix, path),
+            };
+            let path = Some(v1::PathMatch { kind: kind.into(), value: value.into() });
+            let matches = vec![v1::RouteMatch { path, method, ..Default::default() }];
+            v1::RouteRule { name: (*rule).into(), matches, ..Default::default() }
+        };
+        let wire = v1::HttpRoute {
+            name: name.into(),
+            listeners: vec!["l".into(), "m".into()],
+            hostnames: hostnames.iter().map(|h| (*h).into()).collect(),
+            rules: rules.iter().map(rule).collect(),
+            created_at_s,
+        };
+        RouteConfig::try_from(wire).unwrap()
+    }
+
+    fn listener(name: &str, hostname: &str) -> ListenerConfig {
+        let wire =
+            v1::Listener { name: name.into(), address: "::1".into(), hostname: hostname.into(), ..Default::default() };
+        ListenerConfig::try_from(wire).unwrap()
+    }
+
+    #[track_caller]
+    fn check(routes: &[RouteConfig], host: &str, request: &str, expected: Option<&str>) {
+        let sockets = BTreeMap::from([(7, vec![listener("l", ""), listener("m", "*.m.com")])]);
+        let routing = Routing::new(&sockets, &routes.iter().collect::<Vec<_>>(), |_| None);
+        let (method, target) = request.split_once(' ').unwrap();
+        let head = Request::builder().method(method).uri(target).body(()).unwrap().into_parts().0;
+        let found = routing.socket(7).unwrap().find(host, &head).map(|rule| rule.route.to_string());
+        assert_eq!(found.as_deref(), expected, "{host} {request}");
+    }
+
+    #[test]
+    fn the_more_specific_match_wins() {
+        let routes = [route("r", 0, &[], &["/", "/a", "~/a/[0-9]+", "=/a/7", "GET /a"])];
+        check(&routes, "x", "GET /a/7", Some("r/=/a/7"));
+        check(&routes, "x", "GET /a/8", Some("r/~/a/[0-9]+"));
+        check(&routes, "x", "GET /a/b", Some("r/GET /a"));
+        check(&routes, "x", "POST /a/b", Some("r//a"));
+        check(&routes, "x", "POST /b", Some("r//"));
+    }
+
+    #[test]
+    fn the_older_route_wins_a_tie_and_then_the_first_name() {
+        let routes = [route("c", 5, &[], &["/"]), route("b", 3, &[], &["/"]), route("a", 3, &[], &["/"])];
+        check(&routes, "x", "GET /", Some("a//"));
+        check(&routes[..2], "x", "GET /", Some("b//"));
+    }
+
+    #[test]
+    fn the_more_specific_host_wins() {
+        let routes = [
+            route("any", 0, &[], &["=/"]),
+            route("wild", 0, &["*.a.com"], &["/"]),
+            route("exact", 0, &["x.a.com"], &["/"]),
+        ];
+        check(&routes, "x.a.com", "GET /", Some("exact//"));
+        check(&routes, "y.a.com", "GET /", Some("wild//"));
+        check(&routes, "b.com", "GET /", Some("any/=/"));
+        check(&routes, "b.com", "GET /none", None);
+    }
+
+    #[test]
+    fn a_request_belongs_to_the_most_specific_listener_only() {
+        let mut only_l = route("l-only", 0, &[], &["/"]);
+        only_l.listeners = vec!["l".into()];
+        let routes = [only_l, route("both", 1, &["a.m.com"], &["/"])];
+        check(&routes, "a.m.com", "GET /", Some("both//"));
+        check(&routes, "b.m.com", "GET /", None);
+        check(&routes, "other", "GET /", Some("l-only//"));
+    }
+}

@@ -1,0 +1,69 @@
+//! Sampled requests on their way from the workers to the controller: a bounded queue that drops, and counts what it dropped.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::sync::mpsc;
+
+use crate::api::v1::RequestSample;
+
+/// Samples that wait for the controller at most.
+const QUEUE: usize = 8192;
+
+/// What workers and the sender of samples share.
+#[derive(Debug, Default)]
+pub struct Sampling {
+    /// Share of requests to sample, an f32 in bits.
+    rate: AtomicU32,
+    dropped: AtomicU64,
+}
+
+impl Sampling {
+    /// Samples this share of the requests from now on; 0 if it is no share.
+    pub fn set_rate(&self, rate: f32) {
+        let rate = if rate.is_finite() { rate.clamp(0.0, 1.0) } else { 0.0 };
+        self.rate.store(rate.to_bits(), Relaxed);
+    }
+
+    /// Samples that were lost since the previous call.
+    pub fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Relaxed)
+    }
+}
+
+/// A worker's end.
+#[derive(Debug)]
+pub struct Sampler {
+    sampling: Arc<Sampling>,
+    queue: mpsc::Sender<RequestSample>,
+    rng: RefCell<SmallRng>,
+}
+
+/// A queue for all workers.
+pub fn queue() -> (mpsc::Sender<RequestSample>, mpsc::Receiver<RequestSample>) {
+    mpsc::channel(QUEUE)
+}
+
+impl Sampler {
+    /// For one worker.
+    pub fn new(sampling: Arc<Sampling>, queue: mpsc::Sender<RequestSample>, seed: u64) -> Self {
+        Self { sampling, queue, rng: RefCell::new(SmallRng::seed_from_u64(seed)) }
+    }
+
+    /// A request is over; `sample` describes it if it is sampled. Never waits.
+    pub fn offer(&self, sample: impl FnOnce() -> RequestSample) {
+        let rate = f32::from_bits(self.sampling.rate.load(Relaxed));
+        if rate <= 0.0 || self.rng.borrow_mut().random::<f32>() >= rate {
+            return;
+        }
+        if self.queue.try_send(sample()).is_err() {
+            self.sampling.dropped.fetch_add(1, Relaxed);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A proxy process from start to end: workers, the control thread with everything that is not on a request's path, and draining.
+
+use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
+
+use arc_swap::ArcSwap;
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    ads::AdsClient,
+    clock,
+    counters::Counters,
+    keeper::Keeper,
+    link::{self, Controller},
+    metrics::Sources,
+    sample::{self, Sampler, Sampling},
+    status::ProxyStatus,
+    table::Table,
+    telemetry::Telemetry,
+    worker::{self, Command},
+};
+
+/// Outlier events that wait for the keeper at most.
+const OUTLIERS: usize = 4096;
+/// Changes that wait for the keeper at most.
+const UPDATES: usize = 16;
+
+/// What a proxy is told at its start; everything else comes from the controller.
+#[derive(Debug, Clone)]
+pub struct ProxyOptions {
+    /// Its name towards the controller; unique among proxies.
+    pub id: String,
+    /// Threads that serve requests; at least 1.
+    pub workers: usize,
+    /// Where the controller is.
+    pub controller: Controller,
+    /// Where the admin endpoint listens; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// How long requests in flight may take to finish after the shutdown.
+    pub drain_timeout: Duration,
+    /// Seed of all random choices; `None`: the system's.
+    pub seed: Option<u64>,
+    /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
+    pub status: watch::Sender<ProxyStatus>,
+}
+
+impl ProxyOptions {
+    /// A proxy of this id and controller: one worker a core, no admin endpoint, 30 s to drain.
+    pub fn new(id: impl Into<String>, controller: Controller) -> Self {
+        Self {
+            id: id.into(),
+            workers: thread::available_parallelism().map_or(1, usize::from),
+            controller,
+            admin: None,
+            drain_timeout: Duration::from_secs(30),
+            seed: None,
+            status: watch::Sender::default(),
+        }
+    }
+}
+
+/// Why a proxy could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Without workers nothing is served.
+    #[error("workers: must be at least 1")]
+    NoWorkers,
+    /// The controller knows proxies by their id.
+    #[error("id: must not be empty")]
+    NoId,
+    /// The admin endpoint's address.
+    #[error("admin: cannot listen on {address}: {source}")]
+    Admin {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system gives no thread or runtime.
+    #[error("cannot start {what}: {source}")]
+    Start {
+        /// What.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread ended by itself: a bug of ours.
+    #[error("{0} ended unexpectedly")]
+    Died(String),
+}
+
+/// Runs a proxy until `shutdown`; then it stops accepting, finishes what is in flight, and returns.
+///
+/// Dropping the future stops the proxy without draining.
+///
+/// # Errors
+/// If it cannot start, or a thread of it dies.
+pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
+    let ProxyOptions { id, workers, controller, admin, drain_timeout, seed, status } = options;
+    if workers == 0 {
+        return Err(ProxyError::NoWorkers);
+    }
+    if id.is_empty() {
+        return Err(ProxyError::NoId);
+    }
+    let admin = match admin {
+        None => None,
+        Some(address) => Some(bind_admin(address)?),
+    };
+    status.send_modify(|status| status.admin = admin.as_ref().and_then(|listener| listener.local_addr().ok()));
+
+    let table: Arc<ArcSwap<Table>> = Arc::default();
+    let (outlier_sender, outliers) = mpsc::channel(OUTLIERS);
+    let (sample_sender, samples) = sample::queue();
+    let sampling: Arc<Sampling> = Arc::default();
+    let mut seeds = match seed {
+        Some(seed) => SmallRng::seed_from_u64(seed),
+        None => SmallRng::from_os_rng(),
+    };
+    let mut seed = || rand::RngCore::next_u64(&mut seeds);
+    let mut counters = Vec::with_capacity(workers);
+    let mut commands = Vec::with_capacity(workers);
+    let mut threads = Vec::with_capacity(workers);
+    for index in 0..workers {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let own: Arc<Counters> = Arc::default();
+        counters.push(own.clone());
+        commands.push(sender);
+        let parts = worker::Parts {
+            table: table.clone(),
+            counters: own,
+            outliers: outlier_sender.clone(),
+            sampler: Sampler::new(sampling.clone(), sample_sender.clone(), seed()),
+            seed: seed(),
+            commands: receiver,
+        };
+        threads.push(spawn(format!("proxy-worker-{index}"), move || worker::run(parts))?);
+    }
+    drop((outlier_sender, sample_sender));
+
+    let stop = CancellationToken::new();
+    // Also if this future is dropped.
+    let _stop_control = stop.clone().drop_guard();
+    let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe() };
+    let control = Control {
+        keeper: Keeper::new(table.clone(), status.clone(), commands.clone()),
+        telemetry: Telemetry::new(id.clone(), table, sampling, samples),
+        id,
+        controller,
+        status: status.clone(),
+        outliers,
+        admin: admin.map(|listener| (listener, sources)),
+        rng: SmallRng::seed_from_u64(seed()),
+        stop: stop.clone(),
+    };
+    let mut control = spawn("proxy-control".to_owned(), move || control.run())?;
+
+    let mut workers = futures_util::future::select_all(threads.into_iter().map(|thread| thread.ended));
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        died = &mut workers => return Err(died_of("a worker", died.0)),
+        died = &mut control.ended => return Err(died_of("the control thread", died)),
+    }
+    status.send_modify(|status| status.draining = true);
+    tracing::info!(timeout = ?drain_timeout, "draining");
+    for worker in &commands {
+        // One that has ended has nothing to drain.
+        let _ = worker.send(Command::Drain(drain_timeout));
+    }
+    let mut left = workers.into_inner();
+    while !left.is_empty() {
+        let (ended, _, rest) = futures_util::future::select_all(left).await;
+        left = rest;
+        if !matches!(ended, Ok(Ok(()))) {
+            return Err(died_of("a worker", ended));
+        }
+    }
+    stop.cancel();
+    match control.ended.await {
+        Ok(Ok(())) => Ok(()),
+        ended => Err(died_of("the control thread", ended)),
+    }
+}
+
+/// Everything that is not on a request's path.
+struct Control {
+    keeper: Keeper,
+    telemetry: Telemetry,
+    id: String,
+    controller: Controller,
+    status: watch::Sender<ProxyStatus>,
+    outliers: mpsc::Receiver<worker::Outlier>,
+    admin: Option<(std::net::TcpListener, Sources)>,
+    rng: SmallRng,
+    stop: CancellationToken,
+}
+
+impl Control {
+    fn run(self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(mut self) -> io::Result<()> {
+        let (updates, pending) = mpsc::channel(UPDATES);
+        let mut ads = AdsClient::new(self.id, updates, self.status);
+        let mut telemetry = self.telemetry;
+        let channel = self.controller.channel();
+        let mut rng = || SmallRng::from_rng(&mut self.rng);
+        let (ads_rng, telemetry_rng) = (rng(), rng());
+        let ads = link::keep_up("configuration", ads_rng, clock::now, async || ads.stream(channel.clone()).await);
+        let telemetry =
+            link::keep_up("telemetry", telemetry_rng, clock::now, async || telemetry.stream(channel.clone()).await);
+        let keeper = self.keeper.run(pending, self.outliers, self.stop.clone());
+        let admin = async {
+            match self.admin {
+                Some((listener, sources)) => {
+                    admin::serve(TcpListener::from_std(listener)?, sources, self.stop.clone()).await
+                }
+                None => {
+                    self.stop.cancelled().await;
+                    Ok(())
+                }
+            }
+        };
+        tokio::select! {
+            () = self.stop.cancelled() => Ok(()),
+            () = ads => Ok(()),
+            () = telemetry => Ok(()),
+            () = keeper => Ok(()),
+            ended = admin => ended,
+        }
+    }
+}
+
+/// A thread that says how it ended.
+struct Thread {
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+fn spawn(name: String, body: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<Thread, ProxyError> {
+    let (end, ended) = oneshot::channel();
+    // A panic drops the sender, which is noticed.
+    let spawned = thread::Builder::new().name(name).spawn(move || {
+        let result = body();
+        let _ = end.send(result);
+    });
+    spawned.map(|_| Thread { ended }).map_err(|source| ProxyError::Start { what: "a thread", source })
+}
+
+fn died_of(what: &'static str, ended: Result<io::Result<()>, oneshot::error::RecvError>) -> ProxyError {
+    match ended {
+        Ok(Err(source)) => ProxyError::Start { what, source },
+        Ok(Ok(())) | Err(_) => ProxyError::Died(what.to_owned()),
+    }
+}
+
+fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, ProxyError> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|source| ProxyError::Admin { address, source })
+}

@@ -1,0 +1,173 @@
+//! What the workers route by: one immutable value behind one swap. A worker looks at it once per request.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use crate::{
+    backend::Backend,
+    config::{BackendConfig, EndpointConfig},
+    route::{ListenerConfig, Routing},
+    time::Timestamp,
+};
+
+/// Everything that a worker needs to route a request.
+#[derive(Debug, Default)]
+pub struct Table {
+    /// Counts up by one with each table.
+    pub version: u64,
+    /// When it was made.
+    pub made_at: Timestamp,
+    /// When the controller last changed anything in it; `None` before it did.
+    pub updated_at: Option<Timestamp>,
+    /// Listeners by name, and what became of them.
+    pub listeners: Vec<Listener>,
+    /// Routes; they refer to backends by position.
+    pub routing: Arc<Routing>,
+    /// Backends, sorted by name.
+    pub backends: Vec<Arc<BackendEntry>>,
+}
+
+impl Table {
+    /// The backend of that name.
+    pub fn backend(&self, name: &str) -> Option<&Arc<BackendEntry>> {
+        let position = self.backends.binary_search_by(|entry| entry.backend.name().cmp(name)).ok()?;
+        Some(&self.backends[position])
+    }
+}
+
+/// One listener of the table.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// As configured.
+    pub config: ListenerConfig,
+    /// Where it listens, or why it does not.
+    pub bound: Result<SocketAddr, String>,
+}
+
+/// A backend with what is needed to reach it.
+#[derive(Debug, Clone)]
+pub struct BackendEntry {
+    /// Endpoints, weights, and the rule.
+    pub backend: Arc<Backend>,
+    /// Where its endpoints are, in their order.
+    pub targets: Arc<[Arc<Target>]>,
+    /// Its open connections; outlives tables.
+    pub connections: Arc<AtomicU32>,
+}
+
+impl BackendEntry {
+    /// A backend whose targets are taken over from `previous` where they are the same.
+    pub fn new(backend: Arc<Backend>, previous: Option<&Self>) -> Self {
+        let old = |endpoint: &EndpointConfig| previous?.targets.iter().find(|target| target.is(endpoint)).cloned();
+        let config: &BackendConfig = backend.config();
+        let targets: Arc<[Arc<Target>]> = if let Some(previous) = previous
+            && previous.targets.len() == config.endpoints.len()
+            && previous.targets.iter().zip(&config.endpoints).all(|(target, endpoint)| target.is(endpoint))
+        {
+            previous.targets.clone()
+        } else {
+            config
+                .endpoints
+                .iter()
+                .map(|endpoint| old(endpoint).unwrap_or_else(|| Arc::new(Target::new(endpoint))))
+                .collect()
+        };
+        let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
+        Self { backend, targets, connections }
+    }
+
+    /// The same place with another state of the backend.
+    pub fn with_backend(&self, backend: Backend) -> Self {
+        Self { backend: Arc::new(backend), targets: self.targets.clone(), connections: self.connections.clone() }
+    }
+
+    /// Asks for one more connection, within the circuit breaker. `None` if there are too many.
+    pub fn open_connection(&self) -> Option<ConnectionPermit> {
+        let max = self.backend.config().circuit_breaker.max_connections;
+        let before = self.connections.fetch_add(1, Relaxed);
+        let permit = ConnectionPermit(self.connections.clone());
+        max.is_none_or(|max| before < max).then_some(permit)
+    }
+}
+
+/// Counts one upstream connection while it lives.
+#[derive(Debug)]
+pub struct ConnectionPermit(Arc<AtomicU32>);
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Where an endpoint is. It keeps its identity from table to table, so that pooled connections are found again.
+#[derive(Debug)]
+pub struct Target {
+    /// Unique in this process.
+    pub id: u64,
+    /// Its address.
+    pub address: Address,
+    key: u64,
+    retired: AtomicBool,
+}
+
+/// An address to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A numeric one.
+    Ip(SocketAddr),
+    /// A name, resolved at each connect.
+    Name(String, u16),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(formatter, "{address}"),
+            Self::Name(host, port) => write!(formatter, "{host}:{port}"),
+        }
+    }
+}
+
+impl Target {
+    fn new(endpoint: &EndpointConfig) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            address: Address::of(endpoint),
+            key: endpoint.key.0,
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    fn is(&self, endpoint: &EndpointConfig) -> bool {
+        self.key == endpoint.key.0 && self.address == Address::of(endpoint)
+    }
+
+    /// It has left the table: its idle connections are of no more use.
+    pub fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Whether it has left the table.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Relaxed)
+    }
+}
+
+impl Address {
+    fn of(endpoint: &EndpointConfig) -> Self {
+        let port = endpoint.port.get();
+        let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');
+        match host.parse::<IpAddr>() {
+            Ok(ip) => Self::Ip(SocketAddr::new(ip, port)),
+            Err(_) => Self::Name(endpoint.host.clone(), port),
+        }
+    }
+}

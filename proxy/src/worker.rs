@@ -1,0 +1,329 @@
+//! A worker: one thread, one current-thread runtime, its own connections to endpoints, its share of the clients. Workers share the
+//! table and the endpoints' live loads, and nothing else; they never wait for one another.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use rand::{RngCore, SeedableRng, rngs::SmallRng};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::LocalSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend::BackendState,
+    clock,
+    counters::Counters,
+    http::{pool::Pool, session},
+    outlier::OutlierEvent,
+    sample::Sampler,
+    table::{BackendEntry, Table},
+};
+
+/// How often a worker looks after its idle connections.
+const SWEEP: Duration = Duration::from_secs(1);
+/// After an accept that failed (no file descriptors, most likely).
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// An endpoint misbehaved, or recovered.
+#[derive(Debug)]
+pub struct Outlier {
+    /// Whose endpoint; identity that survives changes of the backend.
+    pub state: Arc<BackendState>,
+    /// The backend's name.
+    pub backend: String,
+    /// What was noticed.
+    pub event: OutlierEvent,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Accept on this socket too.
+    Listen(Listening),
+    /// Stop accepting on the socket of that number; its connections finish.
+    Unlisten(u32),
+    /// Stop accepting, finish what is in flight within this time, and end.
+    Drain(Duration),
+}
+
+/// A bound socket on its way to a worker.
+#[derive(Debug)]
+pub struct Listening {
+    /// Number of the socket, the same in all workers.
+    pub id: u32,
+    /// Bound and listening, in non-blocking mode.
+    pub listener: std::net::TcpListener,
+    /// Its open connections over all workers.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The table.
+    pub table: Arc<ArcSwap<Table>>,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Where outlier events go.
+    pub outliers: mpsc::Sender<Outlier>,
+    /// Where samples go.
+    pub sampler: Sampler,
+    /// Seed of its random numbers.
+    pub seed: u64,
+    /// What it is told.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// State of one worker; it never leaves its thread.
+#[derive(Debug)]
+pub struct Worker {
+    table: Arc<ArcSwap<Table>>,
+    /// The table of the last request: a request counts a reference that no other core touches.
+    cached: RefCell<Rc<Arc<Table>>>,
+    /// Idle connections to endpoints.
+    pub pool: Pool,
+    /// For picking.
+    pub rng: RefCell<SmallRng>,
+    /// Counters.
+    pub counters: Arc<Counters>,
+    /// Samples.
+    pub sampler: Sampler,
+    outliers: mpsc::Sender<Outlier>,
+    request_ids: Cell<u64>,
+    request_id_prefix: u64,
+}
+
+/// A socket that a worker accepts on.
+#[derive(Debug)]
+pub struct Socket {
+    /// Its number.
+    pub id: u32,
+    /// Fires when its connections are to finish.
+    pub drain: CancellationToken,
+    draining: Cell<bool>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Socket {
+    /// Whether its connections are to finish.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn drain(&self) {
+        self.draining.set(true);
+        self.drain.cancel();
+    }
+}
+
+impl Worker {
+    /// The present table.
+    pub fn table(&self) -> Rc<Arc<Table>> {
+        let current = self.table.load();
+        let mut cached = self.cached.borrow_mut();
+        if !Arc::ptr_eq(&cached, &current) {
+            *cached = Rc::new(Arc::clone(&current));
+        }
+        cached.clone()
+    }
+
+    /// A name for a request that has none: unique, not secret.
+    pub fn request_id(&self) -> HeaderValue {
+        let count = self.request_ids.get();
+        self.request_ids.set(count.wrapping_add(1));
+        let id = format!("{:016x}{count:08x}", self.request_id_prefix);
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(id)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    /// Tells the keeper of the table. Never waits: an event that does not fit is told again at the next multiple of its threshold.
+    pub fn report_outlier(&self, entry: &BackendEntry, event: OutlierEvent) {
+        let outlier = Outlier { state: entry.backend.state().clone(), backend: entry.backend.name().to_owned(), event };
+        if self.outliers.try_send(outlier).is_err() {
+            self.counters.events_lost.add(1);
+        }
+    }
+}
+
+/// Runs a worker on this thread until it is told to drain, and has.
+///
+/// # Errors
+/// If the runtime cannot be made.
+pub fn run(parts: Parts) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, main(parts));
+    Ok(())
+}
+
+async fn main(parts: Parts) {
+    let Parts { table, counters, outliers, sampler, seed, mut commands } = parts;
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let worker = Rc::new(Worker {
+        cached: RefCell::new(Rc::new(table.load_full())),
+        table,
+        pool: Pool::default(),
+        counters,
+        sampler,
+        outliers,
+        request_ids: Cell::new(0),
+        request_id_prefix: rng.next_u64(),
+        rng: RefCell::new(rng),
+    });
+    let mut sockets: Vec<(Rc<Socket>, CancellationToken)> = Vec::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let drain_timeout = loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(Command::Listen(listening)) => {
+                    let accepting = CancellationToken::new();
+                    if let Some(socket) = listen(&worker, listening, &accepting) {
+                        sockets.push((socket, accepting));
+                    }
+                }
+                Some(Command::Unlisten(id)) => sockets.retain(|(socket, accepting)| {
+                    if socket.id == id {
+                        accepting.cancel();
+                    }
+                    socket.id != id
+                }),
+                Some(Command::Drain(timeout)) => break timeout,
+                // Whoever gave commands is gone: there is nobody to serve for.
+                None => break Duration::ZERO,
+            },
+            _ = sweep.tick() => {
+                worker.pool.sweep(clock::now());
+                let idle = &worker.counters.idle;
+                idle.sub(idle.get());
+                idle.add(worker.pool.len() as u64);
+            }
+        }
+    };
+    sockets.iter().for_each(|(_, accepting)| accepting.cancel());
+    let deadline = clock::instant(clock::now() + drain_timeout);
+    // Accept loops run once more before they end, and connections count from their accept on.
+    loop {
+        tokio::task::yield_now().await;
+        let accepting = sockets.iter().any(|(socket, _)| !socket.is_draining());
+        if !accepting && worker.counters.open.get() == 0 {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+            () = tokio::time::sleep_until(deadline) => {
+                let open = worker.counters.open.get();
+                tracing::warn!(open, "drain timeout: closing connections that are still open");
+                return;
+            }
+        }
+    }
+}
+
+fn listen(worker: &Rc<Worker>, listening: Listening, accepting: &CancellationToken) -> Option<Rc<Socket>> {
+    let listener = match TcpListener::from_std(listening.listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "a bound socket cannot be used");
+            return None;
+        }
+    };
+    let socket = Rc::new(Socket {
+        id: listening.id,
+        drain: CancellationToken::new(),
+        draining: Cell::new(false),
+        connections: listening.connections,
+    });
+    tokio::task::spawn_local(accept(worker.clone(), socket.clone(), listener, accepting.clone()));
+    Some(socket)
+}
+
+/// Accepts until told to stop; then takes what has already connected, so that closing the socket resets nobody.
+async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => admit(&worker, &socket, stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    if !is_transient(&error) {
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                    }
+                }
+            },
+        }
+    }
+    match listener.into_std() {
+        Ok(listener) => {
+            while let Ok((stream, peer)) = listener.accept() {
+                match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    Ok(stream) => admit(&worker, &socket, stream, peer),
+                    Err(error) => tracing::warn!(%error, "a connection from the backlog cannot be used"),
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the backlog cannot be served"),
+    }
+    socket.drain();
+}
+
+/// Errors of the connection that was to be accepted, not of the listener.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr) {
+    // A socket whose routes are gone is about to be closed; its last clients are told 404.
+    let limits = worker.table().routing.socket(socket.id).map(|routes| routes.limits).unwrap_or_default();
+    let open = Open::new(worker, socket);
+    if open.before >= limits.connections_max {
+        worker.counters.refused.add(1);
+        return;
+    }
+    worker.counters.accepted.add(1);
+    let (worker, socket) = (worker.clone(), socket.clone());
+    tokio::task::spawn_local(async move {
+        let _open = open;
+        session::serve(worker, socket, stream, peer, limits).await;
+    });
+}
+
+/// Counts an open client connection.
+struct Open {
+    before: usize,
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+}
+
+impl Open {
+    fn new(worker: &Rc<Worker>, socket: &Rc<Socket>) -> Self {
+        worker.counters.open.add(1);
+        let before = socket.connections.fetch_add(1, Relaxed);
+        Self { before, worker: worker.clone(), socket: socket.clone() }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.worker.counters.open.sub(1);
+        self.socket.connections.fetch_sub(1, Relaxed);
+    }
+}
