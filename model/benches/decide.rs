@@ -1,5 +1,5 @@
-//! How long a tick's pure part takes: `cargo bench -p trimtab-model`. The whole tick for 5,000 endpoints has 10 ms on one core;
-//! half of it is `decide`'s.
+//! How long a tick's pure part takes: `cargo bench -p trimtab-model`. The whole tick for 5,000 endpoints has 10 ms on
+//! one core; half of it is `decide`'s.
 
 use divan::Bencher;
 use rand::rngs::StdRng;

@@ -1,5 +1,6 @@
-//! A policy as a file: safetensors whose metadata holds, under [`METADATA_KEY`], a manifest of everything that must match: schema
-//! version, feature names with their normalisation, sizes and bounds. What does not match is refused whole.
+//! A policy as a file: safetensors whose metadata holds, under [`METADATA_KEY`], a manifest of everything that must
+//! match: schema version, feature names with their normalisation, sizes and bounds. What does not match is refused
+//! whole.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -224,9 +225,9 @@ impl Checkpoint {
         safetensors::serialize(views, Some(metadata)).map_err(broken)
     }
 
-    /// The policy that agrees with the prior everywhere, as a starting point for training: the last layers are zero, the others
-    /// drawn uniformly with variance 2 ÷ inputs (He et al. 2015). Its normalisation spans each feature's whole range, so that nothing is unfamiliar
-    /// to it: it has learned nothing that could be wrong there.
+    /// The policy that agrees with the prior everywhere, as a starting point for training: the last layers are zero,
+    /// the others drawn uniformly with variance 2 ÷ inputs (He et al. 2015). Its normalisation spans each feature's
+    /// whole range, so that nothing is unfamiliar to it: it has learned nothing that could be wrong there.
     pub fn zero() -> Self {
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION,

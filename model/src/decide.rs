@@ -14,8 +14,9 @@ use crate::prior::Prior;
 /// A residual below this changes nothing that could be told apart: 2 % of a weight.
 const MATERIAL: f64 = 0.02;
 
-/// Decides. `previous` is the memory that the last tick of this backend returned (`Memory::default()` at first); the returned one
-/// goes into the next. Any observation is answered with a valid decision: numbers that make no sense count as missing.
+/// Decides. `previous` is the memory that the last tick of this backend returned (`Memory::default()` at first); the
+/// returned one goes into the next. Any observation is answered with a valid decision: numbers that make no sense count
+/// as missing.
 pub fn decide(
     observation: &Observation,
     previous: &Memory,

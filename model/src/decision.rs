@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::observation::EndpointKey;
 
-/// Parameters of the pick rule, shared by all endpoints of a backend. A proxy scores an endpoint with `n` requests in flight as
+/// Parameters of the pick rule, shared by all endpoints of a backend. A proxy scores an endpoint with `n` requests in
+/// flight as
 /// `(n + offset)^exponent / weight * (latency / latency_reference_ms)^latency_exponent * (1 - error)^-error_exponent`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RuleParameters {
@@ -20,17 +21,17 @@ pub struct RuleParameters {
     pub error_exponent: f32,
 }
 
-/// The defaults, here and nowhere else. `latency_reference_ms` scales all scores alike and so never changes a choice between
-/// endpoints of known latency; `decide` replaces it by the backend's median latency, which is what an endpoint without a
-/// latency of its own is taken to have.
+/// The defaults, here and nowhere else. `latency_reference_ms` scales all scores alike and so never changes a choice
+/// between endpoints of known latency; `decide` replaces it by the backend's median latency, which is what an endpoint
+/// without a latency of its own is taken to have.
 impl RuleParameters {
-    /// For equal weights, when nothing is known of the endpoints: "c3-local" of the design study, with its error exponent
-    /// (an endpoint that fails one request in five is avoided like one that is 15 times slower).
+    /// For equal weights, when nothing is known of the endpoints: "c3-local" of the design study, with its error
+    /// exponent (an endpoint that fails one request in five is avoided like one that is 15 times slower).
     pub const LOCAL: Self =
         Self { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
 
-    /// For weights that say how much an endpoint can do (the capacity prior). The exponent is lower than the local rule's:
-    /// the weight already carries the speed, so a queue need not be feared as steeply for want of knowing it.
+    /// For weights that say how much an endpoint can do (the capacity prior). The exponent is lower than the local
+    /// rule's: the weight already carries the speed, so a queue need not be feared as steeply for want of knowing it.
     pub const WITH_WEIGHTS: Self =
         Self { exponent: 2.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
 }
@@ -47,8 +48,8 @@ pub enum Mode {
     Active,
 }
 
-/// Why the guard changed or refused something. The names are the operator's contract: they appear in decisions, metrics,
-/// the dashboard and recordings, and do not change.
+/// Why the guard changed or refused something. The names are the operator's contract: they appear in decisions,
+/// metrics, the dashboard and recordings, and do not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
     /// The backend's mode is `Off`.
@@ -88,8 +89,8 @@ pub struct GuardAction {
     pub detail: String,
 }
 
-/// The decision of one tick for one backend. All vectors are in the order of the observation's endpoints; each of the three
-/// weight vectors is finite, > 0 and sums to 1.
+/// The decision of one tick for one backend. All vectors are in the order of the observation's endpoints; each of the
+/// three weight vectors is finite, > 0 and sums to 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     /// Tick of the observation.

@@ -1,9 +1,11 @@
-//! Observation to features: what the policy sees. The same function runs in production, in simulation and over recordings.
+//! Observation to features: what the policy sees. The same function runs in production, in simulation and over
+//! recordings.
 //!
-//! Every feature is one row of a table: its name (which checkpoints carry), unit, range, meaning, and how it is read. Ratios
-//! are logarithms against the backend's mean, so that a policy trained on pods of 20 requests/s also knows pods of 2,000; what is
-//! not known is 0 in ratios (like the mean) and raised in a flag. Whatever comes in, each number is finite and within its range.
-//! Rows are computed alike from the row's own endpoint and the means, so reordering endpoints reorders rows.
+//! Every feature is one row of a table: its name (which checkpoints carry), unit, range, meaning, and how it is read.
+//! Ratios are logarithms against the backend's mean, so that a policy trained on pods of 20 requests/s also knows pods
+//! of 2,000; what is not known is 0 in ratios (like the mean) and raised in a flag. Whatever comes in, each number is
+//! finite and within its range. Rows are computed alike from the row's own endpoint and the means, so reordering
+//! endpoints reorders rows.
 
 use ndarray::{Array1, Array2};
 

@@ -1,5 +1,5 @@
-//! The guard is the contract with the operator: whatever the policy says, what is applied stays within these bounds, and each
-//! intervention has a name.
+//! The guard is the contract with the operator: whatever the policy says, what is applied stays within these bounds,
+//! and each intervention has a name.
 //!
 //! # Order
 //!
@@ -12,9 +12,9 @@
 //! 4. *Slow start*: new endpoints get a part of their share that grows with their age.
 //! 5. *Share bounds*: floor and ceiling, last, so that they always hold.
 //!
-//! Shares are of weight among ready endpoints. With equal queues a proxy sends in proportion to them; its live in-flight counts
-//! then shift requests within the tick. Endpoints that are not ready get the floor share, on top of the others': proxies send
-//! them nothing, and no share is lost by them.
+//! Shares are of weight among ready endpoints. With equal queues a proxy sends in proportion to them; its live
+//! in-flight counts then shift requests within the tick. Endpoints that are not ready get the floor share, on top of
+//! the others': proxies send them nothing, and no share is lost by them.
 
 mod bounds;
 mod settings;
@@ -211,7 +211,8 @@ fn in_panic(case: &Case<'_>, settings: &GuardSettings, actions: &mut Vec<GuardAc
     panic
 }
 
-/// Holds each weight to within a step of the last applied one, relative to the endpoints that were there before and stay.
+/// Holds each weight to within a step of the last applied one, relative to the endpoints that were there before and
+/// stay.
 fn step(case: &Case<'_>, settings: &GuardSettings, mut wanted: Vec<f64>, actions: &mut Vec<GuardAction>) -> Vec<f64> {
     let window_s = settings.slow_start_window_s;
     let before: Vec<Option<f64>> = case

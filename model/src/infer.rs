@@ -1,8 +1,10 @@
-//! The network's forward pass as it runs at every tick: the arithmetic of [`Network::forward`](crate::network::Network::forward) in plain arrays.
+//! The network's forward pass as it runs at every tick: the arithmetic of
+//! [`Network::forward`](crate::network::Network::forward) in plain arrays.
 //!
-//! candle is built for training; a tick calls it once with one small batch and pays for what it does not need: threads that wake for
-//! each product (0.2 ms for 12 endpoints), and a fresh tensor for each bias and each ReLU (6 ms for 5,000; this takes 1 ms). One
-//! thread and a fixed order of sums also give the same bits on machines of any width. A test holds the two together.
+//! candle is built for training; a tick calls it once with one small batch and pays for what it does not need: threads
+//! that wake for each product (0.2 ms for 12 endpoints), and a fresh tensor for each bias and each ReLU (6 ms for
+//! 5,000; this takes 1 ms). One thread and a fixed order of sums also give the same bits on machines of any width. A
+//! test holds the two together.
 
 use ndarray::{Array1, Array2, ArrayView1, Axis, ShapeError, concatenate};
 
@@ -49,7 +51,8 @@ impl Inference {
         })
     }
 
-    /// Residuals on the log weights, one a row, and on the logs of the rule parameters. `endpoints` is `[n, features]`, n ≥ 1, and
+    /// Residuals on the log weights, one a row, and on the logs of the rule parameters. `endpoints` is `[n, features]`,
+    /// n ≥ 1, and
     /// `context` `[context]`, both normalised.
     ///
     /// # Errors

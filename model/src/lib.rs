@@ -1,9 +1,9 @@
-//! Observation to decision: the pure ground floor of Trimtab. Nothing here reads a clock, draws from an unseeded rng, or
-//! touches a socket or a file; time and randomness come in as arguments.
+//! Observation to decision: the pure ground floor of Trimtab. Nothing here reads a clock, draws from an unseeded rng,
+//! or touches a socket or a file; time and randomness come in as arguments.
 //!
-//! In reading order: [`observation`] comes in, [`decision`] goes out, [`decide`](mod@decide) is the step between them, and its parts are
-//! [`memory`], [`prior`], [`features`], [`policy`] (a [`network`] from a [`checkpoint`], run by [`infer`]) and [`guard`]. [`recording`] writes all
-//! of it down.
+//! In reading order: [`observation`] comes in, [`decision`] goes out, [`decide`](mod@decide) is the step between them,
+//! and its parts are [`memory`], [`prior`], [`features`], [`policy`] (a [`network`] from a [`checkpoint`], run by
+//! [`infer`]) and [`guard`]. [`recording`] writes all of it down.
 
 pub mod decision;
 pub mod observation;

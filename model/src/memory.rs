@@ -1,5 +1,5 @@
-//! What one tick hands to the next: averages, capacity estimates and the last applied weights, by endpoint identity. Pure data:
-//! the caller keeps one `Memory` a backend and passes it back in.
+//! What one tick hands to the next: averages, capacity estimates and the last applied weights, by endpoint identity.
+//! Pure data: the caller keeps one `Memory` a backend and passes it back in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use crate::numbers::{gain, interval_s, sane};
 use crate::observation::{EndpointKey, EndpointObservation, Observation};
 use crate::prior::{QUANTILE_SHAPE, Speed, quantile_shape};
 
-/// An endpoint that has been away for longer is forgotten: longer than a rolling restart takes to bring a pod's address back,
-/// short enough that churn does not pile up.
+/// An endpoint that has been away for longer is forgotten: longer than a rolling restart takes to bring a pod's address
+/// back, short enough that churn does not pile up.
 pub const FORGET_AFTER_S: f64 = 300.0;
 
 /// Time constant of the fast error average: as quick as the proxies' own (DESIGN.md: fading over 2 s).
 const ERROR_FAST_S: f64 = 2.0;
 /// Time constant of the slow error average: long enough to remember a pod that fails in bouts.
 const ERROR_SLOW_S: f64 = 30.0;
-/// Answers that count as one prior opinion: a tick with a single failed answer moves an average by a third of what a tick full
-/// of failures does.
+/// Answers that count as one prior opinion: a tick with a single failed answer moves an average by a third of what a
+/// tick full of failures does.
 const ERROR_PRIOR_ANSWERS: f64 = 2.0;
 
 /// What must be carried from tick to tick of one backend. `Memory::default()` is the memory of a backend never seen.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Memory {
-    /// First those of the last observation in its order, then those gone since. Endpoint lists rarely change, so that the next
-    /// observation finds nearly all of them at the same place.
+    /// First those of the last observation in its order, then those gone since. Endpoint lists rarely change, so that
+    /// the next observation finds nearly all of them at the same place.
     endpoints: Vec<Entry>,
     /// How many of them were in the last observation.
     present: usize,
@@ -49,9 +49,9 @@ fn keys(entries: &[Entry]) -> impl Iterator<Item = EndpointKey> + '_ {
 pub struct EndpointMemory {
     /// Evidence on its capacity.
     pub speed: Speed,
-    /// Share of answers that failed, over about [`ERROR_FAST_S`].
+    /// Share of answers that failed, over about 2 s.
     pub error_fast: f64,
-    /// The same over about [`ERROR_SLOW_S`].
+    /// The same over about 30 s.
     pub error_slow: f64,
     /// Seconds since it was seen to become ready; infinite where it was there before we were.
     pub ready_for_s: f64,

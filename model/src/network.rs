@@ -1,6 +1,6 @@
-//! The permutation-equivariant network: one encoder and one scorer shared by all endpoints, and a pooled context, so that the same
-//! few thousand parameters serve 2 endpoints and 5,000 (Zaheer et al., "Deep Sets", 2017, with mean and max pooling). Training
-//! builds it from variables and differentiates through the very `forward` that ships.
+//! The permutation-equivariant network: one encoder and one scorer shared by all endpoints, and a pooled context, so
+//! that the same few thousand parameters serve 2 endpoints and 5,000 (Zaheer et al., "Deep Sets", 2017, with mean and
+//! max pooling). Training builds it from variables and differentiates through the very `forward` that ships.
 //!
 //! Every output is `clip · tanh(x)`: no weights whatsoever can make it leave its range.
 
@@ -77,7 +77,8 @@ impl Network {
         })
     }
 
-    /// Residuals on the log weights, `[n]`, and on the logs of the rule parameters, `[RULE_PARAMETERS]`, of one backend with
+    /// Residuals on the log weights, `[n]`, and on the logs of the rule parameters, `[RULE_PARAMETERS]`, of one backend
+    /// with
     /// `endpoints` `[n, features]` and `context` `[context]`, both normalised; n ≥ 1.
     ///
     /// # Errors
@@ -87,7 +88,8 @@ impl Network {
         let encoded = self.encoder[1].forward(&encoded)?.relu()?;
         let pooled = Tensor::cat(&[&encoded.mean(0)?, &encoded.max(0)?, context], 0)?.unsqueeze(0)?;
         let pooled = self.context.forward(&pooled)?.relu()?;
-        // One layer over [encoded, pooled] whose pooled half is the same for all rows: computed once, in `context`, and added.
+        // One layer over [encoded, pooled] whose pooled half is the same for all rows: computed once, in `context`, and
+        // added.
         let hidden = self.scorer[0].forward(&encoded)?.broadcast_add(&pooled)?.relu()?;
         let residuals = self.scorer[1].forward(&hidden)?.squeeze(1)?;
         let parameters = self.rule.forward(&pooled)?.squeeze(0)?;

@@ -1,10 +1,10 @@
-//! Small arithmetic on numbers that come from outside and may be anything: every number of an observation passes through here
-//! before it is calculated with.
+//! Small arithmetic on numbers that come from outside and may be anything: every number of an observation passes
+//! through here before it is calculated with.
 
 use crate::observation::Measured;
 
-/// Metrics older than this say nothing about now: ten default ticks, and several times the 1–2 s in which a pod's speed can
-/// change under a noisy neighbour.
+/// Metrics older than this say nothing about now: ten default ticks, and several times the 1–2 s in which a pod's speed
+/// can change under a noisy neighbour.
 pub(crate) const STALE_S: f32 = 5.0;
 
 /// Bound on any magnitude taken from outside; squares and sums over a million endpoints stay finite in `f64`.
@@ -26,8 +26,8 @@ pub(crate) fn gain(dt_s: f64, time_constant_s: f64) -> f64 {
     -(-dt_s / time_constant_s).exp_m1()
 }
 
-/// Length of a tick to calculate with: the nominal 500 ms where the given one makes no sense, and never so long that one tick
-/// wipes out every average.
+/// Length of a tick to calculate with: the nominal 500 ms where the given one makes no sense, and never so long that
+/// one tick wipes out every average.
 pub(crate) fn interval_s(given_s: f64) -> f64 {
     sane(given_s).filter(|&s| s > 0.0).unwrap_or(0.5).clamp(0.01, 10.0)
 }

@@ -1,7 +1,8 @@
 //! What the controller knows at one tick about one backend (one port of a Service) and its endpoints (its pods).
 //!
-//! Numbers that may be late carry their age; numbers that may be missing are `Option`. Nothing here is derived: features
-//! are made from an `Observation` in `features`, the same way in production, in simulation and from recordings.
+//! Numbers that may be late carry their age; numbers that may be missing are `Option`. Nothing here is derived:
+//! features are made from an `Observation` in `features`, the same way in production, in simulation and from
+//! recordings.
 
 use serde::{Deserialize, Serialize};
 
@@ -116,8 +117,8 @@ pub struct Scraped {
 }
 
 impl Scraped {
-    /// Age of the freshest number that a live pod keeps changing, in seconds; infinite where the age is no number; `None` where
-    /// the pod has told none.
+    /// Age of the freshest number that a live pod keeps changing, in seconds; infinite where the age is no number;
+    /// `None` where the pod has told none.
     pub fn age_s(&self) -> Option<f32> {
         [self.in_flight, self.busy, self.completed_rps, self.latency_ms_mean, self.cpu_cores, self.memory_bytes]
             .into_iter()

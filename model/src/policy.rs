@@ -14,7 +14,8 @@ use crate::infer::Inference;
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
 pub const RULE_PARAMETERS: [&str; 4] = ["exponent", "offset", "latency_exponent", "error_exponent"];
 
-/// Widest exploration noise, as standard deviation of a log weight: a factor of 1.65. Noise above it is no longer small.
+/// Widest exploration noise, as standard deviation of a log weight: a factor of 1.65. Noise above it is no longer
+/// small.
 pub const EXPLORATION_STD_MAX: f64 = 0.5;
 
 /// A policy, ready to propose.
@@ -94,8 +95,8 @@ impl Policy {
         Ok(Self { version: manifest.policy_version.clone(), learned: Some(learned), exploration_std: 0.0 })
     }
 
-    /// The same policy with Gaussian noise of this standard deviation on its log weights, at most [`EXPLORATION_STD_MAX`]; 0 (or
-    /// what is no number) for none.
+    /// The same policy with Gaussian noise of this standard deviation on its log weights, at most
+    /// [`EXPLORATION_STD_MAX`]; 0 (or what is no number) for none.
     #[must_use]
     pub fn with_exploration(mut self, std: f64) -> Self {
         self.exploration_std = if std.is_finite() { std.clamp(0.0, EXPLORATION_STD_MAX) } else { 0.0 };

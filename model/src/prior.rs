@@ -2,22 +2,25 @@
 //!
 //! # Why it is stable
 //!
-//! Weights that follow latency oscillate: latency is mostly queueing, the queue follows the weight, and near saturation the loop
-//! gain is ~1/(1 − load). The estimate here does not depend on the endpoint's own weight or queue. By Little's law
+//! Weights that follow latency oscillate: latency is mostly queueing, the queue follows the weight, and near saturation
+//! the loop gain is ~1/(1 − load). The estimate here does not depend on the endpoint's own weight or queue. By Little's
+//! law
 //! *completed rps ÷ mean busy slots* is the rate at which one slot works, whether its queue holds nothing or a thousand
-//! requests; times the number of slots it is what the endpoint could do. A change of weight changes how many slots are busy and
-//! how much they complete in the same proportion, and cancels.
+//! requests; times the number of slots it is what the endpoint could do. A change of weight changes how many slots are
+//! busy and how much they complete in the same proportion, and cancels.
 //!
-//! Where a pod does not tell how many slots are busy, the 10th percentile of the latency that proxies saw stands in for the
-//! service time. It can contain waiting, so the loop is closed there; with the pick rule `(n + g)^κ / w` balanced over endpoints, in-flight
-//! follows the weight as `w^(1/κ)` and that latency at most in-flight, so the loop gain is at most `1/κ` < 1 and it settles.
+//! Where a pod does not tell how many slots are busy, the 10th percentile of the latency that proxies saw stands in for
+//! the service time. It can contain waiting, so the loop is closed there; with the pick rule `(n + g)^κ / w` balanced
+//! over endpoints, in-flight follows the weight as `w^(1/κ)` and that latency at most in-flight, so the loop gain is at
+//! most `1/κ` < 1 and it settles.
 //!
 //! # How it forgets
 //!
-//! Completions are counts, so how sure an estimate is follows from how many it rests on. A long average ([`LONG_S`]) holds while
-//! the last few samples agree with it; when the last one, two or four of them contradict it by more than chance explains, they
-//! replace it. Few completions thus move it slowly and many at once: a neighbour that takes two thirds of a busy pod's CPU is
-//! seen within one or two ticks. Without evidence the estimate stays and drifts slowly to the median of the others.
+//! Completions are counts, so how sure an estimate is follows from how many it rests on. A long average (`LONG_S`)
+//! holds while the last few samples agree with it; when the last one, two or four of them contradict it by more than
+//! chance explains, they replace it. Few completions thus move it slowly and many at once: a neighbour that takes two
+//! thirds of a busy pod's CPU is seen within one or two ticks. Without evidence the estimate stays and drifts slowly to
+//! the median of the others.
 
 use crate::memory::EndpointMemory;
 use crate::numbers::{fresh, gain, median, normalise, sane};
@@ -31,18 +34,19 @@ const IDLE_S: f64 = 60.0;
 const PRIOR_COMPLETIONS: f64 = 8.0;
 /// Completions from which on an endpoint's own rate counts in the median.
 const KNOWN_COMPLETIONS: f64 = 5.0;
-/// Standard errors by which recent samples must fall below the average to replace it: a false alarm in hundreds of ticks, of which
-/// the next samples undo most.
+/// Standard errors by which recent samples must fall below the average to replace it: a false alarm in hundreds of
+/// ticks, of which the next samples undo most.
 const DROP_ERRORS: f64 = 3.0;
-/// The same upwards, and from two samples on: more careful, because a pod thought too fast gets a queue, and one thought too slow
-/// only some idle time; and one look at the busy gauge that finds a pod idle by chance makes it seem fast.
+/// The same upwards, and from two samples on: more careful, because a pod thought too fast gets a queue, and one
+/// thought too slow only some idle time; and one look at the busy gauge that finds a pod idle by chance makes it seem
+/// fast.
 const RISE_ERRORS: f64 = 4.0;
 /// Less busy time than this is none: a rate is a count divided by it.
 const BUSY_S_MIN: f64 = 1e-3;
 /// Samples that are remembered singly.
 const RECENT: usize = 4;
-/// No endpoint is taken to differ from the median by more than this factor: three doublings beyond the 1:8 of the most unequal
-/// node generations; what lies outside is a wrong metric.
+/// No endpoint is taken to differ from the median by more than this factor: three doublings beyond the 1:8 of the most
+/// unequal node generations; what lies outside is a wrong metric.
 const RATIO_MAX: f64 = 64.0;
 /// Answers from which on a tick's 10th percentile is one, and not just the minimum.
 const QUANTILE_ANSWERS: f64 = 20.0;
@@ -106,8 +110,9 @@ impl Work {
             .then(|| (self.completions / self.busy_s).ln())
     }
 
-    /// Relative variance of `busy_s`, which is known from one look a scrape: that of a binomial where the limit is known (a pod
-    /// whose slots are all busy has none), of a Poisson count where it is not; never quite 0, as service times vary too.
+    /// Relative variance of `busy_s`, which is known from one look a scrape: that of a binomial where the limit is
+    /// known (a pod whose slots are all busy has none), of a Poisson count where it is not; never quite 0, as service
+    /// times vary too.
     fn gauge_variance(&self, worker_limit: Option<f64>) -> f64 {
         let busy = (self.busy_s / self.elapsed_s).max(1e-3);
         let idle_share = worker_limit.map_or(1.0, |limit| 1.0 - busy / limit).max(0.1);
@@ -157,7 +162,8 @@ impl Speed {
         self.worker_limit
     }
 
-    /// The work between the previous scrape and this one, and the time between; `None` without a new scrape or without work.
+    /// The work between the previous scrape and this one, and the time between; `None` without a new scrape or without
+    /// work.
     fn work(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64) -> Option<(Work, f64)> {
         let scraped = &endpoint.scraped;
         let completed_rps = fresh(scraped.completed_rps)?;
@@ -174,8 +180,8 @@ impl Speed {
             _ => dt_s,
         };
         self.measured_at_ms = Some(measured_at_ms);
-        // Errors are completions too, and quick ones: only good answers are work done. Requests that never got an answer are not
-        // among the pod's completions.
+        // Errors are completions too, and quick ones: only good answers are work done. Requests that never got an
+        // answer are not among the pod's completions.
         let good = endpoint
             .reported
             .filter(|reported| reported.successes > 0 || reported.errors > 0)
@@ -230,8 +236,8 @@ impl Speed {
         let p10_ms = if answers >= QUANTILE_ANSWERS {
             positive(reported.latency_ms_p10)?
         } else {
-            // The 10th percentile of a few answers is their minimum, and larger the fewer they are: a pod would be thought
-            // slow because it gets little. The median does not lean that way.
+            // The 10th percentile of a few answers is their minimum, and larger the fewer they are: a pod would be
+            // thought slow because it gets little. The median does not lean that way.
             shape * positive(reported.latency_ms_p50)?
         };
         // First come, first served with all slots busy: the part of the time that is service is limit ÷ in-flight.
@@ -293,7 +299,8 @@ impl Prior {
         let service_log_rate = |speed: &Speed| speed.service.map(|(log_ms, _)| 1e3f64.ln() - log_ms);
         let mut service_rates: Vec<f64> = speeds().filter_map(service_log_rate).collect();
         let service_median = median(&mut service_rates);
-        // Rates from a low quantile of latency are too high by a factor that endpoints share; those that tell both give it.
+        // Rates from a low quantile of latency are too high by a factor that endpoints share; those that tell both give
+        // it.
         let mut factors: Vec<f64> =
             speeds().filter_map(|speed| Some(speed.long.log_rate()? - service_log_rate(speed)?)).collect();
         let factor = median(&mut factors).or(rate_median.zip(service_median).map(|(rate, service)| rate - service));

@@ -1,8 +1,9 @@
-//! What is written down, as Arrow: one row an endpoint and tick, one row a sampled request. The writer (the controller) and the
-//! readers (the trainer, people with pyarrow) share these types, so a column is named, typed and documented once.
+//! What is written down, as Arrow: one row an endpoint and tick, one row a sampled request. The writer (the controller)
+//! and the readers (the trainer, people with pyarrow) share these types, so a column is named, typed and documented
+//! once.
 //!
-//! A tick's row holds the observation of the interval that *ended* with it, and the decision for the one that *begins*: the
-//! outcome of a decision is in the same endpoint's row of the next tick.
+//! A tick's row holds the observation of the interval that *ended* with it, and the decision for the one that *begins*:
+//! the outcome of a decision is in the same endpoint's row of the next tick.
 
 mod columns;
 mod request;
@@ -106,8 +107,8 @@ pub fn to_batch<R: Row>(rows: &[R]) -> Result<RecordBatch, RecordingError> {
     Ok(RecordBatch::try_new(schema::<R>(), R::encode(rows))?)
 }
 
-/// Columns to rows. Columns are found by name; those that are not known are passed over. A batch without a version in its metadata is
-/// taken to be of this one, since tools that rewrite Parquet files drop it.
+/// Columns to rows. Columns are found by name; those that are not known are passed over. A batch without a version in
+/// its metadata is taken to be of this one, since tools that rewrite Parquet files drop it.
 ///
 /// # Errors
 /// The column that is missing, of another type or null, or the version that is not this one.

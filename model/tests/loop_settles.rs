@@ -7,8 +7,8 @@ use trimtab_model::Policy;
 
 const SPEEDS: [f64; 12] = [10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0, 40.0, 40.0, 40.0, 40.0];
 
-/// Factors by which applied shares are off their pods' parts of the capacity over so many ticks: the 99th percentile, and the
-/// largest.
+/// Factors by which applied shares are off their pods' parts of the capacity over so many ticks: the 99th percentile,
+/// and the largest.
 fn off_over(world: &mut World, ticks: usize) -> (f64, f64) {
     let total: f64 = world.pods.iter().map(|pod| pod.speed * pod.slots as f64).sum();
     let mut off = Vec::new();

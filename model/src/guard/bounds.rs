@@ -15,8 +15,8 @@ fn share_of_multiple(multiple: f64, others: usize) -> f64 {
     if others == 0 { 1.0 } else { multiple / (multiple + others as f64) }
 }
 
-/// Brings the shares of ready endpoints within floor and ceiling and gives the others the floor; the result sums to 1. Tells
-/// which ready shares were moved to a bound. Whatever comes in, what goes out is a distribution.
+/// Brings the shares of ready endpoints within floor and ceiling and gives the others the floor; the result sums to 1.
+/// Tells which ready shares were moved to a bound. Whatever comes in, what goes out is a distribution.
 pub(super) fn hold(weights: &mut [f64], ready: &[bool], settings: &GuardSettings) -> Vec<(usize, Moved)> {
     let count = ready.iter().filter(|&&ready| ready).count();
     if count == 0 {
@@ -50,7 +50,8 @@ pub(super) fn hold(weights: &mut [f64], ready: &[bool], settings: &GuardSettings
     moved
 }
 
-/// The factor with which the clipped shares sum to 1, by bisection on its logarithm: the sum grows with the factor, from
+/// The factor with which the clipped shares sum to 1, by bisection on its logarithm: the sum grows with the factor,
+/// from
 /// `count * floor` ≤ 1 to `count * ceiling` ≥ 1.
 fn scale(shares: &[f64], floor: f64, ceiling: f64) -> f64 {
     if shares.iter().all(|share| (floor..=ceiling).contains(share)) {

@@ -7,14 +7,16 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub struct GuardSettings {
-    /// No ready endpoint's share falls below this multiple of the mean of the others. Above 0: an endpoint without requests
-    /// cannot show that it has recovered.
+    /// No ready endpoint's share falls below this multiple of the mean of the others. Above 0: an endpoint without
+    /// requests cannot show that it has recovered.
     pub share_floor: f64,
-    /// No share rises above this multiple of the mean of the others. 8 leaves room for the 1:4 of common node generations twice over.
+    /// No share rises above this multiple of the mean of the others. 8 leaves room for the 1:4 of common node
+    /// generations twice over.
     pub share_ceiling: f64,
     /// Largest growth of a weight in one tick, as a log-ratio.
     pub step_up_max: f64,
-    /// Largest fall of a weight in one tick, as a log-ratio; more than the growth, as too much traffic hurts more than too little.
+    /// Largest fall of a weight in one tick, as a log-ratio; more than the growth, as too much traffic hurts more than
+    /// too little.
     pub step_down_max: f64,
     /// Share of failed answers from which on an endpoint's weight may fall without limit.
     pub failing_error_share: f64,

@@ -1,16 +1,16 @@
-//! What the guard remembers from tick to tick: how long the input has looked unfamiliar, and how the policy fares against its
-//! fallback.
+//! What the guard remembers from tick to tick: how long the input has looked unfamiliar, and how the policy fares
+//! against its fallback.
 //!
 //! # Worse than the fallback
 //!
-//! Each tick's outcome is credited to whatever was applied while it came about: the policy, where it really differed from
-//! the prior, or the prior. The two running averages are compared, and when the policy's is worse by more than chance and more than a
-//! trifle, the prior is applied for a while, twice as long each time.
+//! Each tick's outcome is credited to whatever was applied while it came about: the policy, where it really differed
+//! from the prior, or the prior. The two running averages are compared, and when the policy's is worse by more than
+//! chance and more than a trifle, the prior is applied for a while, twice as long each time.
 //!
-//! The fallback's average only fills when the fallback is in force: in the modes `Off` and `Shadow`, after another reason of the
-//! guard, and during the time that this one holds. Old evidence fades, so that the two are compared over the same few minutes; but
-//! nothing here assigns time to them by lot. In a long stretch of `Active` there is no fallback to compare with and this reason
-//! stays silent: the live switchback is what will then feed the comparison.
+//! The fallback's average only fills when the fallback is in force: in the modes `Off` and `Shadow`, after another
+//! reason of the guard, and during the time that this one holds. Old evidence fades, so that the two are compared over
+//! the same few minutes; but nothing here assigns time to them by lot. In a long stretch of `Active` there is no
+//! fallback to compare with and this reason stays silent: the live switchback is what will then feed the comparison.
 
 use crate::numbers::{gain, sane};
 use crate::observation::Observation;

@@ -1,4 +1,5 @@
-//! Rows of plain fields as Arrow columns: what each field type looks like, and the macro that makes a row type from one list.
+//! Rows of plain fields as Arrow columns: what each field type looks like, and the macro that makes a row type from one
+//! list.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! A closed world for the decision loop: pods with slots and a queue, exponential service, Poisson arrivals, the pick rule over
-//! live in-flight counts, and a tick every 500 ms that scrapes, reports and decides.
+//! A closed world for the decision loop: pods with slots and a queue, exponential service, Poisson arrivals, the pick
+//! rule over live in-flight counts, and a tick every 500 ms that scrapes, reports and decides.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 pub mod wild;
