@@ -35,3 +35,21 @@ pub struct Objects {
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
 }
+
+impl Objects {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.gateway_classes.len()
+            + self.gateways.len()
+            + self.http_routes.len()
+            + self.reference_grants.len()
+            + self.services.len()
+            + self.endpoint_slices.len()
+            + self.policies.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

@@ -6,6 +6,12 @@
 #[derive(Debug, Clone, Copy)]
 pub struct Fnv1a(u64);
 
+impl Default for Fnv1a {
+    fn default() -> Self {
+        Fnv1a::new()
+    }
+}
+
 impl Fnv1a {
     /// The hash of nothing.
     pub const fn new() -> Self {

@@ -95,7 +95,10 @@ mod tests {
 
     use super::*;
 
-    fn check(text: &str, expected: Result<&[(&str, Option<&str>)], &[(Option<u32>, &str)]>) {
+    /// Address and zone of each endpoint, or line and message of each fault.
+    type Expected<'a> = Result<&'a [(&'a str, Option<&'a str>)], &'a [(Option<u32>, &'a str)]>;
+
+    fn check(text: &str, expected: Expected<'_>) {
         let found = read(text.as_bytes());
         let found = found
             .map(|lines| lines.into_iter().map(|line| (line.address.to_string(), line.zone)).collect::<Vec<_>>())

@@ -28,6 +28,9 @@ use crate::{
 /// More files than this are refused.
 const FILES_MAX: usize = 1000;
 
+/// Files that are larger than this together, in bytes, are refused: all of them are read at every look.
+const FOLDER_BYTES_MAX: u64 = 64 << 20;
+
 /// Extensions of files that are read.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 
@@ -104,8 +107,12 @@ impl Files {
         let mut changed = false;
         for (name, path) in listed {
             let file = self.files.entry(name.clone()).or_default();
-            let reading = read(path);
-            if reading != Reading::Gone && file.settler.settle(&reading) {
+            let reading = match read(path) {
+                // Listed, so not deleted: that is for the files that are no longer listed.
+                Reading::Gone => Reading::Unreadable("leads nowhere".to_owned()),
+                reading => reading,
+            };
+            if file.settler.settle(&reading) {
                 file.apply(name, reading, false);
                 changed = true;
             }
@@ -217,6 +224,10 @@ fn list(path: &Path) -> Result<Vec<(String, PathBuf)>, String> {
     }
     if listed.len() > FILES_MAX {
         return Err(format!("holds {} files, expected at most {FILES_MAX}", listed.len()));
+    }
+    let bytes: u64 = listed.iter().filter_map(|(_, path)| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum();
+    if bytes > FOLDER_BYTES_MAX {
+        return Err(format!("holds {} MiB, expected at most {} MiB", bytes >> 20, FOLDER_BYTES_MAX >> 20));
     }
     listed.sort();
     Ok(listed)

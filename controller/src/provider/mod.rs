@@ -18,6 +18,7 @@ use crate::{objects::Objects, problem::Problem};
 
 /// Where to read the configuration from.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Source {
     /// A YAML or JSON file, or a folder of them; watched.
     Path(PathBuf),

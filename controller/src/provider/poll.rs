@@ -64,7 +64,7 @@ fn publish(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>) {
     for problem in snapshot.problems.iter().filter(|problem| !before.problems.contains(problem)) {
         tracing::warn!(%problem, "configuration problem");
     }
-    let count = snapshot.objects.origins.len();
+    let count = snapshot.objects.len();
     tracing::info!(objects = count, problems = snapshot.problems.len(), "configuration changed");
     snapshots.send_replace(Arc::new(snapshot));
 }

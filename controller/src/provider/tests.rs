@@ -108,6 +108,24 @@ fn a_file_that_is_emptied_keeps_its_objects() {
 }
 
 #[test]
+fn a_symlink_that_comes_to_lead_nowhere_keeps_its_objects_until_it_is_deleted() {
+    let target = folder(&[("s", &service("c"))]);
+    let (folder, _) = loaded();
+    symlink(target.path().join("s"), folder.path().join("c.yaml")).unwrap();
+    let mut files = Files::new(folder.path().to_owned());
+    assert_eq!(services(&files.load().unwrap()), ["a", "b", "c"]);
+    fs::remove_file(target.path().join("s")).unwrap();
+    let snapshot = settled(&mut files);
+    assert_eq!(services(&snapshot), ["a", "b", "c"]);
+    assert_eq!(
+        problems(&snapshot),
+        ["c.yaml: leads nowhere", "c.yaml: does not hold: the last good version of the file stays"]
+    );
+    fs::remove_file(folder.path().join("c.yaml")).unwrap();
+    assert_eq!(services(&settled(&mut files)), ["a", "b"]);
+}
+
+#[test]
 fn a_deleted_file_takes_its_objects_with_it_but_not_at_the_first_look() {
     let (folder, mut files) = loaded();
     fs::remove_file(folder.path().join("a.yaml")).unwrap();

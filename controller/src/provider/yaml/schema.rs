@@ -79,9 +79,12 @@ impl Schema {
             self.walk(node, part, field, faults);
         }
         if let Some(allowed) = allowed_texts(schema) {
-            if !node.text().is_some_and(|text| allowed.contains(&text))
-                && !(node.data == Data::Null && nullable(schema))
-            {
+            let holds = match &node.data {
+                Data::Text(text) => allowed.contains(&text.as_str()),
+                Data::Null => nullable(schema),
+                _ => false,
+            };
+            if !holds {
                 faults.push(wrong(node, field, &format!("one of {}", allowed.join(", "))));
             }
             return;
