@@ -1,5 +1,6 @@
 //! The controller as its callers see it: start it, serve proxies over any byte streams, read its view, stop it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::clock;
 use crate::gateway::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::policies::{Policies, PolicyError};
+use crate::recording::{Recorder, RecordingError, RecordingOptions, RecordingTask};
 use crate::scrape::{ScrapeResult, Scraper};
 use crate::telemetry::{TelemetryEvent, TelemetryService};
 use crate::view::View;
@@ -49,6 +52,10 @@ pub struct ControllerOptions {
     pub load_interval: Duration,
     /// Share of requests that proxies sample for the recording, 0..=1. None are sampled where nothing is recorded.
     pub sample_rate: f32,
+    /// Checkpoint of the policy, watched; `None`: the one that ships inside the binary.
+    pub checkpoint: Option<PathBuf>,
+    /// Where to record; `None`: nowhere.
+    pub recording: Option<RecordingOptions>,
     /// Seed of the exploration noise; `None`: from the system.
     pub seed: Option<u64>,
     /// Stops everything; the recording is flushed.
@@ -63,6 +70,8 @@ impl ControllerOptions {
             tick_interval: Duration::from_millis(500),
             load_interval: Duration::from_millis(250),
             sample_rate: 0.05,
+            checkpoint: None,
+            recording: None,
             seed: None,
             shutdown,
         }
@@ -82,6 +91,12 @@ pub enum ControllerError {
         /// What would be right.
         allowed: &'static str,
     },
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// Nothing can be recorded there.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
     /// The gRPC server failed.
     #[error("serving proxies failed: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -101,6 +116,7 @@ pub struct Controller {
     /// Cancelled when the control loop has ended, however it ended.
     ended: CancellationToken,
     task: JoinHandle<()>,
+    recording: Option<RecordingTask>,
 }
 
 impl Controller {
@@ -112,18 +128,26 @@ impl Controller {
         check(&options)?;
         let shutdown = options.shutdown.clone();
         let metrics = Arc::new(Metrics::default());
+        let policies = Policies::start(options.checkpoint.clone(), shutdown.clone()).await?;
+        let (recorder, recording) = match options.recording.clone() {
+            Some(recording) => {
+                let (recorder, task) = Recorder::start(recording, metrics.clone(), shutdown.clone())?;
+                (Some(recorder), Some(task))
+            }
+            None => (None, None),
+        };
         let rng = options.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let (view_sender, view) = watch::channel(Arc::default());
         let (ads_sender, ads_events) = mpsc::unbounded_channel();
         let (telemetry_sender, telemetry_events) = mpsc::channel(WAITING_MAX);
         let (scrape_sender, scrapes) = mpsc::channel(WAITING_MAX);
-        let index = Index::new(trimtab_model::Policy::prior_only(), metrics.clone(), view_sender, rng);
+        let index = Index::new(policies, recorder.clone(), metrics.clone(), view_sender, rng);
         let ads = AdsService::new(index.snapshots(), ads_sender.clone(), shutdown.clone());
         let wishes = v1::TelemetryResponse {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),
-            sample_rate: 0.0,
+            sample_rate: if recorder.is_some() { options.sample_rate } else { 0.0 },
         };
-        let telemetry = TelemetryService::new(telemetry_sender.clone(), wishes, shutdown.clone());
+        let telemetry = TelemetryService::new(telemetry_sender.clone(), recorder, wishes, shutdown.clone());
         let ended = CancellationToken::new();
         let owner = Owner {
             _keep_open: (ads_sender.clone(), telemetry_sender.clone(), scrape_sender.clone()),
@@ -141,7 +165,7 @@ impl Controller {
             let _guard = guard;
             owner.run().await;
         });
-        Ok(Self { view, metrics, ads, telemetry, shutdown, ended, task })
+        Ok(Self { view, metrics, ads, telemetry, shutdown, ended, task, recording })
     }
 
     /// The picture after the last tick.
@@ -216,6 +240,11 @@ impl Controller {
     pub async fn stopped(self) -> Result<(), ControllerError> {
         let ended = self.task.await;
         let unexpected = !self.shutdown.is_cancelled();
+        if let Some(recording) = self.recording {
+            // The recording ends with shutdown or without its senders: a dead control loop loses no rows.
+            drop((self.ads, self.telemetry));
+            recording.flushed().await;
+        }
         if ended.is_err() || unexpected { Err(ControllerError::Stopped) } else { Ok(()) }
     }
 }
@@ -299,3 +328,7 @@ async fn sleep_until(due: Option<std::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

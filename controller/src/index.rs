@@ -13,13 +13,14 @@ use crate::clock::Now;
 use crate::gateway::Config;
 use crate::metrics::{Metrics, ScrapeOutcome};
 use crate::picture;
+use crate::policies::Policies;
 use crate::proxies::Proxies;
+use crate::recording::Recorder;
 use crate::scrape::ScrapeResult;
 use crate::telemetry::TelemetryEvent;
 use crate::tick::Backend;
 use crate::view::View;
 use crate::xds::{AdsEvent, Kind, Publisher};
-use trimtab_model::Policy;
 
 /// Errors that arrive within this time of each other travel in one push. They are out of here well within the 20 ms that the promise
 /// of 100 ms, proxy to proxy, leaves to the controller.
@@ -34,7 +35,8 @@ pub struct Index {
     backends: BTreeMap<Arc<str>, Backend>,
     proxies: Proxies,
     publisher: Publisher,
-    policy: Policy,
+    policies: Policies,
+    recorder: Option<Recorder>,
     metrics: Arc<Metrics>,
     view: watch::Sender<Arc<View>>,
     rng: StdRng,
@@ -47,13 +49,20 @@ pub struct Index {
 
 impl Index {
     /// An empty state that shows itself through `view`.
-    pub fn new(policy: Policy, metrics: Arc<Metrics>, view: watch::Sender<Arc<View>>, rng: StdRng) -> Self {
+    pub fn new(
+        policies: Policies,
+        recorder: Option<Recorder>,
+        metrics: Arc<Metrics>,
+        view: watch::Sender<Arc<View>>,
+        rng: StdRng,
+    ) -> Self {
         Self {
             config: Arc::default(),
             backends: BTreeMap::new(),
             proxies: Proxies::default(),
             publisher: Publisher::default(),
-            policy,
+            policies,
+            recorder,
             metrics,
             view,
             rng,
@@ -106,6 +115,7 @@ impl Index {
             self.publisher.set(Kind::HttpRoute, &route.name, route);
         }
         self.publisher.retain(Kind::HttpRoute, &config.routes.iter().map(|route| route.name.as_str()).collect());
+        self.policies.want(config.backends.iter().filter_map(|spec| spec.model.as_deref()));
         self.config = config;
         self.publish();
     }
@@ -203,25 +213,30 @@ impl Index {
         let proxies = self.proxies.view(self.publisher.number(), now);
         self.tick += 1;
         for (name, backend) in &mut self.backends {
-            let table = backend.tick(self.tick, &self.policy, &mut self.rng, now);
+            let policy = self.policies.of(backend.spec.model.as_deref());
+            let table = backend.tick(self.tick, &policy, &mut self.rng, now);
             self.publisher.set(Kind::WeightTable, name, &table);
             if let Some(last) = &backend.last {
                 self.metrics.decided(&last.decision);
+                if let Some(recorder) = &self.recorder {
+                    recorder.tick(last);
+                }
             }
         }
         self.publish();
-        let problems: Vec<String> = self.config.problems.iter().map(ToString::to_string).collect();
+        let mut problems: Vec<String> = self.config.problems.iter().map(ToString::to_string).collect();
+        problems.extend(self.policies.problems());
         let tick_ms = crate::clock::now().since_s(now.instant) * 1e3;
         self.metrics.ticked(tick_ms);
         self.view.send_replace(Arc::new(View {
             at_ms: now.at_ms,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            policy_version: self.policy.version().to_owned(),
+            policy_version: self.policies.of(None).version().to_owned(),
             tick_ms,
             proxies,
             backends: self.backends.values().map(|backend| picture::backend(backend, now)).collect(),
             problems,
-            recording: None,
+            recording: self.recorder.as_ref().map(Recorder::view),
         }));
     }
 

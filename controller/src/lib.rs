@@ -16,6 +16,7 @@ pub mod errors;
 pub mod loads;
 pub mod metrics;
 pub mod objective;
+pub mod recording;
 pub mod scrape;
 pub mod telemetry;
 pub mod tick;
@@ -24,6 +25,7 @@ pub mod xds;
 
 mod index;
 mod picture;
+pub mod policies;
 mod proxies;
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use trimtab_proxy::api::v1;
 use trimtab_proxy::api::v1::telemetry_request::Kind;
 use trimtab_proxy::api::v1::telemetry_server::Telemetry;
 
+use crate::recording::Recorder;
+
 /// What proxies tell, for the owner of the state.
 #[derive(Debug)]
 pub enum TelemetryEvent {
@@ -49,19 +51,21 @@ pub enum TelemetryEvent {
 pub struct TelemetryService {
     /// Bounded: while the owner is busy, a proxy's stream waits.
     events: mpsc::Sender<TelemetryEvent>,
+    recorder: Option<Recorder>,
     wishes: v1::TelemetryResponse,
     streams: Arc<AtomicU64>,
     shutdown: CancellationToken,
 }
 
 impl TelemetryService {
-    /// A service that tells proxies its `wishes`, hands reports to `events`, until `shutdown`.
+    /// A service that tells proxies its `wishes`, hands reports to `events` and samples to `recorder`, until `shutdown`.
     pub fn new(
         events: mpsc::Sender<TelemetryEvent>,
+        recorder: Option<Recorder>,
         wishes: v1::TelemetryResponse,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { events, wishes, streams: Arc::default(), shutdown }
+        Self { events, recorder, wishes, streams: Arc::default(), shutdown }
     }
 
     /// The same service, whose streams end with this `shutdown`.
@@ -83,6 +87,7 @@ impl Telemetry for TelemetryService {
         let reader = Reader {
             requests: request.into_inner(),
             events: self.events.clone(),
+            recorder: self.recorder.clone(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
         };
         let shutdown = self.shutdown.clone();
@@ -102,6 +107,7 @@ impl Telemetry for TelemetryService {
 struct Reader {
     requests: Streaming<v1::TelemetryRequest>,
     events: mpsc::Sender<TelemetryEvent>,
+    recorder: Option<Recorder>,
     stream: u64,
 }
 
@@ -128,7 +134,12 @@ impl Reader {
             match request.kind {
                 Some(Kind::Load(report)) => self.tell(TelemetryEvent::Load { proxy: proxy.clone(), report }).await?,
                 Some(Kind::Errors(report)) => self.tell(TelemetryEvent::Errors { report }).await?,
-                Some(Kind::Samples(_)) | None => {}
+                Some(Kind::Samples(samples)) => {
+                    if let Some(recorder) = &self.recorder {
+                        recorder.requests(proxy, samples);
+                    }
+                }
+                None => {}
             }
             next = self.requests.message().await?;
         }

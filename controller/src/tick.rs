@@ -41,6 +41,7 @@ pub struct Backend {
     pub window: Window,
     /// Outcome of the last tick.
     pub last: Option<Outcome>,
+    names: Arc<HashMap<EndpointKey, String>>,
     guard: GuardConfig,
     memory: Memory,
     derived: DerivedObjective,
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub observation: Arc<Observation>,
     /// What was decided.
     pub decision: Arc<Decision>,
+    /// The endpoints' names for people.
+    pub names: Arc<HashMap<EndpointKey, String>>,
 }
 
 impl Backend {
@@ -62,6 +65,7 @@ impl Backend {
     pub fn new(spec: BackendSpec, now: Now) -> Self {
         Self {
             guard: guard_config(&spec.guardrails),
+            names: names(&spec),
             spec,
             loads: Loads::default(),
             errors: PooledErrors::default(),
@@ -78,6 +82,7 @@ impl Backend {
     /// Takes over a new configuration and keeps what is known of the endpoints that stay.
     pub fn configure(&mut self, spec: BackendSpec) {
         self.guard = guard_config(&spec.guardrails);
+        self.names = names(&spec);
         self.spec = spec;
         let spec = &self.spec;
         let stays: std::collections::HashSet<EndpointKey> = spec.endpoints.iter().map(|e| e.key).collect();
@@ -133,7 +138,11 @@ impl Backend {
         self.memory = memory;
         self.window.add(&summed, now);
         let table = self.table(&decision.applied, decision.parameters, tick, proxies);
-        self.last = Some(Outcome { observation: Arc::new(observation), decision: Arc::new(decision) });
+        self.last = Some(Outcome {
+            observation: Arc::new(observation),
+            decision: Arc::new(decision),
+            names: self.names.clone(),
+        });
         table
     }
 
@@ -197,6 +206,10 @@ impl Backend {
             if whole { self.errors.whole_table(order, now.instant) } else { self.errors.table(order, now.instant) }?;
         Some(v1::ErrorTable { backend: self.spec.name().to_owned(), generation: self.spec.generation(), errors })
     }
+}
+
+fn names(spec: &BackendSpec) -> Arc<HashMap<EndpointKey, String>> {
+    Arc::new(spec.endpoints.iter().map(|endpoint| (endpoint.key, endpoint.name.clone())).collect())
 }
 
 /// The guard's bounds, with what the user said in place of the defaults. Bounds that do not hold together are left at the defaults;

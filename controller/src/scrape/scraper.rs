@@ -142,3 +142,7 @@ impl Scrape {
         *failing = error.is_some();
     }
 }
+
+#[cfg(test)]
+#[path = "scraper_tests.rs"]
+mod tests;
