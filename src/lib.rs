@@ -1,3 +1,4 @@
 //! The command line's own library: what `demo` and the tests share.
 
 pub mod demo;
+pub mod up;

@@ -1,2 +1,21 @@
-//! The `trimtab` binary.
-fn main() {}
+//! The `trimtab` binary: parse the command line, one match over the subcommands, exit with a code that means something.
+//!
+//! Exit codes: 0 done, 1 failed, 2 the command line makes no sense.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    cli::logging::init(&cli.log, cli.log_format);
+    match cli::run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            cli::say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

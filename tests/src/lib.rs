@@ -1,4 +1,6 @@
-//! End-to-end tests against real parts, and the comparison benchmark.
+//! What the end-to-end tests share (the real binary as a process, an HTTP client, where the tools are), and the comparison benchmark.
 
 pub mod compare;
+pub mod http;
+pub mod process;
 pub mod tools;

@@ -14,7 +14,11 @@ use std::{fmt, future::Future, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::{objects::Objects, problem::Problem};
+use crate::{
+    gateway::{self, Config},
+    objects::Objects,
+    problem::Problem,
+};
 
 /// Where to read the configuration from.
 #[derive(Debug, Clone)]
@@ -102,6 +106,29 @@ pub async fn run<P: Provider>(mut provider: P, shutdown: CancellationToken) -> R
     let first = provider.first().await?;
     let (sender, snapshots) = watch::channel(Arc::new(first));
     Ok(Running { snapshots, task: tokio::spawn(provider.watch(sender, shutdown)) })
+}
+
+/// Translates every snapshot into the data plane's configuration; what the provider could not read stands among its problems. The task
+/// ends when the provider does.
+pub fn configs(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> watch::Receiver<Arc<Config>> {
+    let translate = |snapshot: &Snapshot| {
+        let mut config = gateway::translate(&snapshot.objects);
+        config.problems.splice(0..0, snapshot.problems.iter().cloned());
+        for problem in &config.problems {
+            tracing::warn!(%problem, "configuration");
+        }
+        Arc::new(config)
+    };
+    let (sender, configs) = watch::channel(translate(&snapshots.borrow_and_update()));
+    tokio::spawn(async move {
+        while snapshots.changed().await.is_ok() {
+            let config = translate(&snapshots.borrow_and_update());
+            if sender.send(config).is_err() {
+                return;
+            }
+        }
+    });
+    configs
 }
 
 #[cfg(test)]

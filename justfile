@@ -1,0 +1,40 @@
+# List what there is to do.
+default:
+    @just --list
+
+# Two worlds side by side on this machine: Trimtab and a baseline. Takes about 90 s.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Everything that runs on a submission: tools, formatting, lints, tests.
+test:
+    tests/run.sh
+
+# Tests of one crate, e.g. `just t trimtab-proxy drain`.
+t CRATE *ARGS:
+    cargo test --release -p {{CRATE}} {{ARGS}}
+
+# Compare with nginx, HAProxy and Envoy on real sockets; prints ratios, writes target/compare.json.
+compare *ARGS:
+    tests/tools.sh
+    cargo build --release --workspace --bins
+    cargo run --release -p trimtab-tests --bin compare -- {{ARGS}}
+
+# CPU per proxied request against nginx and HAProxy.
+overhead *ARGS:
+    tests/tools.sh
+    cargo build --release --workspace --bins
+    cargo run --release -p trimtab-tests --bin overhead -- {{ARGS}}
+
+# Micro-benchmarks: pick, decide, tick, scrape.
+bench *ARGS:
+    cargo bench --workspace {{ARGS}}
+
+# Formatting and lints.
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- --deny warnings
+
+# Which crate costs how much to build, from scratch: target/cargo-timings.
+timings:
+    cargo build --release --workspace --timings

@@ -1,0 +1,18 @@
+//! `trimtab completions SHELL`.
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory};
+
+/// Arguments of `trimtab completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+/// Prints the script.
+pub fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "trimtab", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}

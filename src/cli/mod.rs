@@ -1,0 +1,92 @@
+//! The command line. Each subcommand has its own file with its arguments and its `run`; this one lists them.
+
+mod completions;
+mod controller;
+pub mod logging;
+mod proxy;
+mod signals;
+mod source;
+mod up;
+mod weights;
+
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An adaptive router for unequal pods: live in-flight counts, capacity weights learned every half second, and a guard
+/// that never lets the learning do worse than a good heuristic.
+#[derive(Debug, Parser)]
+#[command(name = "trimtab", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    after_help = "Start here:\n  trimtab demo                                             two worlds side by side, about 90 s
+  trimtab up --to 127.0.0.1:9001 --to 127.0.0.1:9002       an adaptive reverse proxy on 127.0.0.1:8080
+  trimtab weights --watch                                  what it is doing, and why"
+)]
+pub struct Cli {
+    /// What to log, as `level` or `target=level,...`
+    #[arg(long, global = true, env = "TRIMTAB_LOG", default_value = "warn,trimtab=info", value_name = "FILTER")]
+    pub log: String,
+    /// How to log, on standard error
+    #[arg(long, global = true, env = "TRIMTAB_LOG_FORMAT", default_value = "text")]
+    pub log_format: logging::LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Route to some servers: controller and proxy in one process
+    Up(Box<up::UpArgs>),
+    /// Run the controller: scrape, decide, push to proxies, record, show
+    Controller(Box<controller::ControllerArgs>),
+    /// Run a proxy that a controller configures
+    Proxy(proxy::ProxyArgs),
+    /// Print the live weights, and why they are what they are
+    Weights(weights::WeightsArgs),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+}
+
+/// Runs one subcommand to its end.
+pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up(args) => block_on(up::run(*args)),
+        Command::Controller(args) => block_on(controller::run(*args)),
+        Command::Proxy(args) => block_on(proxy::run(args)),
+        Command::Weights(args) => block_on(weights::run(args)),
+        Command::Completions(args) => completions::run(args),
+    }
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+}
+
+/// Prints an error and its causes, one a line.
+#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
+pub fn say_error(error: &anyhow::Error) {
+    eprintln!("trimtab: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+}
+
+/// Prints lines on standard output. Nobody listening any more is no reason to stop routing.
+fn say(lines: &[String]) {
+    let mut stdout = std::io::stdout().lock();
+    for line in lines {
+        let _ = writeln!(stdout, "{line}");
+    }
+    let _ = stdout.flush();
+}
+
+/// Human or machine output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people
+    Table,
+    /// One JSON document
+    Json,
+}

@@ -1,0 +1,27 @@
+//! SIGTERM and Ctrl-C: the first drains, the second ends at once.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token that the first SIGTERM or SIGINT cancels. A second one exits with 130.
+pub fn stop() -> anyhow::Result<CancellationToken> {
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn({
+        let token = token.clone();
+        async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if token.is_cancelled() {
+                    std::process::exit(130);
+                }
+                tracing::info!("draining; once more to stop at once");
+                token.cancel();
+            }
+        }
+    });
+    Ok(token)
+}

@@ -1,0 +1,189 @@
+//! Where the configuration comes from, and how the control loop runs: the flags that `up` and `controller` share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use trimtab::up::ControlSettings;
+use trimtab_controller::address::HostPort;
+use trimtab_controller::duration::Duration as ObjectDuration;
+use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics};
+use trimtab_controller::provider::{Source, flags::Flags};
+
+/// What to route to: a few flags, a backends file, or Gateway API objects in YAML.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct SourceArgs {
+    /// Address to listen on; may be said several times
+    #[arg(
+        short,
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080",
+        conflicts_with = "config",
+        help_heading = "Routing"
+    )]
+    pub listen: Vec<SocketAddr>,
+    /// A server to route to, as `host:port`; may be said several times
+    #[arg(short, long, value_name = "HOST:PORT", required_unless_present_any = ["backends", "config"], help_heading = "Routing")]
+    pub to: Vec<HostPort>,
+    /// A file of servers to route to, `host:port` a line; watched
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["to", "config"], help_heading = "Routing")]
+    pub backends: Option<PathBuf>,
+    /// A folder or file of Gateway API objects in YAML (Gateway, HTTPRoute, Service, EndpointSlice,
+    /// BackendTrafficPolicy); watched
+    #[arg(short = 'f', long = "config", value_name = "PATH", conflicts_with_all = ["to", "algorithm", "slo", "mode"], help_heading = "Routing")]
+    pub config: Option<PathBuf>,
+    /// How to choose among the servers: trimtab, round-robin, random, weighted-round-robin, least-request,
+    /// least-request-p2c, peak-ewma, c3-local
+    #[arg(long, value_name = "NAME", default_value_t = Algorithm::Trimtab, help_heading = "Routing")]
+    pub algorithm: Algorithm,
+    /// Latency objective, e.g. 150ms; without it, one is derived from what the service does when it is not overloaded
+    #[arg(long, value_name = "DURATION", value_parser = objective, help_heading = "Routing")]
+    pub slo: Option<ObjectDuration>,
+    /// How far the learned policy may act: off, shadow (decide, record, apply the fallback), active
+    #[arg(long, value_name = "MODE", default_value = "active", value_parser = mode, help_heading = "Routing")]
+    pub mode: AdaptiveMode,
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// How servers without objects of their own are scraped.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct MetricsArgs {
+    /// Path of the servers' own Prometheus metrics
+    #[arg(long, value_name = "PATH", default_value = "/metrics", conflicts_with = "config", help_heading = "Metrics")]
+    pub metrics_path: String,
+    /// Port of the servers' own metrics, where it is not the one that serves requests
+    #[arg(long, value_name = "PORT", conflicts_with = "config", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Metrics")]
+    pub metrics_port: Option<u16>,
+    /// How often to scrape
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = scrape_interval, conflicts_with = "config", help_heading = "Metrics")]
+    pub metrics_interval: ObjectDuration,
+    /// Do not scrape: go by what the proxies see
+    #[arg(long, conflicts_with = "config", help_heading = "Metrics")]
+    pub no_metrics: bool,
+}
+
+/// The control loop itself.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ControlArgs {
+    /// Time between two decisions
+    #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = tick, help_heading = "Control")]
+    pub tick: Duration,
+    /// Policy to use instead of the one that ships; watched
+    #[arg(long, value_name = "FILE", help_heading = "Control")]
+    pub checkpoint: Option<PathBuf>,
+    /// Seed of the exploration noise; by default a fresh one, which is logged
+    #[arg(long, value_name = "N", help_heading = "Control")]
+    pub seed: Option<u64>,
+    /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix
+    #[arg(long, env = "TRIMTAB_RECORDINGS", value_name = "URL", help_heading = "Control")]
+    pub recordings: Option<String>,
+    /// Do not record
+    #[arg(long, conflicts_with = "recordings", help_heading = "Control")]
+    pub no_recordings: bool,
+    /// Address of the dashboard and its API
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9900", help_heading = "Control")]
+    pub dashboard: SocketAddr,
+    /// Do not serve the dashboard
+    #[arg(long, conflicts_with = "dashboard", help_heading = "Control")]
+    pub no_dashboard: bool,
+}
+
+impl SourceArgs {
+    /// As the controller takes it.
+    pub fn source(&self) -> Source {
+        if let Some(path) = &self.config {
+            return Source::Path(path.clone());
+        }
+        Source::Flags(Flags {
+            listen: self.listen.clone(),
+            to: self.to.clone(),
+            backends: self.backends.clone(),
+            algorithm: self.algorithm,
+            objective: self.slo,
+            mode: Some(self.mode),
+            metrics: Metrics {
+                scrape: Some(!self.metrics.no_metrics),
+                path: Some(self.metrics.metrics_path.clone()),
+                port: self.metrics.metrics_port,
+                interval: Some(self.metrics.metrics_interval),
+                ..Metrics::default()
+            },
+        })
+    }
+}
+
+impl ControlArgs {
+    /// As the library takes them.
+    pub fn settings(&self) -> ControlSettings {
+        ControlSettings {
+            tick: self.tick,
+            checkpoint: self.checkpoint.clone(),
+            seed: self.seed,
+            recordings: self.recordings(),
+        }
+    }
+
+    /// Where to record: what was said, or the user's state folder.
+    pub fn recordings(&self) -> Option<String> {
+        if self.no_recordings {
+            return None;
+        }
+        self.recordings.clone().or_else(|| {
+            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+            let state =
+                state.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")))?;
+            Some(state.join("trimtab/recordings").to_string_lossy().into_owned())
+        })
+    }
+
+    /// Where the dashboard listens.
+    pub fn dashboard(&self) -> Option<SocketAddr> {
+        (!self.no_dashboard).then_some(self.dashboard)
+    }
+}
+
+/// A duration such as `150ms`, more than zero.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    positive(text).map(ObjectDuration::get)
+}
+
+fn positive(text: &str) -> Result<ObjectDuration, String> {
+    let duration: ObjectDuration =
+        text.parse().map_err(|error: trimtab_controller::duration::DurationError| error.to_string())?;
+    if duration.get().is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(duration) }
+}
+
+fn objective(text: &str) -> Result<ObjectDuration, String> {
+    positive(text)
+}
+
+fn at_least(text: &str, ms_min: u32) -> Result<ObjectDuration, String> {
+    let least = ObjectDuration::from_millis(ms_min);
+    positive(text).and_then(|found| if found < least { Err(format!("it must be at least {least}")) } else { Ok(found) })
+}
+
+/// Fewer than 50 ms would be more ticks than there is news.
+fn tick(text: &str) -> Result<Duration, String> {
+    at_least(text, 50).map(ObjectDuration::get)
+}
+
+fn scrape_interval(text: &str) -> Result<ObjectDuration, String> {
+    at_least(text, 100)
+}
+
+fn mode(text: &str) -> Result<AdaptiveMode, String> {
+    match text {
+        "off" => Ok(AdaptiveMode::Off),
+        "shadow" => Ok(AdaptiveMode::Shadow),
+        "active" => Ok(AdaptiveMode::Active),
+        _ => Err("expected off, shadow or active".to_owned()),
+    }
+}

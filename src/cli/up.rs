@@ -1,0 +1,82 @@
+//! `trimtab up`: controller and proxy in one process, over the same protocol as apart.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use trimtab::up::{ProxySettings, UpOptions};
+
+use super::source::{SourceArgs, duration};
+
+/// Arguments of `trimtab up`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trimtab up --to 127.0.0.1:9001 --to 127.0.0.1:9002
+  trimtab up --listen 0.0.0.0:80 --backends backends.txt --slo 150ms
+  trimtab up -f deploy/examples/local")]
+pub struct UpArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    data_plane: DataPlaneArgs,
+}
+
+/// The data plane of this process, in `up` and in `proxy`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct DataPlaneArgs {
+    /// Worker threads; by default as many as there are cores
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Data plane")]
+    workers: Option<u16>,
+    /// Address of the proxy's own /metrics, /healthz, /readyz and /config
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", help_heading = "Data plane")]
+    admin: SocketAddr,
+    /// How long requests in flight may take to finish after SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Data plane")]
+    drain_timeout: Duration,
+}
+
+impl DataPlaneArgs {
+    /// As the library takes them.
+    pub fn settings(&self, id: Option<String>) -> ProxySettings {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        ProxySettings {
+            id: id.unwrap_or_else(default_id),
+            workers: self.workers.map_or_else(cores, usize::from),
+            admin: Some(self.admin),
+            drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// Host name and process id: unique among the proxies of a controller, and a person can find it.
+fn default_id() -> String {
+    let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let host = host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("proxy");
+    format!("{host}-{}", std::process::id())
+}
+
+/// Routes until SIGTERM or Ctrl-C, then drains.
+pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
+    let options = UpOptions {
+        source: args.source.source(),
+        control: args.source.control.settings(),
+        proxy: args.data_plane.settings(None),
+        dashboard: args.source.control.dashboard(),
+    };
+    let stop = super::signals::stop()?;
+    let running = trimtab::up::start(options).await?;
+    super::say(&running.listeners.iter().map(|address| format!("listening on http://{address}")).collect::<Vec<_>>());
+    super::say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
+    super::say(
+        &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
+    );
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // One of the parts failed; shutdown says why.
+        () = running.failed() => {}
+    }
+    running.shutdown().await?;
+    Ok(ExitCode::SUCCESS)
+}

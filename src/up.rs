@@ -1,0 +1,372 @@
+//! Controller and proxy in this process: what `trimtab up`, `controller`, `proxy` and `demo` start. In one process the two halves speak the
+//! same gRPC as apart, over an in-memory stream instead of a socket: there is one code path.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::server::{Connected, TcpIncoming};
+use trimtab_controller::provider::{self, Source};
+use trimtab_controller::recording::RecordingOptions;
+use trimtab_controller::view::View;
+use trimtab_controller::{Controller, ControllerOptions};
+use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxyStatus};
+
+/// How long a proxy in this process may take to hear from its controller and bind its listeners.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Everything that `trimtab up` needs to know.
+#[derive(Debug)]
+pub struct UpOptions {
+    /// Where the configuration comes from.
+    pub source: Source,
+    /// The control loop.
+    pub control: ControlSettings,
+    /// The data plane.
+    pub proxy: ProxySettings,
+    /// Where to serve the dashboard; `None`: nowhere.
+    pub dashboard: Option<SocketAddr>,
+}
+
+/// The control loop.
+#[derive(Debug, Clone)]
+pub struct ControlSettings {
+    /// Time between two decisions.
+    pub tick: Duration,
+    /// Policy to use instead of the one that ships.
+    pub checkpoint: Option<PathBuf>,
+    /// Seed of the exploration noise; `None`: from the system.
+    pub seed: Option<u64>,
+    /// Folder or URL of the recordings; `None`: nothing is recorded.
+    pub recordings: Option<String>,
+}
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self { tick: Duration::from_millis(500), checkpoint: None, seed: None, recordings: None }
+    }
+}
+
+/// The data plane.
+#[derive(Debug, Clone)]
+pub struct ProxySettings {
+    /// Name in the controller's view.
+    pub id: String,
+    /// Worker threads.
+    pub workers: usize,
+    /// Where to serve `/metrics`, `/healthz`, `/readyz` and `/config`; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// How long requests in flight may take to finish at the end.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self { id: "local".to_owned(), workers: 1, admin: None, drain_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// The parts that run, until they are shut down or one of them fails.
+#[derive(Debug, Default)]
+struct Parts {
+    tasks: JoinSet<anyhow::Result<()>>,
+    /// Cancelled when a part has ended before it was told to.
+    failed: CancellationToken,
+}
+
+impl Parts {
+    /// Runs `part` until `stop`; ending before that is a failure of the whole.
+    fn spawn(&mut self, stop: &CancellationToken, part: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        let (stop, failed) = (stop.clone(), self.failed.clone().drop_guard());
+        self.tasks.spawn(async move {
+            let ended = part.await;
+            if stop.is_cancelled() {
+                failed.disarm();
+            }
+            ended
+        });
+    }
+
+    /// Waits for all parts; the first error counts.
+    async fn join(mut self) -> anyhow::Result<()> {
+        let mut first = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            first = first.and(ended.context("a part panicked").flatten());
+        }
+        first
+    }
+
+    /// Why they have ended although nobody told them to.
+    async fn why_failed(self) -> anyhow::Error {
+        self.join().await.err().unwrap_or_else(|| anyhow!("a part has ended without saying why"))
+    }
+}
+
+/// A running `up`.
+#[derive(Debug)]
+pub struct Running {
+    /// What the controller sees, anew after every tick.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Where the listeners are bound.
+    pub listeners: Vec<SocketAddr>,
+    /// Where the dashboard is.
+    pub dashboard: Option<SocketAddr>,
+    /// Where the proxy's admin endpoint is.
+    pub admin: Option<SocketAddr>,
+    proxy: Parts,
+    stop_proxy: CancellationToken,
+    control: ControlPlane,
+}
+
+impl Running {
+    /// Returns when a part has ended by itself; [`Running::shutdown`] then says why.
+    pub async fn failed(&self) {
+        tokio::select! {
+            () = self.proxy.failed.cancelled() => {}
+            () = self.control.parts.failed.cancelled() => {}
+        }
+    }
+
+    /// Drains the proxy, then stops the controller and flushes the recording.
+    ///
+    /// # Errors
+    /// What made a part end by itself, if one did.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.stop_proxy.cancel();
+        let proxy = self.proxy.join().await;
+        let control = self.control.shutdown().await;
+        proxy.and(control)
+    }
+}
+
+/// Starts controller and proxy, and returns once requests can be sent.
+///
+/// # Errors
+/// A configuration, checkpoint or address that cannot be used.
+pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
+    let (link, streams) = link::Controller::in_process();
+    let mut control = ControlPlane::start(options.source, options.control, options.dashboard).await?;
+    let incoming = ReceiverStream::new(streams).map(Ok::<_, std::io::Error>);
+    control.serve(incoming);
+    let stop_proxy = CancellationToken::new();
+    let (proxy, mut status) = spawn_proxy(link, options.proxy, &stop_proxy);
+    let bound = tokio::select! {
+        bound = until_bound(&mut status) => Some(bound),
+        () = proxy.failed.cancelled() => None,
+    };
+    let error = match bound {
+        Some(Ok((listeners, admin))) => {
+            let (view, dashboard) = (control.view.clone(), control.dashboard);
+            return Ok(Running { view, listeners, dashboard, admin, proxy, stop_proxy, control });
+        }
+        Some(Err(error)) => error,
+        None => proxy.why_failed().await,
+    };
+    stop_proxy.cancel();
+    // The first error counts, not what follows from it.
+    _ = control.shutdown().await;
+    Err(error)
+}
+
+/// Waits until every listener has been tried; one that cannot be bound is an error.
+async fn until_bound(
+    status: &mut watch::Receiver<ProxyStatus>,
+) -> anyhow::Result<(Vec<SocketAddr>, Option<SocketAddr>)> {
+    let tried = |status: &ProxyStatus| status.ready || status.listeners.iter().any(|listener| listener.bound.is_err());
+    let status = tokio::time::timeout(START_PATIENCE, status.wait_for(tried)).await;
+    let status = status.context("the proxy got no listener from its controller in time")??.clone();
+    let bound = |listener: &ListenerStatus| {
+        listener.bound.clone().map_err(|error| anyhow!("listener {}: {error}", listener.name))
+    };
+    Ok((status.listeners.iter().map(bound).collect::<anyhow::Result<_>>()?, status.admin))
+}
+
+/// A running controller with its dashboard.
+#[derive(Debug)]
+struct ControlPlane {
+    controller: Option<Controller>,
+    view: watch::Receiver<Arc<View>>,
+    dashboard: Option<SocketAddr>,
+    parts: Parts,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+impl ControlPlane {
+    async fn start(source: Source, settings: ControlSettings, dashboard: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let stop_on_drop = stop.clone().drop_guard();
+        let snapshots = provider::start(source, stop.clone()).await.context("the configuration cannot be used")?;
+        let mut options = ControllerOptions::new(provider::configs(snapshots.snapshots), stop.clone());
+        options.tick_interval = settings.tick;
+        options.load_interval = settings.tick / 2;
+        options.checkpoint = settings.checkpoint;
+        options.seed = settings.seed;
+        options.recording = settings.recordings.map(RecordingOptions::new);
+        let controller = Controller::start(options).await?;
+        let mut plane = Self {
+            view: controller.view(),
+            controller: Some(controller),
+            dashboard: None,
+            parts: Parts::default(),
+            stop,
+            _stop_on_drop: stop_on_drop,
+        };
+        if let Some(address) = dashboard {
+            plane.dashboard = Some(plane.serve_dashboard(address).await?);
+        }
+        Ok(plane)
+    }
+
+    async fn serve_dashboard(&mut self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+        let listener = bind("--dashboard", address).await?;
+        let address = listener.local_addr()?;
+        let router = trimtab_dashboards::router(self.view.clone());
+        let stop = self.stop.clone();
+        self.parts.spawn(&self.stop, async move {
+            // Event streams do not end by themselves: the server is dropped with them, not drained.
+            tokio::select! {
+                served = axum::serve(listener, router) => served.context("the dashboard failed"),
+                () = stop.cancelled() => Ok(()),
+            }
+        });
+        Ok(address)
+    }
+
+    /// Serves proxies on these connections.
+    fn serve<IO>(&mut self, incoming: impl Stream<Item = std::io::Result<IO>> + Send + 'static)
+    where
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone + Send + Sync> + Unpin + Send + 'static,
+    {
+        if let Some(controller) = &self.controller {
+            let serving = controller.serve(incoming, self.stop.clone());
+            self.parts.spawn(&self.stop, async move { Ok(serving.await?) });
+        }
+    }
+
+    async fn shutdown(mut self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let parts = self.parts.join().await;
+        match self.controller.take() {
+            Some(controller) => parts.and(controller.stopped().await.map_err(anyhow::Error::from)),
+            None => parts,
+        }
+    }
+}
+
+/// A running `trimtab controller`.
+#[derive(Debug)]
+pub struct RunningController {
+    /// Where proxies connect to.
+    pub grpc: SocketAddr,
+    /// Where the dashboard is.
+    pub dashboard: Option<SocketAddr>,
+    plane: ControlPlane,
+}
+
+impl RunningController {
+    /// Returns when a part has ended by itself; [`RunningController::shutdown`] then says why.
+    pub async fn failed(&self) {
+        self.plane.parts.failed.cancelled().await;
+    }
+
+    /// Stops the controller and flushes the recording.
+    ///
+    /// # Errors
+    /// What made a part end by itself, if one did.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.plane.shutdown().await
+    }
+}
+
+/// Starts a controller that proxies reach at `grpc`.
+///
+/// # Errors
+/// A configuration, checkpoint or address that cannot be used.
+pub async fn start_controller(
+    source: Source,
+    settings: ControlSettings,
+    grpc: SocketAddr,
+    dashboard: Option<SocketAddr>,
+) -> anyhow::Result<RunningController> {
+    let listener = bind("--grpc", grpc).await?;
+    let grpc = listener.local_addr()?;
+    let mut plane = ControlPlane::start(source, settings, dashboard).await?;
+    plane.serve(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    Ok(RunningController { grpc, dashboard: plane.dashboard, plane })
+}
+
+/// A running `trimtab proxy`.
+#[derive(Debug)]
+pub struct RunningProxy {
+    /// Where its admin endpoint is.
+    pub admin: Option<SocketAddr>,
+    parts: Parts,
+    stop: CancellationToken,
+}
+
+impl RunningProxy {
+    /// Returns when the proxy has ended by itself; [`RunningProxy::shutdown`] then says why.
+    pub async fn failed(&self) {
+        self.parts.failed.cancelled().await;
+    }
+
+    /// Drains and stops it.
+    ///
+    /// # Errors
+    /// What made it end by itself, if it did.
+    pub async fn shutdown(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.parts.join().await
+    }
+}
+
+/// Starts a proxy for the controller at a URI. It serves once the controller has told it what.
+///
+/// # Errors
+/// An admin address that cannot be used.
+pub async fn start_proxy(controller: http::Uri, settings: ProxySettings) -> anyhow::Result<RunningProxy> {
+    let stop = CancellationToken::new();
+    let wants_admin = settings.admin.is_some();
+    let (parts, mut status) = spawn_proxy(link::Controller::Uri(controller), settings, &stop);
+    if !wants_admin {
+        return Ok(RunningProxy { admin: None, parts, stop });
+    }
+    let admin = tokio::select! {
+        status = status.wait_for(|status| status.admin.is_some()) => status.ok().and_then(|status| status.admin),
+        () = parts.failed.cancelled() => None,
+    };
+    match admin {
+        Some(_) => Ok(RunningProxy { admin, parts, stop }),
+        None => Err(parts.why_failed().await),
+    }
+}
+
+fn spawn_proxy(
+    controller: link::Controller,
+    settings: ProxySettings,
+    stop: &CancellationToken,
+) -> (Parts, watch::Receiver<ProxyStatus>) {
+    let mut options = ProxyOptions::new(settings.id, controller);
+    options.workers = settings.workers;
+    options.admin = settings.admin;
+    options.drain_timeout = settings.drain_timeout;
+    let status = options.status.subscribe();
+    let mut parts = Parts::default();
+    let stopped = stop.clone();
+    parts.spawn(stop, async move { Ok(trimtab_proxy::run(options, stopped).await?) });
+    (parts, status)
+}
+
+async fn bind(flag: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("{flag}: cannot listen on {address}"))
+}

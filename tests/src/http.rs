@@ -1,0 +1,77 @@
+//! A small HTTP client for tests.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client as Legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+/// An answer, read to its end.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Headers.
+    pub headers: http::HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+}
+
+/// A client that keeps connections alive.
+#[derive(Clone)]
+pub struct Client {
+    inner: Legacy<HttpConnector, Full<Bytes>>,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self { inner: Legacy::builder(TokioExecutor::new()).build_http() }
+    }
+}
+
+impl Client {
+    /// `GET http://ADDRESS/PATH`; an error if no whole answer came.
+    pub async fn get(&self, address: SocketAddr, path: &str) -> Result<Answer, String> {
+        let uri: http::Uri = format!("http://{address}{path}").parse().expect("a URL");
+        let response = self.inner.get(uri).await.map_err(|error| format!("{error:?}"))?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+    }
+}
+
+/// Asks again and again until `wanted` says yes, and says how long that took.
+///
+/// # Panics
+/// If it never does within `patience`; with the last answer.
+pub async fn eventually<T: std::fmt::Debug, F: Future<Output = T>>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> F,
+    wanted: impl Fn(&T) -> bool,
+) -> (T, Duration) {
+    let start = Instant::now();
+    loop {
+        let found = ask().await;
+        if wanted(&found) {
+            return (found, start.elapsed());
+        }
+        assert!(start.elapsed() < patience, "{what}: not within {patience:?}; last: {found:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
