@@ -27,7 +27,11 @@ export class Stream {
 
   constructor(callbacks) {
     this.callbacks = callbacks;
-    document.addEventListener('visibilitychange', () => (document.hidden ? this.#close() : this.#open()));
+    document.addEventListener('visibilitychange', () => {
+      if (document.hidden) return this.#close();
+      callbacks.onState('connecting');
+      this.#open();
+    });
     window.addEventListener('pagehide', () => this.#close());
     window.addEventListener('pageshow', () => this.#source ?? this.#open());
   }

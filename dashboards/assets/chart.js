@@ -5,7 +5,7 @@ import { themed } from './color.js';
 import { clock, text } from './format.js';
 import { fit, nearest, timeTicks, valueTicks } from './scale.js';
 
-const LEFT = 46;
+const LEFT = 52;
 const RIGHT = 8;
 const TOP = 10;
 const BOTTOM = 22;
@@ -41,7 +41,10 @@ export class Chart {
     charts.add(this);
   }
 
-  /** `model`: from, to, times, gapMs, series [{name, color, values, dash, width, faint, direct}], rule ({value, label}), empty (text), summary. */
+  /**
+   * `model`: from, to, times, gapMs, series [{name, color, values, dash, width, faint}],
+   * band ({low, middle, high}), rule ({value, label}), empty (text), summary.
+   */
   draw(model) {
     this.model = model;
     const { context, width, height } = fit(this.canvas);
@@ -51,7 +54,7 @@ export class Chart {
     if (model.empty) setText(this.empty, model.empty);
     this.canvas.setAttribute('aria-label', `${this.options.title}. ${model.summary ?? model.empty ?? ''}`);
     const first = Math.max(0, lowerBound(model.times, model.from) - 1);
-    this.stack = this.options.kind === 'stack' ? cumulate(model.series, model.times.length, first) : null;
+    this.stack = this.options.kind === 'stack' && !model.band ? cumulate(model.series, model.times.length, first) : null;
     const max = this.#max(first);
     this.#axes(context, model, max);
     if (model.empty) return;
@@ -60,7 +63,10 @@ export class Chart {
     context.rect(LEFT, 0, this.area.right - LEFT, this.area.bottom + 1);
     context.clip();
     if (this.stack) this.#bands(context, first);
-    else this.#lines(context, first);
+    else {
+      if (model.band) this.#spread(context, first);
+      this.#lines(context, first);
+    }
     context.restore();
   }
 
@@ -68,11 +74,11 @@ export class Chart {
   y = (value) => this.area.bottom - (value / this.top) * (this.area.bottom - TOP);
 
   #max(first) {
-    const { series, rule } = this.model;
+    const { series, rule, band } = this.model;
     let max = this.options.least ?? 0;
     if (rule && !this.model.empty) max = Math.max(max, rule.value * 1.08);
     if (this.stack) return 1;
-    for (const { values } of series) {
+    for (const { values } of band ? [...series, { values: band.high }] : series) {
       for (let index = first; index < values.length; index++) if (values[index] > max) max = values[index];
     }
     return Math.min(max || 1, this.options.most ?? Infinity);
@@ -118,8 +124,26 @@ export class Chart {
     line(context, left, bottom + 0.5, right, bottom + 0.5);
   }
 
-  #lines(context, first) {
-    const { times, gapMs, series } = this.model;
+  /** The range that holds nine of ten endpoints, with their median. */
+  #spread(context, first) {
+    const { times, band, gapMs } = this.model;
+    const known = (index) => band.low[index] !== null && band.low[index] !== undefined;
+    const median = { name: 'median', color: themed('muted'), values: band.middle, width: 1.2, dash: [2, 3] };
+    context.fillStyle = themed('band');
+    let from = first;
+    for (let index = first; index <= times.length; index++) {
+      if (index < times.length && known(index) && (index === from || times[index] - times[index - 1] <= gapMs)) continue;
+      context.beginPath();
+      for (let i = from; i < index; i++) context.lineTo(this.x(times[i]), this.y(band.high[i]));
+      for (let i = index - 1; i >= from; i--) context.lineTo(this.x(times[i]), this.y(band.low[i]));
+      context.fill();
+      from = known(index) ? index : index + 1;
+    }
+    this.#lines(context, first, [median]);
+  }
+
+  #lines(context, first, series = this.model.series) {
+    const { times, gapMs } = this.model;
     context.lineJoin = 'round';
     for (const { values, color, width = 1.6, dash = [], faint = false } of series) {
       context.strokeStyle = color;
@@ -131,10 +155,8 @@ export class Chart {
       let drawnX = -Infinity;
       for (let index = first; index < times.length; index++) {
         const value = values[index];
-        if (value === null || value === undefined) {
-          last = null;
-          continue;
-        }
+        // What is missing for less than a gap is bridged.
+        if (value === null || value === undefined) continue;
         const x = this.x(times[index]);
         // Two points on one pixel say no more than one; the last is always drawn.
         if (last !== null && x - drawnX < 0.7 && index < times.length - 1) continue;

@@ -4,8 +4,7 @@ import { byId, el, setText } from './dom.js';
 import { Chart } from './chart.js';
 import { assign, colorOf, themed } from './color.js';
 import { count, fixed, latency, percent, plural, rate, text } from './format.js';
-
-const REST = 'all others';
+import { TRACKED_MAX } from './store.js';
 
 let charts = null;
 let legend = null;
@@ -18,7 +17,7 @@ function build() {
     inFlight: new Chart({ title: 'In flight', note: 'by endpoint, all proxies', format: count, least: 2 }),
     capacity: new Chart({ title: 'Capacity', note: 'estimated, by endpoint', format: rate, least: 10 }),
     errors: new Chart({ title: 'Errors', note: 'soft average, by endpoint', format: percent, least: 0.01, most: 1 }),
-    selected: new Chart({ title: 'Weight of one endpoint', format: percent, least: 0.01, most: 1, wide: true }),
+    selected: new Chart({ title: 'Weight of one endpoint', format: percent, least: 1e-4, most: 1, wide: true }),
     tails: new Chart({ title: 'p99', note: 'by endpoint', format: latency, least: 1, wide: true }),
   };
   legend = el('ul', { class: 'legend', 'aria-label': 'Endpoints in the charts' });
@@ -36,26 +35,33 @@ export function showCharts(store, { from, to }, choose) {
   assign(names);
   showLegend(store, names, choose);
 
-  const faint = (name) => highlighted !== null && name !== highlighted;
+  // With more endpoints than lines, a band shows where nine of ten of them lie.
+  const many = store.names.length > TRACKED_MAX;
   const linesOf = (field) =>
     names
-      .map((name) => ({ name, color: colorOf(name), values: series.get(name)[field], faint: faint(name), width: name === selected ? 2.6 : 1.5 }))
-      .sort((a, b) => (a.name === selected) - (b.name === selected));
-  const draw = (chart, field, empty, summary) => {
+      .map((name) => ({
+        name: store.short(name),
+        color: colorOf(name),
+        values: series.get(name)[field],
+        faint: highlighted !== null && name !== highlighted,
+        width: name === selected || name === highlighted ? 2.2 : many ? 1.1 : 1.5,
+        last: name === selected,
+      }))
+      .sort((a, b) => a.last - b.last);
+  const draw = (chart, field, format, empty) => {
     const lines = linesOf(field);
-    chart.draw({ ...common, series: lines, empty: hasAny(lines) ? null : empty, summary: summary(field) });
+    if (chart.options.kind === 'stack' && !many) lines.sort((a, b) => byName(a.name, b.name));
+    const band = many ? timeline.spread[field] : null;
+    chart.draw({ ...common, series: lines, band, empty: hasAny(lines) ? null : empty, summary: extreme(series, field, format) });
   };
-  const top = (format) => (field) => extreme(series, field, format);
-
-  const bands = names.map((name) => ({ name, color: colorOf(name), values: series.get(name).weight_applied, faint: faint(name) }));
-  if (store.names.length > names.length) bands.push({ name: REST, color: themed('line-strong'), values: remainder(bands, times.length) });
-  charts.weights.draw({ ...common, series: bands, empty: hasAny(bands) ? null : 'no endpoints yet', summary: extreme(series, 'weight_applied', percent) });
-
+  const by = many ? 'nine of ten endpoints are within the band' : null;
+  setText(charts.weights.note, by ?? 'share of the traffic, by endpoint');
+  draw(charts.weights, 'weight_applied', percent, 'no endpoints yet');
   showLatency(charts.latency, common, totals, tick.backend);
-  draw(charts.inFlight, 'in_flight', 'nothing in flight yet', top(count));
-  draw(charts.capacity, 'capacity_rps', 'capacity is not known yet', top(rate));
-  draw(charts.errors, 'error', 'no requests yet', top(percent));
-  draw(charts.tails, 'latency_ms_p99', 'no requests yet', top(latency));
+  draw(charts.inFlight, 'in_flight', count, 'nothing in flight yet');
+  draw(charts.capacity, 'capacity_rps', rate, 'capacity is not known yet');
+  draw(charts.errors, 'error', percent, 'no requests yet');
+  draw(charts.tails, 'latency_ms_p99', latency, 'no requests yet');
   showSelected(charts.selected, common, store);
 }
 
@@ -106,12 +112,13 @@ function keys(chart, entries) {
 }
 
 /** The legend of all charts: hovering one endpoint dims the others, choosing it shows its weights. */
-function showLegend({ names: present, selected }, names, choose) {
+function showLegend(store, names, choose) {
+  const { names: present, selected } = store;
   const lead =
     present.length > names.length
-      ? `${plural(names.length, 'endpoint')} of ${fixed(present.length)}: the heaviest, slowest, busiest and most failing`
+      ? `${fixed(names.length)} of ${fixed(present.length)} endpoints: the heaviest, busiest, slowest and most failing`
       : plural(present.length, 'endpoint');
-  const key = [lead, ...names, themed('bg')].join('\n');
+  const key = [lead, store.prefix, ...names, themed('bg')].join('\n');
   if (legend.dataset.key !== key) {
     legend.dataset.key = key;
     legend.replaceChildren(
@@ -124,7 +131,7 @@ function showLegend({ names: present, selected }, names, choose) {
           pointerenter: () => highlight(name, choose),
           pointerleave: () => highlight(null, choose),
         };
-        return el('li', {}, el('button', { type: 'button', data: { name }, on }, dot, name));
+        return el('li', {}, el('button', { type: 'button', title: name, data: { name }, on }, dot, store.short(name)));
       }),
     );
   }
@@ -138,13 +145,6 @@ export function highlight(name, redraw) {
   if (highlighted === name) return;
   highlighted = name;
   redraw(null);
-}
-
-function remainder(bands, length) {
-  return Array.from({ length }, (_, index) => {
-    const known = bands.filter(({ values }) => values[index] !== null);
-    return known.length ? Math.max(0, 1 - known.reduce((sum, { values }) => sum + values[index], 0)) : null;
-  });
 }
 
 function extreme(series, field, format) {

@@ -2,7 +2,7 @@
 
 const HUES = 12;
 const SLOTS = HUES * 2;
-const STRIDE = 7; // Coprime with SLOTS: a name whose colour is taken gets one that is far away.
+const STRIDE = 5; // Coprime with HUES: a name whose colour is taken gets one that is far away.
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
 
 const taken = new Map(); // name -> slot
@@ -17,15 +17,19 @@ function hash(name) {
   return value;
 }
 
+/** The first twelve names get hues of their own, the next twelve the shades between them; then it begins again. */
 function slot(name) {
   const known = taken.get(name);
   if (known !== undefined) return known;
-  const least = Math.min(...owners);
-  let place = hash(name) % SLOTS;
-  while (owners[place] > least) place = (place + STRIDE) % SLOTS;
-  owners[place] += 1;
-  taken.set(name, place);
-  return place;
+  const first = owners.slice(0, HUES);
+  const second = owners.slice(HUES);
+  const tier = Math.min(...first) <= Math.min(...second) ? 0 : 1;
+  const least = Math.min(...(tier ? second : first));
+  let place = hash(name) % HUES;
+  while (owners[tier * HUES + place] > least) place = (place + STRIDE) % HUES;
+  owners[tier * HUES + place] += 1;
+  taken.set(name, tier * HUES + place);
+  return tier * HUES + place;
 }
 
 /** Gives colours to `names` in the order of the alphabet, so that a reload gives them the same ones. */
@@ -34,13 +38,14 @@ export function assign(names) {
   [...names].sort().forEach(slot);
 }
 
-/** An endpoint's colour in the present theme. */
+/** An endpoint's colour in the present theme: neighbouring hues differ in lightness too. */
 export function colorOf(name) {
   const place = slot(name);
-  const hue = (place % HUES) * (360 / HUES) + 12;
   const second = place >= HUES;
-  if (dark.matches) return `oklch(${second ? 0.64 : 0.78} ${second ? 0.13 : 0.11} ${hue})`;
-  return `oklch(${second ? 0.5 : 0.66} ${second ? 0.12 : 0.14} ${hue})`;
+  const hue = ((place % HUES) + (second ? 0.5 : 0)) * (360 / HUES) + 10;
+  const deep = place % 2 === (second ? 0 : 1);
+  if (dark.matches) return `oklch(${deep ? 0.62 : 0.8} ${deep ? 0.13 : 0.11} ${hue})`;
+  return `oklch(${deep ? 0.48 : 0.7} ${deep ? 0.12 : 0.14} ${hue})`;
 }
 
 let theme = null;

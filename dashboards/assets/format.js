@@ -36,8 +36,9 @@ export function rate(perSecond) {
 export function percent(share) {
   if (!known(share)) return NONE;
   const value = share * 100;
-  if (value > 0 && value < 0.01) return { number: '<0.01', unit: '%' };
-  return { number: fixed(value, value === 0 || value >= 99.95 ? 0 : value < 0.995 ? 2 : 1), unit: '%' };
+  if (value > 0 && value < 0.0005) return { number: '<0.001', unit: '%' };
+  const decimals = value === 0 || value >= 99.95 ? 0 : value < 0.0995 ? 3 : value < 0.995 ? 2 : 1;
+  return { number: fixed(value, decimals), unit: '%' };
 }
 
 export function count(value) {

@@ -9,6 +9,8 @@ const LANE = 26;
 const LOG_MAX = 60;
 /** An action that was seen this lately is still going on: two or three ticks. */
 const NOW_MS = 1_600;
+/** Actions that begin within this time began together. */
+const TOGETHER_MS = 2_100;
 
 const COLORS = { information: 'faint', notice: 'accent', warning: 'warn' };
 
@@ -42,8 +44,9 @@ function build() {
   byId('guard').append(parts.lanes, parts.log, parts.quiet);
 }
 
-export function showGuard({ episodes, timeline }, { from, to }) {
+export function showGuard(store, { from, to }) {
   if (!parts) build();
+  const { episodes, timeline } = store;
   const shown = episodes.filter((episode) => episode.to_ms >= from);
   const going = (episode) => episode.to_ms >= (timeline.times.at(-1) ?? to) - NOW_MS;
   const now = shown.filter(going).length;
@@ -55,7 +58,7 @@ export function showGuard({ episodes, timeline }, { from, to }) {
     return;
   }
   showLanes(shown, from, to);
-  showLog(shown, going);
+  showLog(store, shown, going);
 }
 
 function showLanes(shown, from, to) {
@@ -65,7 +68,8 @@ function showLanes(shown, from, to) {
     parts.labels.dataset.key = key;
     parts.labels.replaceChildren(...reasons.map(reasonChip));
   }
-  parts.canvas.parentNode.style.height = `${reasons.length * LANE}px`;
+  const height = `${reasons.length * LANE}px`;
+  if (parts.canvas.parentNode.style.height !== height) parts.canvas.parentNode.style.height = height;
   const { context, width } = fit(parts.canvas);
   const x = (time) => Math.max(0, ((time - from) / (to - from)) * width);
   reasons.forEach((name, lane) => {
@@ -86,21 +90,51 @@ function showLanes(shown, from, to) {
   context.globalAlpha = 1;
 }
 
-function showLog(shown, going) {
-  const rows = [...shown].sort((a, b) => b.to_ms - a.to_ms || b.from_ms - a.from_ms).slice(0, LOG_MAX);
-  const key = JSON.stringify(rows.map((row) => [row.reason, row.endpoint, row.from_ms, going(row) ? row.detail : row.to_ms]));
+/** Episodes of one reason that began together are one row: a change of load moves many weights at once. */
+function grouped(shown) {
+  const rows = [];
+  const open = new Map();
+  for (const episode of [...shown].sort((a, b) => a.from_ms - b.from_ms)) {
+    const row = open.get(episode.reason);
+    if (row && episode.endpoint !== null && row[0].endpoint !== null && episode.from_ms - row[0].from_ms <= TOGETHER_MS) row.push(episode);
+    else {
+      const next = [episode];
+      rows.push(next);
+      open.set(episode.reason, next);
+    }
+  }
+  return rows
+    .map((episodes) => ({
+      first: episodes[0],
+      from: episodes[0].from_ms,
+      to: Math.max(...episodes.map((episode) => episode.to_ms)),
+      names: [...new Set(episodes.map((episode) => episode.endpoint))],
+      latest: episodes.reduce((a, b) => (b.to_ms > a.to_ms ? b : a)),
+    }))
+    .sort((a, b) => b.to - a.to || b.from - a.from)
+    .slice(0, LOG_MAX);
+}
+
+function showLog(store, shown, going) {
+  const rows = grouped(shown);
+  const key = JSON.stringify(rows.map((row) => [row.first.reason, row.names, row.from, going(row.latest) ? row.latest.detail : row.to]));
   if (parts.log.dataset.key === key) return;
   // A reader who has scrolled or is on a chip is not disturbed.
   if (parts.log.dataset.key && (parts.log.scrollTop > 0 || parts.log.contains(document.activeElement) || parts.log.matches(':hover'))) return;
   parts.log.dataset.key = key;
-  parts.log.replaceChildren(
-    ...rows.map((row) => {
-      const lasted = text(seconds((row.to_ms - row.from_ms) / 1000));
-      const span = el('span', { class: 'span' }, `${clock(row.from_ms)} `);
-      if (going(row)) span.append(el('span', { class: 'now', text: row.ticks > 1 ? `for ${lasted}, now` : 'now' }));
-      else span.append(row.ticks > 1 ? `for ${lasted}` : 'one tick');
-      const who = row.endpoint ?? (row.endpoints > 1 ? plural(row.endpoints, 'endpoint') : 'all endpoints');
-      return el('li', {}, span, el('span', {}, reasonChip(row.reason)), el('span', { class: 'who', text: who }), el('span', { class: 'detail', text: row.detail }));
-    }),
-  );
+  parts.log.replaceChildren(...rows.map((row) => logRow(store, row, going(row.latest))));
+}
+
+function logRow(store, { first, from, to, names, latest }, now) {
+  const lasted = text(seconds((to - from) / 1000));
+  const span = el('span', { class: 'span' }, el('time', { text: clock(from) }), to > from ? ` for ${lasted}` : ' one tick');
+  if (now) span.append(el('span', { class: 'now', text: ' now' }));
+  let who = names[0] ?? 'all endpoints';
+  let detail = latest.detail;
+  if (names.length > 1) {
+    const few = names.slice(0, 3).map((name) => store.short(name)).join(', ');
+    who = plural(names.length, 'endpoint');
+    detail = `${few}${names.length > 3 ? ` and ${names.length - 3} more` : ''}; ${store.short(latest.endpoint)}: ${detail}`;
+  } else if (first.endpoints > 1) who = plural(latest.endpoints, 'endpoint');
+  return el('li', {}, span, el('span', {}, reasonChip(first.reason)), el('span', { class: 'who', text: who }), el('span', { class: 'detail', text: detail }));
 }

@@ -40,7 +40,7 @@ export function showBackends(store, choose) {
   const several = store.backends.length > 1;
   select.hidden = !several;
   title.className = several ? 'hidden' : '';
-  setText(title, store.backend ?? 'No backend');
+  setText(title, store.backend ?? 'no backend yet');
   if (!several) return;
   const names = store.backends.join('\n');
   if (select.dataset.names !== names) {

@@ -7,6 +7,7 @@ import { showCharts } from './charts.js';
 import { explain, showGuard } from './guard.js';
 import { showBackends, showBanners, showFacts, showFoot, showLink } from './header.js';
 import { showNumbers } from './numbers.js';
+import { onResize } from './scale.js';
 import { Store, TRACKED_MAX, WINDOW_MS } from './store.js';
 import { buildTable, showTable } from './table.js';
 
@@ -30,9 +31,8 @@ const wanted = () => (location.hash.length > 1 ? decodeURIComponent(location.has
 
 const stream = new Stream({
   onEndpoints(event) {
-    const previous = store.backend;
+    if (event.backend !== store.backend) store.forget();
     store.endpoints(event);
-    if (event.backend !== previous) store.forget(), store.endpoints(event);
     if (wanted() !== event.backend && event.backends.includes(wanted())) return stream.follow(wanted());
     chosenAt = 0;
   },
@@ -162,7 +162,7 @@ function shownRange() {
 installTips();
 buildTable(choose, schedule);
 onTheme(schedule);
-window.addEventListener('resize', schedule);
+onResize(schedule);
 window.addEventListener('hashchange', () => wanted() && wanted() !== store.backend && chooseBackend(wanted()));
 byId('range').addEventListener('change', (event) => {
   rangeMs = Number(event.target.value) * 1000;

@@ -24,7 +24,7 @@ const NUMBERS = [
     aside: ({ latency_ms_p99: p99, objective_ms: objective }) => {
       if (objective === null) return 'no objective yet';
       if (p99 === null) return `objective ${text(latency(objective))}`;
-      return `${p99 <= objective ? 'within' : 'above'} the objective of ${text(latency(objective))}`;
+      return `${p99 <= objective ? 'within' : 'above'} the objective`;
     },
     tone: ({ latency_ms_p99: p99, objective_ms: objective }) => (p99 !== null && objective !== null && p99 > objective ? 'warn' : ''),
   },
@@ -42,12 +42,12 @@ const NUMBERS = [
   {
     id: 'goodput',
     title: 'Goodput',
-    tip: 'Answers within the objective.',
+    tip: 'Answers within the latency objective.',
     series: 'goodput_rps',
     value: (backend) => rate(backend.goodput_rps),
     aside: (backend) => {
       if (backend.objective_ms === null) return 'no objective yet';
-      return within(backend) === null ? 'no requests yet' : `${text(percent(within(backend)))} within the objective`;
+      return within(backend) === null ? 'no requests yet' : `${text(percent(within(backend)))} of answers`;
     },
   },
   {

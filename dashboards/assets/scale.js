@@ -24,11 +24,27 @@ export function timeTicks(from, to, count) {
   return { ticks, precision: stepMs < 60_000 ? 'seconds' : 'minutes' };
 }
 
-/** Matches a canvas to its size on the screen; returns its context and size in CSS pixels. */
+// Sizes are observed and not read: reading one in the middle of drawing would make the browser lay out the page each time.
+const sizes = new WeakMap();
+let resized = () => {};
+const observer = new ResizeObserver((entries) => {
+  for (const { target, contentRect } of entries) sizes.set(target, contentRect);
+  resized();
+});
+
+/** Calls back when a canvas has another size. */
+export function onResize(redraw) {
+  resized = redraw;
+}
+
+/** Matches a canvas to its size on the screen; returns its context and size in CSS pixels. Until that is known, it is 0. */
 export function fit(canvas) {
+  if (!sizes.has(canvas)) {
+    sizes.set(canvas, { width: 0, height: 0 });
+    observer.observe(canvas);
+  }
+  const { width, height } = sizes.get(canvas);
   const ratio = window.devicePixelRatio || 1;
-  const width = canvas.clientWidth;
-  const height = canvas.clientHeight;
   const pixels = [Math.round(width * ratio), Math.round(height * ratio)];
   if (canvas.width !== pixels[0] || canvas.height !== pixels[1]) [canvas.width, canvas.height] = pixels;
   const context = canvas.getContext('2d');

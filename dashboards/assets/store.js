@@ -9,29 +9,42 @@ export const TRACKED_MAX = 24;
 const TOTALS = ['rps', 'goodput_rps', 'shed_rps', 'error_share', 'latency_ms_p50', 'latency_ms_p99', 'objective_ms', 'in_flight'];
 const FIELDS = ['weight_baseline', 'weight_proposed', 'weight_applied', 'share', 'rps', 'in_flight', 'latency_ms_p99', 'error', 'capacity_rps'];
 
+/** What is charted by endpoint, and so has a spread over all endpoints. */
+const SPREAD = ['weight_applied', 'in_flight', 'latency_ms_p99', 'error', 'capacity_rps'];
+const PARTS = ['low', 'middle', 'high'];
+
 const none = (count) => new Array(count).fill(null);
+
+/** 5th, 50th and 95th percentile of a column, as the server reckons them. */
+function spread(column) {
+  const values = Float64Array.from((column ?? []).filter((value) => value !== null)).sort();
+  return [0.05, 0.5, 0.95].map((share) => values[Math.round(share * (values.length - 1))] ?? null);
+}
 
 /** Columns of numbers over a shared time axis. */
 export class Timeline {
   constructor() {
     this.times = [];
     this.totals = Object.fromEntries(TOTALS.map((name) => [name, []]));
+    this.spread = Object.fromEntries(SPREAD.map((name) => [name, { low: [], middle: [], high: [] }]));
     this.series = new Map();
     this.spacingMs = 500;
   }
 
   /** Replaces everything by the server's history; ticks that came later than it are kept. */
   load(history) {
-    const before = { times: this.times, totals: this.totals, series: this.series };
+    const before = { times: this.times, totals: this.totals, spread: this.spread, series: this.series };
     this.times = history.at_ms;
     this.spacingMs = history.spacing_ms ?? 500;
     this.totals = Object.fromEntries(TOTALS.map((name) => [name, history.totals[name]]));
+    this.spread = Object.fromEntries(SPREAD.map((name) => [name, history.spread[name] ?? { low: [], middle: [], high: [] }]));
     this.series = new Map(history.endpoints.map(({ name, ...fields }) => [name, fields]));
     const last = this.times.at(-1) ?? -Infinity;
     const later = before.times.findIndex((time) => time > last);
     if (later < 0) return;
     this.times.push(...before.times.slice(later));
     for (const name of TOTALS) this.totals[name].push(...before.totals[name].slice(later));
+    for (const name of SPREAD) for (const part of PARTS) this.spread[name][part].push(...before.spread[name][part].slice(later));
     for (const [name, fields] of this.series) {
       const old = before.series.get(name);
       for (const field of FIELDS) fields[field].push(...(old?.[field].slice(later) ?? none(before.times.length - later)));
@@ -68,6 +81,10 @@ export class Timeline {
     const columns = backend.endpoints;
     const inFlight = columns.in_flight.reduce((sum, value) => sum + value, 0);
     for (const name of TOTALS) this.totals[name].push(name === 'in_flight' ? inFlight : backend[name]);
+    for (const name of SPREAD) {
+      const quantiles = names.length > TRACKED_MAX ? spread(columns[name]) : [null, null, null];
+      PARTS.forEach((part, index) => this.spread[name][part].push(quantiles[index]));
+    }
     for (const [name, fields] of this.series) {
       const index = indexOf.get(name);
       for (const field of FIELDS) fields[field].push(index === undefined ? null : (columns[field]?.[index] ?? null));
@@ -81,11 +98,22 @@ export class Timeline {
     if (gone < 60) return;
     this.times.splice(0, gone);
     for (const name of TOTALS) this.totals[name].splice(0, gone);
+    for (const name of SPREAD) for (const part of PARTS) this.spread[name][part].splice(0, gone);
     for (const [name, fields] of this.series) {
       for (const field of FIELDS) fields[field].splice(0, gone);
       if (fields.weight_applied.every((value) => value === null)) this.series.delete(name);
     }
   }
+}
+
+/** What all names begin with, up to a dash and if it is long enough to be in the way: "checkout-6d8f7c9b5d-". */
+function commonPrefix(names) {
+  if (names.length < 2) return '';
+  const [first] = names;
+  let length = first.length;
+  for (const name of names) while (!name.startsWith(first.slice(0, length))) length -= 1;
+  const prefix = first.slice(0, first.lastIndexOf('-', length - 1) + 1);
+  return prefix.length >= 8 ? prefix : '';
 }
 
 /** Everything of one backend. */
@@ -101,6 +129,7 @@ export class Store {
     this.roster = null;
     this.names = [];
     this.addresses = [];
+    this.prefix = '';
     this.indexOf = new Map();
     this.tick = null;
     this.timeline = new Timeline();
@@ -116,6 +145,7 @@ export class Store {
     this.reasons = event.reasons;
     this.names = event.name;
     this.addresses = event.address;
+    this.prefix = commonPrefix(event.name);
     this.indexOf = new Map(event.name.map((name, index) => [name, index]));
   }
 
@@ -136,6 +166,11 @@ export class Store {
     this.timeline.load(history);
     const live = this.episodes.filter((episode) => episode.from_ms > (history.at_ms.at(-1) ?? 0));
     this.episodes = [...history.guard, ...live];
+  }
+
+  /** A name without what all names begin with. */
+  short(name) {
+    return this.prefix && name.startsWith(this.prefix) ? `…\u2060${name.slice(this.prefix.length)}` : name;
   }
 
   /** Reasons of one endpoint at this tick, by name. */

@@ -18,9 +18,11 @@ const STATES = {
   Draining: ['draining', '', 'No new requests; those in flight finish.'],
 };
 
-const share = (value) => (value === null ? '–' : fixed(value * 100, 1));
+/** The more endpoints, the smaller their shares: so many decimals that they can be told apart. */
+let decimals = 1;
+const share = (value) => (value === null ? '–' : fixed(value * 100, decimals));
+const failing = (value) => (value > 0 && value < 0.0005 ? '<0.1' : fixed(value * 100, 1));
 const number = (decimals) => (value) => fixed(value, decimals);
-const error = (value) => (value > 0 && value < 0.0005 ? '<0.1' : share(value));
 
 /** `column`: which of the tick's columns; `zero`: a 0 is shown faintly. */
 const COLUMNS = [
@@ -34,7 +36,7 @@ const COLUMNS = [
   { id: 'in_flight', label: 'In flight', unit: 'requests', show: number(1), zero: true, tip: 'All proxies together, mean over the interval.' },
   { id: 'latency_ms_p50', label: 'p50', unit: 'ms', show: number(1), tip: 'Median latency lately.' },
   { id: 'latency_ms_p99', label: 'p99', unit: 'ms', show: number(1), tip: '99th percentile of latency lately.' },
-  { id: 'error', label: 'Errors', unit: '%', show: error, zero: true, tip: 'Soft error average, pooled over the proxies.' },
+  { id: 'error', label: 'Errors', unit: '%', show: failing, zero: true, tip: 'Soft error average, pooled over the proxies.' },
   { id: 'capacity_rps', label: 'Capacity', unit: '/s', show: number(0), tip: 'Estimated capacity, where it is known.' },
   { id: 'scrape_age_s', label: 'Metrics', unit: 'age', show: (value) => (value === null ? 'none' : text(seconds(value))), tip: "Age of the endpoint's own metrics." },
 ];
@@ -58,7 +60,8 @@ export function buildTable(choose, again) {
     const name = event.target.closest('tr')?.dataset.name;
     if (name !== undefined && !event.target.closest('.chip')) choose(name);
   } } });
-  const table = el('table', { class: 'endpoints' }, el('thead', {}, el('tr', {}, ...heads)), body);
+  const widths = COLUMNS.map((column) => el('col', { class: `col-${column.text ? column.id : column.bar ? 'bar' : 'number'}` }));
+  const table = el('table', { class: 'endpoints' }, el('colgroup', {}, ...widths), el('thead', {}, el('tr', {}, ...heads)), body);
   note = el('span');
   more = el('button', { type: 'button', on: { click: () => {
     view.limit += PAGE;
@@ -90,6 +93,7 @@ function sorting(count) {
 
 export function showTable(store) {
   const now = performance.now();
+  decimals = Math.max(1, 1 + Math.ceil(Math.log10(Math.max(1, store.names.length) / 100)));
   if (view.roster !== store.roster || now - view.sortedAt > RESORT_MS) {
     view.roster = store.roster;
     view.sortedAt = now;
@@ -139,8 +143,9 @@ function order(store) {
 
 function newRow() {
   const dot = el('span', { class: 'dot' });
-  const name = el('span');
-  const button = el('button', { type: 'button' }, dot, name);
+  const prefix = el('span', { class: 'prefix' });
+  const rest = el('span');
+  const button = el('button', { type: 'button' }, dot, el('span', { class: 'whole' }, prefix, rest));
   const state = el('div', { class: 'state' });
   const fillBar = el('span', { class: 'fill' });
   const figure = el('span', { class: 'figure' });
@@ -152,7 +157,7 @@ function newRow() {
   });
   const node = el('tr', {}, ...cells);
   body.append(node);
-  return { node, cells, button, dot, name, state, fillBar, figure, stateKey: null };
+  return { node, cells, button, dot, prefix, rest, state, fillBar, figure, stateKey: null };
 }
 
 function fill(row, store, index) {
@@ -160,13 +165,15 @@ function fill(row, store, index) {
   const name = store.names[index];
   if (row.node.dataset.name !== name) {
     row.node.dataset.name = name;
-    setText(row.name, name);
+    const cut = name.startsWith(store.prefix) ? store.prefix.length : 0;
+    setText(row.prefix, name.slice(0, cut));
+    setText(row.rest, name.slice(cut));
     row.button.title = store.addresses[index] === name ? name : `${name}\n${store.addresses[index]}`;
   }
   row.dot.style.background = store.timeline.series.has(name) ? colorOf(name) : '';
   setClass(row.node, name === store.selected ? 'selected' : '');
   row.button.setAttribute('aria-pressed', String(name === store.selected));
-  const largest = (store.tick.largestShare ??= Math.max(1e-9, ...columns.share));
+  const largest = (store.tick.largestShare ??= columns.share.reduce((most, value) => Math.max(most, value), 1e-9));
   COLUMNS.forEach((column, place) => {
     if (column.text) return;
     const value = columns[column.id]?.[index] ?? null;
@@ -197,14 +204,17 @@ function fillState(row, store, index) {
   const columns = store.tick.backend.endpoints;
   const state = store.states[columns.state[index]];
   const ejected = columns.ejected_by[index];
-  const reasons = store.reasonsOf(index);
+  // A new endpoint's state says the same as its reason.
+  const reasons = store.reasonsOf(index).filter((name) => name !== state);
   const key = [state, ejected, ...reasons].join();
   if (row.stateKey === key || row.state.contains(document.activeElement)) return;
   row.stateKey = key;
   const [label, look, meaning] = STATES[state] ?? [state, '', ''];
   const by = ejected > 0 ? ` By ${plural(ejected, 'proxy', 'proxies')} now.` : '';
   const chip = el('span', { class: `chip ${look}`, text: label, data: { tip: meaning + by } });
-  row.state.replaceChildren(chip, ...reasons.map(reasonChip));
+  const rest = reasons.slice(1);
+  const more = rest.length ? el('span', { class: 'chip', text: `+${rest.length}`, data: { tip: `Also: ${rest.join(', ')}` }, tabindex: '0' }) : null;
+  row.state.replaceChildren(chip, ...reasons.slice(0, 1).map(reasonChip), ...(more ? [more] : []));
 }
 
 function showScrape(cell, columns, index) {

@@ -1,7 +1,7 @@
 //! One view, and the stream's events made from it: made once for all readers, and only when the first one asks.
 //!
 //! An `endpoints` event carries the names and whatever else seldom changes; a `tick` event carries columns of numbers in the
-//! same order. At 5,000 endpoints a tick is then a quarter of a megabyte and not two.
+//! same order. At 5,000 endpoints a tick is then half a megabyte and not three.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};

@@ -6,6 +6,7 @@
 //! go): where it would be passed, every second row of the largest backend is dropped.
 
 mod series;
+mod spread;
 
 use std::collections::BTreeMap;
 
@@ -67,6 +68,8 @@ pub struct Answer {
     pub at_ms: Vec<i64>,
     /// The backend's own numbers, by the names of `BackendView`, and `in_flight` summed over its endpoints.
     pub totals: BTreeMap<&'static str, Vec<Option<Short>>>,
+    /// Where the endpoints lie, all of them together, by the names of `EndpointView`.
+    pub spread: BTreeMap<&'static str, SpreadAnswer>,
     /// Endpoints that have any of these rows, those left out included.
     pub endpoints_total: usize,
     /// The chosen endpoints, those that matter most first.
@@ -83,6 +86,17 @@ pub struct EndpointAnswer {
     /// Its numbers, by the names of `EndpointView`; `null` where it had none or was not there.
     #[serde(flatten)]
     pub values: BTreeMap<&'static str, Vec<Option<Short>>>,
+}
+
+/// Nine of ten endpoints lie between `low` and `high`.
+#[derive(Debug, Default, Serialize)]
+pub struct SpreadAnswer {
+    /// 5th percentile over the endpoints.
+    pub low: Vec<Option<Short>>,
+    /// Median over the endpoints.
+    pub middle: Vec<Option<Short>>,
+    /// 95th percentile over the endpoints.
+    pub high: Vec<Option<Short>>,
 }
 
 impl History {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use trimtab_controller::view::{BackendView, EndpointView};
 
+use super::spread::{self, Spread};
 use super::{Answer, Choice, EndpointAnswer, WINDOW_MS};
 use crate::guard::Episode;
 use crate::number::Short;
@@ -38,9 +39,12 @@ const FIELDS: [&str; 9] = [
 const RANKED_BY: [usize; 4] = [2, 7, 6, 5];
 
 /// A number or nothing in four bytes: NaN is how a float already says "no number", and an `Option` would double the memory.
-type Packed = f32;
+pub type Packed = f32;
 type Totals = [Packed; TOTALS.len()];
 type Cell = [Packed; FIELDS.len()];
+
+/// What a row costs, in cells.
+const ROW_CELLS: usize = size_of::<Row>().div_ceil(size_of::<Cell>());
 
 /// What a series costs beside its cells (name, map entry, queue), in cells.
 const SERIES_OVERHEAD_CELLS: usize = 5;
@@ -53,10 +57,18 @@ const GROWTH_CELLS: usize = 16;
 pub struct Rows {
     /// Number of the first row; rows are numbered from 0 and never renumbered but by `thin_out`.
     first: u64,
-    rows: VecDeque<(i64, Totals)>,
+    rows: VecDeque<Row>,
     endpoints: HashMap<String, Series>,
     /// Sum of the costs of `endpoints` in cells.
     cells: usize,
+}
+
+/// What is kept of the whole backend at one tick.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    at_ms: i64,
+    totals: Totals,
+    spread: Spread,
 }
 
 /// Consecutive cells of one endpoint, beginning at row `first`.
@@ -79,19 +91,19 @@ impl Rows {
 
     /// Cells that are allocated, totals and overheads included.
     pub fn cells(&self) -> usize {
-        self.cells + self.rows.capacity() + SERIES_OVERHEAD_CELLS
+        self.cells + self.rows.capacity() * ROW_CELLS + SERIES_OVERHEAD_CELLS
     }
 
     /// Time of the last row.
     pub fn last_at_ms(&self) -> Option<i64> {
-        self.rows.back().map(|&(at_ms, _)| at_ms)
+        self.rows.back().map(|row| row.at_ms)
     }
 
     /// Adds a row. Of endpoints with the same name only the first counts.
     pub fn push(&mut self, at_ms: i64, backend: &BackendView) {
         let number = self.first + self.rows.len() as u64;
         grow(&mut self.rows);
-        self.rows.push_back((at_ms, totals(backend)));
+        self.rows.push_back(Row { at_ms, totals: totals(backend), spread: Spread::new(&backend.endpoints) });
         for endpoint in &backend.endpoints {
             let series = match self.endpoints.get_mut(&endpoint.name) {
                 Some(series) => series,
@@ -110,7 +122,7 @@ impl Rows {
 
     /// Drops the rows before `at_ms`.
     pub fn forget_before(&mut self, at_ms: i64) {
-        let gone = self.rows.partition_point(|&(row_at_ms, _)| row_at_ms < at_ms);
+        let gone = self.rows.partition_point(|row| row.at_ms < at_ms);
         if gone == 0 {
             return;
         }
@@ -128,7 +140,7 @@ impl Rows {
 
     /// Drops the rows at `at_ms` and after it.
     pub fn forget_from(&mut self, at_ms: i64) {
-        let kept = self.rows.partition_point(|&(row_at_ms, _)| row_at_ms < at_ms);
+        let kept = self.rows.partition_point(|row| row.at_ms < at_ms);
         self.rows.truncate(kept);
         let end = self.first + kept as u64;
         self.endpoints.retain(|_, series| {
@@ -158,7 +170,7 @@ impl Rows {
 
     /// The rows that `choice` selects; `None` if it names an endpoint that has no row.
     pub fn answer(&self, backend: &str, choice: &Choice, guard: Vec<Episode>) -> Option<Answer> {
-        let from = self.rows.partition_point(|&(at_ms, _)| at_ms <= choice.since_ms);
+        let from = self.rows.partition_point(|row| row.at_ms <= choice.since_ms);
         let step = (self.rows.len() - from).div_ceil(choice.points.max(1)).max(1);
         // Counted from the newest row, which is always there.
         let mut chosen: Vec<usize> = (from..self.rows.len()).rev().step_by(step).collect();
@@ -168,12 +180,15 @@ impl Rows {
             None => self.ranked(&chosen, choice.limit),
         };
         let endpoints = names.into_iter().map(|name| self.endpoint(name, &chosen)).collect();
-        let at_ms: Vec<i64> = chosen.iter().map(|&index| self.rows[index].0).collect();
+        let at_ms: Vec<i64> = chosen.iter().map(|&index| self.rows[index].at_ms).collect();
         Some(Answer {
             backend: backend.to_owned(),
             window_ms: WINDOW_MS,
             spacing_ms: usual_distance(&at_ms),
-            totals: by_name(&TOTALS, |field| chosen.iter().map(|&index| number(self.rows[index].1[field])).collect()),
+            totals: by_name(&TOTALS, |field| {
+                chosen.iter().map(|&index| number(self.rows[index].totals[field])).collect()
+            }),
+            spread: spread::by_field(chosen.iter().map(|&index| &self.rows[index].spread)),
             at_ms,
             endpoints_total: self.endpoints.len(),
             endpoints,
@@ -268,7 +283,7 @@ fn by_name<T>(names: &[&'static str], values: impl Fn(usize) -> T) -> BTreeMap<&
     names.iter().enumerate().map(|(field, &name)| (name, values(field))).collect()
 }
 
-fn number(packed: Packed) -> Option<Short> {
+pub fn number(packed: Packed) -> Option<Short> {
     packed.is_finite().then(|| Short(f64::from(packed)))
 }
 
