@@ -1,6 +1,8 @@
 //! The page in a real browser: what it shows, how it looks, and that the console stays empty. The pictures are in
 //! `target/screenshots/`.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it finds something else than it expects")]
+
 mod common;
 
 use common::browser::{Browser, Window};
