@@ -145,7 +145,7 @@ function newRow() {
   const dot = el('span', { class: 'dot' });
   const prefix = el('span', { class: 'prefix' });
   const rest = el('span');
-  const button = el('button', { type: 'button' }, dot, el('span', { class: 'whole' }, prefix, rest));
+  const button = el('button', { type: 'button' }, dot, el('span', { class: 'whole' }, el('bdi', { dir: 'ltr' }, prefix, rest)));
   const state = el('div', { class: 'state' });
   const fillBar = el('span', { class: 'fill' });
   const figure = el('span', { class: 'figure' });

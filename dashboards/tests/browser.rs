@@ -60,6 +60,8 @@ async fn the_page_shows_what_the_view_says() {
     browser.until("document.querySelector('#tip:not([hidden])')?.textContent.length > 40").await;
     assert_eq!(browser.complaints(), [""; 0]);
 
+    browser.call("Input.dispatchMouseEvent", serde_json::json!({"type": "mouseMoved", "x": 1, "y": 1})).await;
+    browser.evaluate("window.scrollTo(0, 0)").await;
     browser.resize(Window { dark: true, ..WIDE }).await;
     browser.screenshot("dashboard-dark.png").await;
     for (part, name) in [(0, "dashboard-phone.png"), (1, "dashboard-phone-below.png")] {
