@@ -37,6 +37,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run two identical worlds side by side, one routed by Trimtab and one by a baseline
+    Demo(trimtab::demo::DemoArgs),
     /// Route to some servers: controller and proxy in one process
     Up(Box<up::UpArgs>),
     /// Run the controller: scrape, decide, push to proxies, record, show
@@ -52,6 +54,7 @@ pub enum Command {
 /// Runs one subcommand to its end.
 pub fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Demo(args) => block_on(trimtab::demo::run(args)),
         Command::Up(args) => block_on(up::run(*args)),
         Command::Controller(args) => block_on(controller::run(*args)),
         Command::Proxy(args) => block_on(proxy::run(args)),

@@ -364,8 +364,8 @@ impl Inside {
         let mut response = Response::new(Full::new(self.body.clone()));
         *response.status_mut() = status;
         if self.spec.orca {
-            // Without this request, which leaves now.
-            let in_flight = (self.metrics.in_flight.get() - 1).max(0);
+            // This request included, as servers count that write the header before they are done.
+            let in_flight = self.metrics.in_flight.get();
             let utilization = self.metrics.busy.get() as f64 / self.spec.workers as f64;
             let report =
                 format!("TEXT application_utilization={utilization:.3}, named_metrics.requests_in_flight={in_flight}");

@@ -62,10 +62,9 @@ async fn listener(admin: SocketAddr) -> anyhow::Result<SocketAddr> {
     for _ in 0..100 {
         let config = crate::compare::trial::get(admin, "/config").await?;
         let config: serde_json::Value = serde_json::from_str(&config).context("/config is JSON")?;
-        let bound =
-            config["listeners"].as_array().into_iter().flatten().find_map(|listener| listener["bound"].as_str());
-        if let Some(bound) = bound {
-            return bound.parse().with_context(|| format!("{bound:?} is no address"));
+        let listeners = config["listeners"].as_array().into_iter().flatten();
+        if let Some(address) = listeners.into_iter().find_map(|listener| listener["address"].as_str()) {
+            return address.parse().with_context(|| format!("{address:?} is no address"));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
