@@ -76,12 +76,12 @@ const SPEEDS: [f64; 12] = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 4.0, 4.0, 4.0
 /// Service time at speed 1, milliseconds. At speed 4 it is 20 ms: long against a timer's millisecond.
 const SERVICE_MS_MEAN: f64 = 80.0;
 
-/// Load of the ordinary chapters as a share of all pods' capacity. Round robin gives every pod the same, so at 12/28 = 0.43
-/// the slowest are full: this is about as much as somebody can run who routes that way.
-const LOAD: f64 = 0.45;
+/// Load of the ordinary chapters as a share of all pods' capacity. Who gives every pod the same reaches the limit of the slowest
+/// pods at 12/28 = 0.43: a little beyond that, round robin is in trouble with more than half of the fleet idle.
+pub const LOAD: f64 = 0.45;
 
 /// Load of the burst.
-const LOAD_BURST: f64 = 1.2;
+pub const LOAD_BURST: f64 = 1.2;
 
 /// Load between chapters, where queues drain and nothing counts.
 const LOAD_LULL: f64 = 0.15;
@@ -276,10 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn round_robin_can_carry_the_ordinary_load() {
+    fn an_equal_share_is_a_little_too_much_for_the_slowest_pods_and_for_no_others() {
         let script = script();
-        let rps: f64 = LOAD * script.pods.iter().map(PodSpec::capacity_rps).sum::<f64>();
-        let slowest = script.pods.iter().map(PodSpec::capacity_rps).fold(f64::INFINITY, f64::min);
-        assert!(rps / 12.0 < slowest, "{} requests/s on a pod that can do {slowest}", rps / 12.0);
+        let capacities: Vec<f64> = script.pods.iter().map(PodSpec::capacity_rps).collect();
+        let share_rps = LOAD * capacities.iter().sum::<f64>() / 12.0;
+        let utilization = |slot: usize| share_rps / capacities[slot];
+        assert!((1.0..1.1).contains(&utilization(0)), "slowest: {}", utilization(0));
+        assert!(utilization(4) < 0.6, "next: {}", utilization(4));
     }
 }

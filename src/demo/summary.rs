@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::frame::{ms, percent};
 use super::score::{Score, Summary};
-use super::script::Script;
+use super::script::{LOAD, LOAD_BURST, Script};
 use super::world::World;
 
 /// Everything that the demo found out.
@@ -117,8 +117,8 @@ impl Report {
         let complete = if self.complete { "" } else { "; stopped before its end" };
         format!(
             "{}
-Two worlds of {} pods (each world can do {:.0} requests/s), the same events and the
-same load (Poisson, open loop, seed {}){complete}.
+Two worlds of {} pods that can do {:.0} requests/s, the same events and the same load
+(Poisson, open loop, {:.0} % of that, {:.0} % in the burst, seed {}){complete}.
 Ratio: by how much Trimtab's p99 is lower (÷) and its goodput higher (×).
 Latency counts from the moment a request was due (the latest was sent {:.0} ms late).
 In time, good: answered within {:.0} ms. Errors: 5xx (shed ones too), failures, time-outs.
@@ -126,6 +126,8 @@ In time, good: answered within {:.0} ms. Errors: 5xx (shed ones too), failures, 
             table.trim_fmt(),
             self.pods,
             self.capacity_rps,
+            LOAD * 100.0,
+            LOAD_BURST * 100.0,
             self.seed,
             self.send_lag_ms_max,
             self.objective_ms,
