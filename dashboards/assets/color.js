@@ -57,10 +57,12 @@ export function themed(name) {
   return theme.get(name);
 }
 
+/** Reads the theme anew: called before everything is drawn, so that no change of it can be missed for longer than a tick. */
+export function freshTheme() {
+  theme = null;
+}
+
 /** Calls back when the theme changes. */
 export function onTheme(redraw) {
-  dark.addEventListener('change', () => {
-    theme = null;
-    redraw();
-  });
+  dark.addEventListener('change', redraw);
 }

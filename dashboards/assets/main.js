@@ -2,7 +2,7 @@
 
 import { fetchHistory, fetchReasons, Stream } from './api.js';
 import { byId, installTips, setText } from './dom.js';
-import { onTheme } from './color.js';
+import { freshTheme, onTheme } from './color.js';
 import { showCharts } from './charts.js';
 import { explain, showGuard } from './guard.js';
 import { showBackends, showBanners, showFacts, showFoot, showLink } from './header.js';
@@ -103,6 +103,7 @@ function schedule() {
 }
 
 function draw() {
+  freshTheme();
   const ageMs = performance.now() - tickAt;
   const waiting = waitingFor();
   const stale = link === 'live' && !waiting && ageMs > STALE_MS;

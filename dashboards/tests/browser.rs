@@ -50,8 +50,6 @@ async fn the_page_shows_what_the_view_says() {
     );
     contains(&text, &names.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(browser.evaluate("document.querySelectorAll('#table tbody tr').length").await, 12);
-    feeding.abort();
-
     // Pointing at a chart reads out its values; pointing at a reason says what it means.
     browser.point_at(".chart.wide canvas").await;
     browser.until("document.querySelector('.readout:not([hidden])')?.textContent.includes('%')").await;
@@ -63,14 +61,18 @@ async fn the_page_shows_what_the_view_says() {
     browser.call("Input.dispatchMouseEvent", serde_json::json!({"type": "mouseMoved", "x": 1, "y": 1})).await;
     browser.evaluate("window.scrollTo(0, 0)").await;
     browser.resize(Window { dark: true, ..WIDE }).await;
+    browser.next_tick().await;
     browser.screenshot("dashboard-dark.png").await;
     for (part, name) in [(0, "dashboard-phone.png"), (1, "dashboard-phone-below.png")] {
         browser.resize(PHONE).await;
+        browser.next_tick().await;
         browser.evaluate(&format!("window.scrollTo(0, {part} * document.body.scrollHeight)")).await;
         browser.screenshot(name).await;
     }
     // Nothing sticks out: the page itself never scrolls sideways.
     assert_eq!(browser.evaluate("document.documentElement.scrollWidth").await, 390);
+    feeding.abort();
+    assert_eq!(browser.complaints(), [""; 0]);
     browser.close().await;
 }
 
@@ -235,6 +237,25 @@ async fn an_empty_page_says_what_it_waits_for() {
     browser.screenshot("dashboard-waiting.png").await;
     server.publish(View { at_ms: 1_000, ..View::default() }).await;
     browser.until("document.body.innerText.includes('No backends yet')").await;
+
+    // Endpoints, but nobody has asked for anything yet.
+    let mut view = Feed::new(4).view();
+    view.backends[0].objective_ms = None;
+    view.backends[0].guard.clear();
+    view.proxies.clear();
+    let backend = &mut view.backends[0];
+    (backend.rps, backend.goodput_rps, backend.latency_ms_p50, backend.latency_ms_p99) = (0.0, 0.0, None, None);
+    for endpoint in &mut backend.endpoints {
+        (endpoint.rps, endpoint.share, endpoint.in_flight, endpoint.capacity_rps) = (0.0, 0.0, 0.0, None);
+        (endpoint.latency_ms_p50, endpoint.latency_ms_p99) = (None, None);
+    }
+    server.publish(view).await;
+    browser.until("document.querySelectorAll('#table tbody tr').length === 3").await;
+    let text = browser.text().await;
+    contains(&text, &["no requests yet", "no objective yet", "none yet", "capacity is not known yet", "No proxy"]);
+    contains(&text, &["The guard had nothing to change or refuse"]);
+    browser.resize(WIDE).await;
+    browser.screenshot("dashboard-quiet.png").await;
     assert_eq!(browser.complaints(), [""; 0]);
     browser.close().await;
 }

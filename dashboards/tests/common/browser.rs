@@ -124,23 +124,38 @@ impl Browser {
         }
     }
 
-    /// Points at the middle of an element.
+    /// Scrolls an element into the middle and points at it.
     pub async fn point_at(&mut self, selector: &str) {
-        let expression = format!(
-            "(() => {{ const element = document.querySelector('{selector}'); element.scrollIntoView({{block: 'center'}}); \
-             const box = element.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
+        let scroll = format!("document.querySelector('{selector}').scrollIntoView({{block: 'center'}})");
+        self.evaluate(&scroll).await;
+        self.painted().await;
+        let middle = format!(
+            "(() => {{ const box = document.querySelector('{selector}').getBoundingClientRect(); \
+             return [box.x + box.width / 2, box.y + box.height / 2]; }})()"
         );
-        let at = self.evaluate(&expression).await;
+        let at = self.evaluate(&middle).await;
         self.call("Input.dispatchMouseEvent", json!({"type": "mouseMoved", "x": at[0], "y": at[1]})).await;
     }
 
-    /// How long the page's main thread has been busy, in milliseconds.
+    /// Waits for two frames: what was asked for before is then also painted.
+    async fn painted(&mut self) {
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))").await;
+    }
+
+    /// CPU time of the page's main thread, in milliseconds.
     pub async fn busy_ms(&mut self) -> f64 {
-        self.call("Performance.enable", json!({})).await;
+        self.call("Performance.enable", json!({"timeDomain": "threadTicks"})).await;
         let answer = self.call("Performance.getMetrics", json!({})).await;
         let metrics = answer["metrics"].as_array().unwrap();
         let busy = metrics.iter().find(|metric| metric["name"] == "TaskDuration").unwrap();
         busy["value"].as_f64().unwrap() * 1_000.0
+    }
+
+    /// Waits until the page has drawn another tick.
+    pub async fn next_tick(&mut self) {
+        let rows = "document.querySelector('#foot-recording').textContent";
+        let before = self.evaluate(rows).await;
+        self.until(&format!("{rows} !== {before}")).await;
     }
 
     /// What a person can read on the page.
@@ -152,8 +167,7 @@ impl Browser {
     pub async fn screenshot(&mut self, name: &str) -> PathBuf {
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("screenshots").join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        // Two frames, so that what was asked for is also painted.
-        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))").await;
+        self.painted().await;
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"})).await;
         let png = BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
         std::fs::write(&path, png).unwrap();
