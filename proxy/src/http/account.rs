@@ -39,7 +39,26 @@ pub struct Account {
     /// Since when the next byte is the endpoint's to send.
     endpoint_since: Option<Timestamp>,
     answer: Option<Answer>,
+    refreshed_at: Timestamp,
 }
+
+/// What an account begins with.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The backend that the request goes to.
+    pub entry: Arc<BackendEntry>,
+    /// The rule that said so.
+    pub rule: Arc<Rule>,
+    /// Its method.
+    pub method: Method,
+    /// When its first byte came.
+    pub started: Timestamp,
+    /// That it was let in.
+    pub admitted: Admitted,
+}
+
+/// A request that lasts lets go of the table that it was routed by after this long, so that tunnels do not keep old tables alive.
+const REFRESH: Duration = Duration::from_secs(10);
 
 /// An attempt that is under way.
 #[derive(Debug)]
@@ -65,16 +84,8 @@ struct Answer {
 
 impl Account {
     /// Of a request that was admitted.
-    pub fn new(
-        worker: Rc<Worker>,
-        client: Rc<Connection>,
-        entry: Arc<BackendEntry>,
-        rule: Arc<Rule>,
-        progress: Rc<Progress>,
-        method: Method,
-        started: Timestamp,
-        admitted: Admitted,
-    ) -> Self {
+    pub fn new(worker: Rc<Worker>, client: Rc<Connection>, progress: Rc<Progress>, arrival: Arrival) -> Self {
+        let Arrival { entry, rule, method, started, admitted } = arrival;
         Self {
             worker,
             client,
@@ -92,6 +103,7 @@ impl Account {
             response_bytes: 0,
             endpoint_since: None,
             answer: None,
+            refreshed_at: started,
         }
     }
 
@@ -148,6 +160,28 @@ impl Account {
             answer.body += now.since(since);
         }
         self.progress.touch(now);
+        self.refresh(now);
+    }
+
+    /// Goes over to the present table, if it has been long and the endpoint is still there.
+    pub fn refresh(&mut self, now: Timestamp) {
+        if now.since(self.refreshed_at) < REFRESH {
+            return;
+        }
+        self.refreshed_at = now;
+        let Some(picked) = &mut self.picked else { return };
+        let key = self.entry.backend.endpoints()[picked.index].config.key;
+        let table = self.worker.table();
+        let Some(entry) = table.backend(self.entry.backend.name()) else { return };
+        let same = Arc::ptr_eq(entry.backend.state(), self.entry.backend.state());
+        let Some(index) = entry.backend.endpoints().iter().position(|e| e.config.key == key).filter(|_| same) else {
+            return;
+        };
+        picked.index = index;
+        if let Some(running) = &mut self.running {
+            running.index = index;
+        }
+        self.entry = entry.clone();
     }
 
     /// Bytes of the answer's body.

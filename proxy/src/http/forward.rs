@@ -12,10 +12,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::{Body, Incoming};
 
 use super::{
-    account::Account,
+    account::{Account, Arrival},
     body::{BodyError, ContinueGate, Progress, RequestBody, ResponseBody},
     connection::Connection,
     error::Reason,
+    framing::Refusal,
     headers, orca,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
@@ -31,19 +32,28 @@ use crate::{
     worker::{Socket, Worker},
 };
 
-/// Answers one request, whatever happens.
-pub async fn serve(
+/// Answers one request, whatever happens. The request counts as begun when this is called, not when its future is polled: until then
+/// hyper may already find that the client has half-closed, which means one thing during a request and another between two.
+pub fn serve(
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     client: Rc<Connection>,
     request: Request<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> {
+    let begun = client.begin_request(ends_connection(&request));
+    answer(worker, socket, client, request, begun)
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+    client: Rc<Connection>,
+    request: Request<Incoming>,
+    (started, refusal): (Timestamp, Option<Refusal>),
 ) -> Response<ResponseBody> {
-    let last = ends_connection(&request);
-    let (started, refusal) = client.begin_request(last);
     let upgrade = request.headers().contains_key(header::UPGRADE);
-    let refused = refusal.map(Reason::Ambiguous);
-    let result = match refused {
-        Some(reason) => Err(reason),
+    let result = match refusal {
+        Some(refusal) => Err(Reason::Ambiguous(refusal)),
         None => forward(&worker, &socket, &client, request, started).await,
     };
     let mut response = result.unwrap_or_else(|reason| {
@@ -104,9 +114,8 @@ async fn forward(
         RequestTimeout::Unlimited => (None, Timestamp::MAX),
     };
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
-    let method = head.method.clone();
-    let account =
-        Account::new(worker.clone(), client.clone(), entry, rule, progress.clone(), method, started, admitted);
+    let arrival = Arrival { entry, rule, method: head.method.clone(), started, admitted };
+    let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);
     let mut account = Box::new(account);
 
     let has_body = !incoming.is_end_stream();

@@ -177,7 +177,11 @@ pub fn prepare_request(
     }
     append_list(headers, X_FORWARDED_FOR, &client.address);
     headers.insert(X_FORWARDED_PROTO, client.http.clone());
-    let host = headers.get(header::HOST).cloned();
+    // HTTP/1.0 can do without; the request goes on in HTTP/1.1, which cannot.
+    if version == Version::HTTP_10 {
+        headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
+    }
+    let host = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned();
     append_forwarded(headers, client, host.as_ref());
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
@@ -196,6 +200,10 @@ pub fn prepare_request(
 pub fn prepare_response<B>(response: &mut Response<B>) {
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
+    // Chunked overrides a length (RFC 9112 §6.3), which would be a lie towards the client.
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let upgrade = strip_hop_by_hop(headers);
     if switching && let Some(UpgradeTo(protocol)) = upgrade {
         headers.insert(header::UPGRADE, protocol);

@@ -3,7 +3,7 @@
 use std::{
     cell::Cell,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -20,6 +20,9 @@ use crate::{clock, load::Outcome, table::ConnectionPermit, time::Timestamp};
 
 /// A tunnel in which nothing moves for this long is closed; Envoy's default for idle streams.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How often a tunnel is looked after.
+const WATCH: Duration = Duration::from_secs(15);
 
 /// The upstream half of a granted upgrade.
 #[derive(Debug)]
@@ -42,19 +45,14 @@ impl Tunnel {
         let bytes = Rc::new(Cell::new(0));
         let mut upstream = Metered::new(socket, upstream_read, &moved, Some(&bytes));
         let mut client = Metered::new(client, read, &moved, None);
-        let idle = async {
-            loop {
-                let deadline = moved.get() + IDLE_TIMEOUT;
-                if clock::now() >= deadline {
-                    return;
-                }
-                tokio::time::sleep_until(clock::instant(deadline)).await;
+        let mut copying = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
+        loop {
+            match tokio::time::timeout(WATCH, copying.as_mut()).await {
+                // Which side failed is not told; a tunnel that was granted did its work.
+                Ok(_) => break,
+                Err(_) if clock::now().since(moved.get()) >= IDLE_TIMEOUT => break,
+                Err(_) => account.refresh(clock::now()),
             }
-        };
-        tokio::select! {
-            // Which side failed is not told; a tunnel that was granted did its work.
-            _ = tokio::io::copy_bidirectional(&mut client, &mut upstream) => {}
-            () = idle => {}
         }
         account.add_response_bytes(bytes.get());
         account.finish(Outcome::Success);

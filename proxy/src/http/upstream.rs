@@ -4,7 +4,7 @@
 use std::{
     io,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,10 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::{body::RequestBody, error::Reason};
 use crate::table::{Address, ConnectionPermit};
@@ -23,11 +26,21 @@ use crate::table::{Address, ConnectionPermit};
 #[derive(Debug)]
 pub struct Upstream {
     sender: SendRequest<RequestBody>,
-    /// `None` once it is closed.
-    connection: Option<http1::Connection<TokioIo<TcpStream>, RequestBody>>,
+    line: Line,
     /// It has carried a request before: it may have been closed by the endpoint meanwhile.
     pub reused: bool,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
+}
+
+type HyperConnection = http1::Connection<TokioIo<EndpointStream>, RequestBody>;
+
+/// hyper's half of a connection.
+#[derive(Debug)]
+enum Line {
+    Open(HyperConnection),
+    /// hyper is done with it: it is closed, or the endpoint switched to another protocol.
+    Finished(HyperConnection),
+    Closed,
 }
 
 /// Largest head of a response.
@@ -59,10 +72,10 @@ impl Upstream {
         let (sender, connection) = http1::Builder::new()
             .max_headers(RESPONSE_HEADERS_MAX)
             .max_buf_size(RESPONSE_HEAD_MAX)
-            .handshake(TokioIo::new(socket))
+            .handshake(TokioIo::new(EndpointStream { socket, deaf: false }))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { sender, connection: Some(connection), reused: false, _permit: permit })
+        Ok(Self { sender, line: Line::Open(connection), reused: false, permit })
     }
 
     /// Sends a request and waits for the head of the answer. `give_up` is asked at every wake-up.
@@ -75,13 +88,19 @@ impl Upstream {
         mut give_up: impl FnMut() -> Option<Reason>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut answer = pin!(self.sender.try_send_request(request));
-        let connection = &mut self.connection;
+        let line = &mut self.line;
         std::future::poll_fn(|cx| {
             if let Some(reason) = give_up() {
                 return Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false }));
             }
-            drive(connection, cx);
-            answer.as_mut().poll(cx).map_err(|mut failed| {
+            let open = line.drive(cx);
+            let mut polled = answer.as_mut().poll(cx);
+            if polled.is_pending() && !open {
+                // Dropping the connection hands a request that was not sent back.
+                *line = Line::Closed;
+                polled = answer.as_mut().poll(cx);
+            }
+            polled.map_err(|mut failed| {
                 let unsent = failed.take_message();
                 let error = failed.into_error();
                 Unanswered {
@@ -96,7 +115,7 @@ impl Upstream {
 
     /// Lets the connection read and write what it can. `false` once it is closed.
     pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
-        drive(&mut self.connection, cx)
+        self.line.drive(cx)
     }
 
     /// After the end of an answer: whether another request may follow.
@@ -109,20 +128,89 @@ impl Upstream {
     /// # Errors
     /// If the connection failed.
     pub async fn into_tunnel(mut self) -> io::Result<(TcpStream, Bytes, ConnectionPermit)> {
-        let closed = || io::Error::new(io::ErrorKind::UnexpectedEof, "closed while switching protocols");
-        let mut connection = self.connection.take().ok_or_else(closed)?;
-        std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await.map_err(io::Error::other)?;
+        std::future::poll_fn(|cx| if self.line.drive(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+        let Line::Finished(connection) = self.line else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed while switching protocols"));
+        };
         let parts = connection.into_parts();
-        Ok((parts.io.into_inner(), parts.read_buf, self._permit))
+        Ok((parts.io.into_inner().socket, parts.read_buf, self.permit))
     }
 }
 
-fn drive(connection: &mut Option<http1::Connection<TokioIo<TcpStream>, RequestBody>>, cx: &mut Context<'_>) -> bool {
-    if let Some(running) = connection
-        && Pin::new(running).poll(cx).is_ready()
-    {
-        // Dropping it hands a request that was not sent back to its sender.
-        *connection = None;
+impl Line {
+    /// `false` once hyper is done with it.
+    fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        let Self::Open(connection) = self else { return false };
+        let Poll::Ready(result) = Pin::new(connection).poll(cx) else { return true };
+        *self = match (std::mem::replace(self, Self::Closed), result) {
+            (Self::Open(connection), Ok(())) => Self::Finished(connection),
+            _ => Self::Closed,
+        };
+        false
     }
-    connection.is_some()
+}
+
+/// An endpoint's socket as hyper sees it: writing never fails. An endpoint may answer and close before it has taken the whole request;
+/// hyper would give up at the failed write and lose the answer that is waiting to be read. The failure shows at the next read, if
+/// there is no answer.
+#[derive(Debug)]
+struct EndpointStream {
+    socket: TcpStream,
+    /// The endpoint takes no more; what is written goes nowhere.
+    deaf: bool,
+}
+
+impl EndpointStream {
+    fn written(&mut self, wanted: usize, result: io::Result<usize>) -> io::Result<usize> {
+        match result {
+            Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                self.deaf = true;
+                Ok(wanted)
+            }
+            result => result,
+        }
+    }
+}
+
+impl AsyncRead for EndpointStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for EndpointStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.deaf {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let result = ready!(Pin::new(&mut this.socket).poll_write(cx, bytes));
+        Poll::Ready(this.written(bytes.len(), result))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let wanted = slices.iter().map(|slice| slice.len()).sum();
+        if this.deaf {
+            return Poll::Ready(Ok(wanted));
+        }
+        let result = ready!(Pin::new(&mut this.socket).poll_write_vectored(cx, slices));
+        Poll::Ready(this.written(wanted, result))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+    }
 }

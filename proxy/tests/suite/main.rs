@@ -1,5 +1,10 @@
 //! The proxy over real sockets: one test a sentence. One binary, because each would link all of hyper and tonic again.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod harness;
 
+mod failures;
+mod hostile;
+mod lifecycle;
 mod requests;
+mod streaming;

@@ -44,14 +44,45 @@ impl Raw {
         Self { stream, buffer: Vec::new() }
     }
 
-    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
-        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    /// Over a connection that stands.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
     }
 
-    /// Whether a route answers `OPTIONS /probe`, whatever it says.
-    pub async fn routed(mut self) -> bool {
-        self.write("OPTIONS /probe HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await;
-        self.answer().await.reason() != Some("no_route")
+    pub async fn try_write(&mut self, bytes: &str) -> std::io::Result<()> {
+        self.stream.write_all(bytes.as_bytes()).await
+    }
+
+    /// An answer with a length; `None` if the connection ends first.
+    pub async fn try_answer(&mut self) -> Option<Answer> {
+        let text = loop {
+            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
+                let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
+                break String::from_utf8(head).unwrap();
+            }
+            if self.more().await.ok()? == 0 {
+                return None;
+            }
+        };
+        let mut lines = text.lines();
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = Answer { status, headers, body: String::new(), trailers: Vec::new() };
+        let length: usize = answer.header("content-length")?.parse().ok()?;
+        while self.buffer.len() < length {
+            if self.more().await.ok()? == 0 {
+                return None;
+            }
+        }
+        answer.body = String::from_utf8(self.buffer.drain(..length).collect()).unwrap();
+        Some(answer)
+    }
+
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
     async fn more(&mut self) -> std::io::Result<usize> {

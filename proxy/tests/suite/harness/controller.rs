@@ -61,6 +61,24 @@ impl FakeController {
         (controller, task)
     }
 
+    /// Serves one connection; when the task is aborted, the connection breaks.
+    pub fn serve_one(&self, stream: tokio::io::DuplexStream) -> tokio::task::JoinHandle<()> {
+        let ads = AggregatedDiscoveryServiceServer::new(self.clone());
+        let telemetry = TelemetryServer::new(self.clone());
+        // The connection's own task is spawned by the server; holding the transport here lets an abort break it.
+        let (mut ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut stream = stream;
+        let incoming =
+            futures_util::stream::iter([Ok::<_, std::io::Error>(theirs)]).chain(futures_util::stream::pending());
+        let server = tonic::transport::Server::builder().add_service(ads).add_service(telemetry);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut stream, &mut ours) => {}
+                served = server.serve_with_incoming(incoming) => served.unwrap(),
+            }
+        })
+    }
+
     fn set(&self, kind: usize, name: &str, message: &impl Message) {
         let body = message.encode_to_vec();
         self.resources.send_modify(|resources| {
@@ -91,6 +109,15 @@ impl FakeController {
 
     pub fn remove_backend(&self, name: &str) {
         self.resources.send_modify(|resources| drop(resources.remove(&(0, name.to_owned()))));
+    }
+
+    /// How many responses of this type the proxy has acknowledged.
+    pub fn acknowledged(&self, type_url: &str) -> usize {
+        let requests = self.requests.lock().unwrap();
+        let acknowledges = |r: &&DeltaDiscoveryRequest| {
+            r.type_url == type_url && !r.response_nonce.is_empty() && r.error_detail.is_none()
+        };
+        requests.iter().filter(acknowledges).count()
     }
 
     /// Texts of all refusals.

@@ -11,7 +11,6 @@ pub use client::{Answer, Raw};
 pub use controller::FakeController;
 pub use proxy::{Proxy, Setup};
 
-
 use std::{future::Future, time::Duration};
 
 /// Waits until `holds`, and fails the test if it does not within five seconds.

@@ -101,19 +101,21 @@ impl Setup {
         self
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts it and waits until it listens and has its route.
     pub async fn start(self) -> Proxy {
         let controller = FakeController::default();
         self.backends.iter().for_each(|backend| controller.set_backend(backend));
         controller.set_listener(&self.listener);
         controller.set_route(&self.route);
         let mut proxy = Proxy::start(controller, self.workers, self.drain_timeout, self.admin);
-        // The route comes after the listener.
         proxy.ready().await;
-        let probe = proxy.address();
-        super::eventually("the route is there", || async move {
-            let raw = Raw::connect(probe).await;
-            raw.routed().await
+        // The route comes after the listener.
+        let route = self.route.name.clone();
+        super::eventually("the route is there", || {
+            let acknowledged = proxy.controller.acknowledged(trimtab_proxy::api::HTTP_ROUTE_TYPE) > 0;
+            let refused = proxy.controller.refusals();
+            assert!(refused.is_empty(), "{route}: {refused:?}");
+            async move { acknowledged }
         })
         .await;
         proxy
