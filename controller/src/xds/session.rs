@@ -148,10 +148,8 @@ impl Session {
         }
         for kind in Kind::ALL.into_iter().rev() {
             let state = &self.types[kind.index()];
+            // What refers to a resource is gone for certain before the resource goes.
             if state.unanswered.is_some() {
-                if kind.is_table() {
-                    continue;
-                }
                 break;
             }
             let removed: Vec<Arc<str>> =
