@@ -146,20 +146,17 @@ impl Index {
 
     fn errors(&mut self, report: &v1::ErrorReport, now: Now) {
         for errors in &report.backends {
-            let Some((name, backend)) = self.backends.get_key_value(&*errors.backend) else {
+            let Some(backend) = self.backends.get_mut(&*errors.backend) else {
                 continue;
             };
-            let name = name.clone();
-            let known: BTreeSet<EndpointKey> = backend.keys().collect();
-            let Some(backend) = self.backends.get_mut(&name) else { continue };
             let outcomes = errors.keys.iter().zip(&errors.answers).zip(&errors.failures);
             for ((&key, &answers), &failures) in outcomes {
                 let key = EndpointKey(key);
-                if known.contains(&key) {
+                if backend.has(key) {
                     backend.errors.add(key, answers, failures, now.instant);
                 }
             }
-            self.moved.insert(name);
+            self.moved.insert(errors.backend.as_str().into());
             self.push_at.get_or_insert(now.instant + GATHER);
         }
     }
@@ -168,10 +165,9 @@ impl Index {
     pub fn scraped(&mut self, result: ScrapeResult) {
         self.metrics.scraped(if result.numbers.is_ok() { ScrapeOutcome::Ok } else { ScrapeOutcome::Error });
         let Some(backend) = self.backends.get_mut(&result.backend) else { return };
-        if !backend.keys().any(|key| key == result.key) {
-            return;
+        if backend.has(result.key) {
+            backend.scrapes.entry(result.key).or_default().take_in(result);
         }
-        backend.scrapes.entry(result.key).or_default().take_in(result);
     }
 
     /// When pooled errors are to be looked at next, if ever.

@@ -90,6 +90,11 @@ impl Backend {
         self.window.retain(&stays);
     }
 
+    /// Whether it has this endpoint.
+    pub fn has(&self, key: EndpointKey) -> bool {
+        self.names.contains_key(&key)
+    }
+
     /// The endpoints, in order.
     pub fn keys(&self) -> impl Iterator<Item = EndpointKey> + Clone {
         self.spec.endpoints.iter().map(|endpoint| endpoint.key)

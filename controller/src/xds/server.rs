@@ -104,7 +104,7 @@ impl AggregatedDiscoveryService for AdsService {
             session: Session::default(),
             in_order: true,
             patience: Box::pin(tokio::time::sleep(SUBSCRIBE_TIME)),
-            told_in_sync: None,
+            told: (0, 0, None),
             shutdown: self.shutdown.clone(),
             lifetime: Lifetime {
                 stream: self.streams.fetch_add(1, Ordering::Relaxed),
@@ -143,7 +143,8 @@ struct AdsStream {
     session: Session,
     in_order: bool,
     patience: Pin<Box<tokio::time::Sleep>>,
-    told_in_sync: Option<u64>,
+    /// Acknowledgements, refusals and the snapshot in sync, as last told.
+    told: (u64, u64, Option<u64>),
     shutdown: CancellationToken,
     lifetime: Lifetime,
 }
@@ -159,7 +160,7 @@ impl AdsStream {
             if let Some(response) = self.session.next(&self.snapshot, self.in_order) {
                 return Some(Ok(response));
             }
-            self.tell_in_sync();
+            self.tell_progress();
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
                 changed = self.snapshots.changed() => {
@@ -194,36 +195,25 @@ impl AdsStream {
             self.lifetime.named = true;
             self.tell(AdsEvent::Connected { stream: self.lifetime.stream, proxy: id.to_owned() });
         }
-        let answers = self.session.acks + self.session.nacks;
-        let refused = self.session.nacks;
+        let nacks = self.session.nacks;
         self.session.receive(request);
-        if self.session.nacks > refused {
-            tracing::warn!(stream = self.lifetime.stream, reason = self.session.last_nack, "proxy refused a resource");
-        }
-        if self.session.acks + self.session.nacks > answers {
-            let in_sync = self.session.in_sync(&self.snapshot).then_some(self.snapshot.number);
-            self.tell_answered(in_sync);
+        if self.session.nacks > nacks {
+            let (stream, reason) = (self.lifetime.stream, &self.session.last_nack);
+            tracing::warn!(stream, reason, "proxy refused a resource");
         }
         Ok(())
     }
 
-    /// A proxy that reconnects with everything already in place is in sync without an answer.
-    fn tell_in_sync(&mut self) {
-        let number = self.snapshot.number;
-        if self.told_in_sync != Some(number) && self.session.in_sync(&self.snapshot) {
-            self.tell_answered(Some(number));
+    /// Tells how far the proxy is, if that has changed. A proxy that reconnects with everything in place is in sync without an answer.
+    fn tell_progress(&mut self) {
+        let in_sync = self.session.in_sync(&self.snapshot).then_some(self.snapshot.number);
+        let progress = (self.session.acks, self.session.nacks, in_sync);
+        if self.lifetime.named && self.told != progress {
+            self.told = progress;
+            let (acks, nacks, in_sync) = progress;
+            let last_nack = self.session.last_nack.clone();
+            self.tell(AdsEvent::Answered { stream: self.lifetime.stream, acks, nacks, last_nack, in_sync });
         }
-    }
-
-    fn tell_answered(&mut self, in_sync: Option<u64>) {
-        self.told_in_sync = in_sync;
-        self.tell(AdsEvent::Answered {
-            stream: self.lifetime.stream,
-            acks: self.session.acks,
-            nacks: self.session.nacks,
-            last_nack: self.session.last_nack.clone(),
-            in_sync,
-        });
     }
 
     fn tell(&self, event: AdsEvent) {

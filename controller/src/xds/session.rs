@@ -6,7 +6,7 @@
 //! refused is sent again in halves, until the resource that is at fault stands alone: one bad resource does not keep the others
 //! back. A version that was refused alone is not sent again; a new version is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -14,26 +14,13 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 
-use super::snapshot::{Kind, Snapshot};
+use super::snapshot::{Kind, Resources, Snapshot};
 
 /// A response holds about this many bytes of resources (at least one resource): below gRPC's usual limit of 4 MiB a message.
 const RESPONSE_BYTES: usize = 1 << 20;
 
 /// Longest text of a refusal that is kept.
 const NACK_TEXT_BYTES: usize = 1024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Unanswered,
-    Acknowledged,
-    Refused,
-}
-
-#[derive(Debug)]
-struct Sent {
-    version: Arc<str>,
-    fate: Fate,
-}
 
 #[derive(Debug)]
 struct Unanswered {
@@ -46,7 +33,12 @@ struct TypeState {
     subscribed: bool,
     /// The first response goes out even if it is empty: it tells the proxy that this is all there is.
     greeted: bool,
-    sent: BTreeMap<Arc<str>, Sent>,
+    /// Version by name of what the proxy was sent or said that it has.
+    sent: BTreeMap<Arc<str>, Arc<str>>,
+    /// Names of which it refused the version that it was sent.
+    refused: BTreeSet<Arc<str>>,
+    /// The resources after which there was nothing left to send: while they are the newest, nothing has to be compared.
+    complete: Option<Arc<Resources>>,
     unanswered: Option<Unanswered>,
     /// Groups of resources to send again after a refusal, each in a response of its own.
     again: VecDeque<Vec<Arc<str>>>,
@@ -80,14 +72,8 @@ impl Session {
         }
         if !state.subscribed {
             state.subscribed = true;
-            state.sent = request
-                .initial_resource_versions
-                .into_iter()
-                .map(|(name, version)| {
-                    let sent = Sent { version: version.into(), fate: Fate::Acknowledged };
-                    (name.into(), sent)
-                })
-                .collect();
+            let initial = request.initial_resource_versions.into_iter();
+            state.sent = initial.map(|(name, version)| (name.into(), version.into())).collect();
         }
         if request.response_nonce.is_empty() {
             return;
@@ -98,14 +84,16 @@ impl Session {
         match request.error_detail {
             None => {
                 self.acks += 1;
-                state.settle(&answered.names, Fate::Acknowledged);
+                for name in &answered.names {
+                    state.refused.remove(name);
+                }
             }
             Some(error) => {
                 self.nacks += 1;
                 let mut text = error.message;
                 text.truncate(text.floor_char_boundary(NACK_TEXT_BYTES));
                 self.last_nack = Some(text);
-                state.settle(&answered.names, Fate::Refused);
+                state.refused.extend(answered.names.iter().cloned());
                 if answered.names.len() > 1 {
                     let mut first = answered.names;
                     let second = first.split_off(first.len() / 2);
@@ -141,40 +129,31 @@ impl Session {
                 }
                 break;
             }
-            let names = self.types[kind.index()].changes(kind, snapshot);
-            if !names.is_empty() || !self.types[kind.index()].greeted {
+            let state = &mut self.types[kind.index()];
+            let names = state.changes(snapshot.of(kind));
+            if !names.is_empty() || !state.greeted {
                 return Some(self.respond(kind, snapshot, names, Vec::new()));
             }
         }
         for kind in Kind::ALL.into_iter().rev() {
-            let state = &self.types[kind.index()];
+            let state = &mut self.types[kind.index()];
             // What refers to a resource is gone for certain before the resource goes.
             if state.unanswered.is_some() {
                 break;
             }
-            let removed: Vec<Arc<str>> =
-                state.sent.keys().filter(|name| !snapshot.of(kind).contains_key(*name)).cloned().collect();
-            if state.subscribed && !removed.is_empty() {
+            let removed = state.removals(snapshot.of(kind));
+            if !removed.is_empty() {
                 return Some(self.respond(kind, snapshot, Vec::new(), removed));
             }
         }
         None
     }
 
-    /// Whether the proxy has acknowledged everything in the snapshot.
+    /// Whether the proxy has acknowledged everything in the snapshot; to be asked when there is nothing more to send.
     pub fn in_sync(&self, snapshot: &Snapshot) -> bool {
         Kind::ALL.into_iter().all(|kind| {
             let state = &self.types[kind.index()];
-            let resources = snapshot.of(kind);
-            state.subscribed
-                && state.unanswered.is_none()
-                && state.sent.len() == resources.len()
-                && resources.iter().all(|(name, resource)| {
-                    state
-                        .sent
-                        .get(name)
-                        .is_some_and(|sent| sent.version == resource.version && sent.fate == Fate::Acknowledged)
-                })
+            state.unanswered.is_none() && state.refused.is_empty() && state.is_complete(snapshot.of(kind))
         })
     }
 
@@ -200,11 +179,11 @@ impl Session {
                 resource: Some(Any { type_url: kind.type_url().to_owned(), value: resource.bytes.clone() }),
                 ..Default::default()
             });
-            let sent = Sent { version: resource.version.clone(), fate: Fate::Unanswered };
-            state.sent.insert(name.clone(), sent);
+            state.sent.insert(name.clone(), resource.version.clone());
         }
         for name in &removed {
             state.sent.remove(name);
+            state.refused.remove(name);
         }
         state.greeted = true;
         state.unanswered = Some(Unanswered { nonce: nonce.clone(), names });
@@ -220,17 +199,17 @@ impl Session {
 }
 
 impl TypeState {
-    fn settle(&mut self, names: &[Arc<str>], fate: Fate) {
-        for name in names {
-            if let Some(sent) = self.sent.get_mut(name) {
-                sent.fate = fate;
-            }
-        }
+    fn is_complete(&self, resources: &Arc<Resources>) -> bool {
+        self.greeted
+            && self.again.is_empty()
+            && self.complete.as_ref().is_some_and(|known| Arc::ptr_eq(known, resources))
     }
 
     /// Names to put into the next response: a group that is to be sent again, or what differs from what was sent.
-    fn changes(&mut self, kind: Kind, snapshot: &Snapshot) -> Vec<Arc<str>> {
-        let resources = snapshot.of(kind);
+    fn changes(&mut self, resources: &Arc<Resources>) -> Vec<Arc<str>> {
+        if self.is_complete(resources) {
+            return Vec::new();
+        }
         while let Some(mut group) = self.again.pop_front() {
             group.retain(|name| resources.contains_key(name));
             if !group.is_empty() {
@@ -240,7 +219,7 @@ impl TypeState {
         let mut bytes = 0;
         resources
             .iter()
-            .filter(|(name, resource)| self.sent.get(*name).is_none_or(|sent| sent.version != resource.version))
+            .filter(|(name, resource)| self.sent.get(*name).is_none_or(|version| *version != resource.version))
             .take_while(|(_, resource)| {
                 let first = bytes == 0;
                 bytes += resource.bytes.len().max(1);
@@ -248,6 +227,18 @@ impl TypeState {
             })
             .map(|(name, _)| name.clone())
             .collect()
+    }
+
+    /// Names that the proxy has and should not. Asked after there were no changes: without removals all is sent.
+    fn removals(&mut self, resources: &Arc<Resources>) -> Vec<Arc<str>> {
+        if !self.subscribed || self.is_complete(resources) {
+            return Vec::new();
+        }
+        let removed: Vec<Arc<str>> = self.sent.keys().filter(|name| !resources.contains_key(*name)).cloned().collect();
+        if removed.is_empty() {
+            self.complete = Some(resources.clone());
+        }
+        removed
     }
 }
 

@@ -86,8 +86,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The resources of one type.
-    pub fn of(&self, kind: Kind) -> &Resources {
+    /// The resources of one type. As long as they do not change they are the same value.
+    pub fn of(&self, kind: Kind) -> &Arc<Resources> {
         &self.kinds[kind.index()]
     }
 }
