@@ -85,6 +85,8 @@ struct Proxy {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
     versions: HashMap<(Kind, String), String>,
+    /// What came so far, for a test that fails.
+    seen: Vec<String>,
 }
 
 impl Proxy {
@@ -104,12 +106,16 @@ impl Proxy {
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
-        Self { requests, responses, versions: versions.clone() }
+        Self { requests, responses, versions: versions.clone(), seen: Vec::new() }
     }
 
     async fn next(&mut self) -> DeltaDiscoveryResponse {
         let response = tokio::time::timeout(PATIENCE, self.responses.message()).await;
-        response.expect("a response in time").unwrap().expect("the stream is open")
+        let response = response.unwrap_or_else(|_| panic!("no response in time, after {:#?}", self.seen));
+        let response = response.unwrap().expect("the stream is open");
+        let names: Vec<&str> = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+        self.seen.push(format!("{} {names:?} -{:?}", response.type_url, response.removed_resources));
+        response
     }
 
     async fn answer(&mut self, response: &DeltaDiscoveryResponse, refusal: Option<&str>) {

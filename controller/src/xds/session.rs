@@ -117,7 +117,7 @@ impl Session {
     pub fn next(&mut self, snapshot: &Snapshot, in_order: bool) -> Option<DeltaDiscoveryResponse> {
         for kind in Kind::ALL {
             if in_order && !self.subscribed_before(kind) {
-                break;
+                return None;
             }
             let state = &self.types[kind.index()];
             if !state.subscribed {
@@ -127,7 +127,7 @@ impl Session {
                 if kind.is_table() {
                     continue;
                 }
-                break;
+                return None;
             }
             let state = &mut self.types[kind.index()];
             let names = state.changes(snapshot.of(kind));
@@ -139,7 +139,7 @@ impl Session {
             let state = &mut self.types[kind.index()];
             // What refers to a resource is gone for certain before the resource goes.
             if state.unanswered.is_some() {
-                break;
+                return None;
             }
             let removed = state.removals(snapshot.of(kind));
             if !removed.is_empty() {
@@ -229,7 +229,8 @@ impl TypeState {
             .collect()
     }
 
-    /// Names that the proxy has and should not. Asked after there were no changes: without removals all is sent.
+    /// Names that the proxy has and should not. Asked only after there were no changes: where nothing is to be removed either, all is
+    /// sent.
     fn removals(&mut self, resources: &Arc<Resources>) -> Vec<Arc<str>> {
         if !self.subscribed || self.is_complete(resources) {
             return Vec::new();

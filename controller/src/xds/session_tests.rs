@@ -199,3 +199,20 @@ fn large_sets_are_sent_in_pieces() {
     session.receive(answer(&first, None));
     assert_eq!(drain(&mut session, &newest(&publisher)).len(), 6);
 }
+
+#[test]
+fn what_waits_for_an_answer_to_another_type_is_not_forgotten() {
+    let mut publisher = publisher(&["a"]);
+    let table = |generation| v1::WeightTable { generation, ..Default::default() };
+    publisher.set(Kind::WeightTable, "a", &table(1));
+    publisher.publish();
+    let mut session = subscribed();
+    drain(&mut session, &newest(&publisher));
+    publisher.set(Kind::Backend, "a", &backend("a", 2));
+    publisher.set(Kind::WeightTable, "a", &table(2));
+    publisher.publish();
+    let first = session.next(&newest(&publisher), false).unwrap();
+    assert!(session.next(&newest(&publisher), false).is_none());
+    session.receive(answer(&first, None));
+    assert_eq!(drain(&mut session, &newest(&publisher)), ["WeightTable:a"]);
+}
