@@ -10,7 +10,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    cli::logging::init(&cli.log, cli.log_format);
+    cli::logging::init(cli.log_filter(), cli.log_format);
     match cli::run(cli.command) {
         Ok(code) => code,
         Err(error) => {

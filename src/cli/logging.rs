@@ -4,6 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless something else is asked for.
+pub const DEFAULT_FILTER: &str = "warn,trimtab=info";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -17,7 +20,7 @@ pub enum LogFormat {
 pub fn init(filter: &str, format: LogFormat) {
     let (env_filter, problem) = match EnvFilter::try_new(filter) {
         Ok(parsed) => (parsed, None),
-        Err(error) => (EnvFilter::new("warn,trimtab=info"), Some(error)),
+        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(env_filter).with_writer(std::io::stderr);
     match format {

@@ -25,14 +25,25 @@ use clap::{Parser, Subcommand};
   trimtab weights --watch                                  what it is doing, and why"
 )]
 pub struct Cli {
-    /// What to log, as `level` or `target=level,...`
-    #[arg(long, global = true, env = "TRIMTAB_LOG", default_value = "warn,trimtab=info", value_name = "FILTER")]
-    pub log: String,
+    /// What to log, as `level` or `target=level,...` [default: warn,trimtab=info; warn for demo]
+    #[arg(long, global = true, env = "TRIMTAB_LOG", value_name = "FILTER")]
+    log: Option<String>,
     /// How to log, on standard error
     #[arg(long, global = true, env = "TRIMTAB_LOG_FORMAT", default_value = "text")]
     pub log_format: logging::LogFormat,
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What to log. The demo tells its own story; info events would only get between.
+    pub fn log_filter(&self) -> &str {
+        match (&self.log, &self.command) {
+            (Some(filter), _) => filter,
+            (None, Command::Demo(_)) => "warn",
+            (None, _) => logging::DEFAULT_FILTER,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

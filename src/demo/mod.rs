@@ -63,7 +63,7 @@ pub struct DemoArgs {
 pub enum DemoOutput {
     /// The story live, then a table
     Table,
-    /// One JSON document on standard output and nothing else
+    /// One JSON document on standard output; the story goes to standard error
     Json,
 }
 

@@ -1,4 +1,4 @@
-//! What the demo says while it runs: frames on a terminal, plain lines elsewhere, nothing but log events where standard
+//! What the demo says while it runs: frames on a terminal, plain lines elsewhere, and those on standard error where standard
 //! output is kept for JSON.
 
 use std::io::{self, Write};
@@ -16,9 +16,9 @@ pub enum Show {
     /// A terminal that is redrawn.
     Live(Screen),
     /// Lines on standard output.
-    Lines(Told),
-    /// Log events only.
-    Log(Told),
+    Out(Told),
+    /// Lines on standard error.
+    Err(Told),
 }
 
 /// What was told already.
@@ -40,8 +40,8 @@ impl Show {
     pub fn new(live: bool) -> io::Result<Self> {
         Ok(match live {
             true if Screen::fits() => Self::Live(Screen::take()?),
-            true => Self::Lines(Told::default()),
-            false => Self::Log(Told::default()),
+            true => Self::Out(Told::default()),
+            false => Self::Err(Told::default()),
         })
     }
 
@@ -53,22 +53,15 @@ impl Show {
         let frame = frame(script, worlds, elapsed);
         match self {
             Self::Live(screen) => screen.draw(&frame),
-            Self::Lines(told) => {
-                let mut out = io::stdout().lock();
-                told.tell(&frame).into_iter().try_for_each(|line| writeln!(out, "{line}"))?;
-                out.flush()
-            }
-            Self::Log(told) => {
-                told.tell(&frame).into_iter().for_each(|line| tracing::info!("{line}"));
-                Ok(())
-            }
+            Self::Out(told) => told.tell(&frame, &mut io::stdout().lock()),
+            Self::Err(told) => told.tell(&frame, &mut io::stderr().lock()),
         }
     }
 }
 
 impl Told {
-    /// The lines that are new since the last frame.
-    fn tell(&mut self, frame: &Frame) -> Vec<String> {
+    /// Writes what is new since the last frame.
+    fn tell(&mut self, frame: &Frame, out: &mut impl Write) -> io::Result<()> {
         let mut lines = Vec::new();
         let at_s = frame.elapsed.as_secs_f64();
         let chapter = frame.chapter.map(|(number, ..)| number);
@@ -93,7 +86,8 @@ impl Told {
                 )
             }));
         }
-        lines
+        lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        out.flush()
     }
 }
 
