@@ -67,11 +67,19 @@ pub struct ProxySettings {
     pub admin: Option<SocketAddr>,
     /// How long requests in flight may take to finish at the end.
     pub drain_timeout: Duration,
+    /// Whether other proxies on this machine may listen on the same addresses.
+    pub share_ports: bool,
 }
 
 impl Default for ProxySettings {
     fn default() -> Self {
-        Self { id: "local".to_owned(), workers: 1, admin: None, drain_timeout: Duration::from_secs(10) }
+        Self {
+            id: "local".to_owned(),
+            workers: 1,
+            admin: None,
+            drain_timeout: Duration::from_secs(10),
+            share_ports: false,
+        }
     }
 }
 
@@ -360,6 +368,7 @@ fn spawn_proxy(
     options.workers = settings.workers;
     options.admin = settings.admin;
     options.drain_timeout = settings.drain_timeout;
+    options.share_ports = settings.share_ports;
     let status = options.status.subscribe();
     let mut parts = Parts::default();
     let stopped = stop.clone();

@@ -36,7 +36,7 @@ pub enum Change {
 
 /// The types that a proxy subscribes to, in the order in which they are to be applied.
 pub const TYPES: [&str; 5] =
-    [api::BACKEND_TYPE, api::LISTENER_TYPE, api::HTTP_ROUTE_TYPE, api::WEIGHT_TABLE_TYPE, api::ERROR_TABLE_TYPE];
+    [api::BACKEND_TYPE, api::HTTP_ROUTE_TYPE, api::LISTENER_TYPE, api::WEIGHT_TABLE_TYPE, api::ERROR_TABLE_TYPE];
 
 impl Change {
     /// Decodes and validates a response.

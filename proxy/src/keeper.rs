@@ -39,6 +39,7 @@ pub struct Keeper {
     table: Arc<ArcSwap<Table>>,
     status: watch::Sender<ProxyStatus>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
+    share_ports: bool,
     listeners: BTreeMap<String, ListenerConfig>,
     routes: BTreeMap<String, RouteConfig>,
     backends: BTreeMap<String, Arc<BackendEntry>>,
@@ -71,11 +72,13 @@ impl Keeper {
         table: Arc<ArcSwap<Table>>,
         status: watch::Sender<ProxyStatus>,
         workers: Vec<mpsc::UnboundedSender<Command>>,
+        share_ports: bool,
     ) -> Self {
         Self {
             table,
             status,
             workers,
+            share_ports,
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -268,7 +271,7 @@ impl Keeper {
     }
 
     fn bind(&self, id: u32, address: SocketAddr) -> Result<SocketAddr, String> {
-        let bound = sockets::bind(address, self.workers.len()).and_then(|sockets| {
+        let bound = sockets::bind(address, self.workers.len(), self.share_ports).and_then(|sockets| {
             let local = sockets[0].local_addr()?;
             Ok((sockets, local))
         });

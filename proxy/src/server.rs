@@ -43,6 +43,8 @@ pub struct ProxyOptions {
     pub admin: Option<SocketAddr>,
     /// How long requests in flight may take to finish after the shutdown.
     pub drain_timeout: Duration,
+    /// Whether other proxies on this machine may listen on the same addresses; the kernel then spreads clients over all of them.
+    pub share_ports: bool,
     /// Seed of all random choices; `None`: the system's.
     pub seed: Option<u64>,
     /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
@@ -58,6 +60,7 @@ impl ProxyOptions {
             controller,
             admin: None,
             drain_timeout: Duration::from_secs(30),
+            share_ports: false,
             seed: None,
             status: watch::Sender::default(),
         }
@@ -101,7 +104,7 @@ pub enum ProxyError {
 /// # Errors
 /// If it cannot start, or a thread of it dies.
 pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
-    let ProxyOptions { id, workers, controller, admin, drain_timeout, seed, status } = options;
+    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, seed, status } = options;
     if workers == 0 {
         return Err(ProxyError::NoWorkers);
     }
@@ -148,7 +151,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     let _stop_control = stop.clone().drop_guard();
     let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe() };
     let control = Control {
-        keeper: Keeper::new(table.clone(), status.clone(), commands.clone()),
+        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports),
         telemetry: Telemetry::new(id.clone(), table, sampling, samples),
         id,
         controller,

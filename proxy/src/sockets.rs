@@ -11,18 +11,18 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 /// Clients that may wait to be accepted, per worker; the kernel's own limit (`net.core.somaxconn`) applies too.
 const BACKLOG: i32 = 4096;
 
-/// Binds `count` sockets to one address. Port 0 is chosen by the system, the same for all.
+/// Binds `count` sockets to one address. Port 0 is chosen by the system, the same for all. With `shared`, other processes of the same user
+/// may do so too, and the kernel spreads clients over all of them.
 ///
 /// # Errors
-/// If the address is in use, also by another process that shares ports, or cannot be had.
-pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    // Sharing would succeed beside another proxy and split the traffic between the two: a bind that does not share tells.
-    let probe = socket(address, false)?;
-    let address = match address.port() {
-        0 => local(&probe)?,
-        _ => address,
+/// If the address cannot be had or is in use: by anybody, or, with `shared`, by somebody who does not share it.
+pub fn bind(address: SocketAddr, count: usize, shared: bool) -> io::Result<Vec<TcpListener>> {
+    // Only a bind that does not share tells whether somebody else is there.
+    let address = match (shared, address.port()) {
+        (true, 1..) => address,
+        (_, 0) => local(&socket(address, false)?)?,
+        (false, _) => socket(address, false).map(|_| address)?,
     };
-    drop(probe);
     let listen = || {
         let socket = socket(address, true)?;
         socket.listen(BACKLOG)?;
@@ -55,16 +55,17 @@ mod tests {
 
     fn check(address: &str) {
         let address = SocketAddr::new(address.parse().unwrap(), 0);
-        let sockets = bind(address, 3).unwrap();
+        let sockets = bind(address, 3, false).unwrap();
         let local = sockets[0].local_addr().unwrap();
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap() == local));
-        assert_eq!(bind(local, 1).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(bind(local, 1, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        bind(local, 1, true).unwrap();
         drop(sockets);
-        bind(local, 2).unwrap();
+        bind(local, 2, false).unwrap();
     }
 
     #[test]
-    fn sockets_share_a_port_among_themselves_and_with_nobody_else() {
+    fn sockets_share_a_port_among_themselves_and_with_others_only_if_told_to() {
         check("127.0.0.1");
         check("::1");
         check("::");

@@ -31,7 +31,7 @@ fn controller_uri(text: &str) -> Result<http::Uri, String> {
 /// Routes until SIGTERM or Ctrl-C, then drains.
 pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
-    let running = trimtab::up::start_proxy(args.controller, args.data_plane.settings(args.id)).await?;
+    let running = trimtab::up::start_proxy(args.controller, args.data_plane.settings(args.id, true)).await?;
     super::say(
         &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
     );

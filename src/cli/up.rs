@@ -39,13 +39,14 @@ pub struct DataPlaneArgs {
 
 impl DataPlaneArgs {
     /// As the library takes them.
-    pub fn settings(&self, id: Option<String>) -> ProxySettings {
+    pub fn settings(&self, id: Option<String>, share_ports: bool) -> ProxySettings {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         ProxySettings {
             id: id.unwrap_or_else(default_id),
             workers: self.workers.map_or_else(cores, usize::from),
             admin: Some(self.admin),
             drain_timeout: self.drain_timeout,
+            share_ports,
         }
     }
 }
@@ -62,7 +63,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let options = UpOptions {
         source: args.source.source(),
         control: args.source.control.settings(),
-        proxy: args.data_plane.settings(None),
+        proxy: args.data_plane.settings(None, false),
         dashboard: args.source.control.dashboard(),
     };
     let stop = super::signals::stop()?;

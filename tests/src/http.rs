@@ -64,12 +64,12 @@ pub async fn eventually<T: std::fmt::Debug, F: Future<Output = T>>(
     patience: Duration,
     mut ask: impl FnMut() -> F,
     wanted: impl Fn(&T) -> bool,
-) -> (T, Duration) {
+) -> Duration {
     let start = Instant::now();
     loop {
         let found = ask().await;
         if wanted(&found) {
-            return (found, start.elapsed());
+            return start.elapsed();
         }
         assert!(start.elapsed() < patience, "{what}: not within {patience:?}; last: {found:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;

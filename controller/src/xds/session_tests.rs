@@ -71,7 +71,7 @@ fn the_first_push_adds_in_order_and_removals_go_backwards() {
     let mut session = subscribed();
     assert_eq!(
         drain(&mut session, &newest(&publisher)),
-        ["Backend:b", "Listener:l", "HttpRoute:r", "WeightTable:b", "ErrorTable:b"]
+        ["Backend:b", "HttpRoute:r", "Listener:l", "WeightTable:b", "ErrorTable:b"]
     );
     assert!(session.in_sync(&newest(&publisher)));
 
@@ -82,7 +82,7 @@ fn the_first_push_adds_in_order_and_removals_go_backwards() {
     assert!(!session.in_sync(&newest(&publisher)));
     assert_eq!(
         drain(&mut session, &newest(&publisher)),
-        ["-ErrorTable:b", "-WeightTable:b", "-HttpRoute:r", "-Listener:l", "-Backend:b"]
+        ["-ErrorTable:b", "-WeightTable:b", "-Listener:l", "-HttpRoute:r", "-Backend:b"]
     );
     assert!(session.in_sync(&newest(&publisher)));
 }

@@ -14,10 +14,10 @@ use trimtab_proxy::api;
 pub enum Kind {
     /// `v1::Backend`.
     Backend,
+    /// `v1::HttpRoute`. A listener that opens before its routes are known would answer 404 to its first clients.
+    HttpRoute,
     /// `v1::Listener`.
     Listener,
-    /// `v1::HttpRoute`.
-    HttpRoute,
     /// `v1::WeightTable`.
     WeightTable,
     /// `v1::ErrorTable`.
@@ -26,7 +26,7 @@ pub enum Kind {
 
 impl Kind {
     /// All types, in order of addition. Removals go the other way round.
-    pub const ALL: [Self; 5] = [Self::Backend, Self::Listener, Self::HttpRoute, Self::WeightTable, Self::ErrorTable];
+    pub const ALL: [Self; 5] = [Self::Backend, Self::HttpRoute, Self::Listener, Self::WeightTable, Self::ErrorTable];
 
     /// Its type URL on the wire.
     pub fn type_url(self) -> &'static str {
