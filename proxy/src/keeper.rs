@@ -40,6 +40,8 @@ pub struct Keeper {
     status: watch::Sender<ProxyStatus>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     share_ports: bool,
+    /// Sockets on their way to their workers, once the table that knows them is published.
+    openings: Vec<(mpsc::UnboundedSender<Command>, Command)>,
     listeners: BTreeMap<String, ListenerConfig>,
     routes: BTreeMap<String, RouteConfig>,
     backends: BTreeMap<String, Arc<BackendEntry>>,
@@ -79,6 +81,7 @@ impl Keeper {
             status,
             workers,
             share_ports,
+            openings: Vec::new(),
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
             backends: BTreeMap::new(),
@@ -256,7 +259,7 @@ impl Keeper {
         self.sockets.retain(|key, bound| {
             let stays = wanted.get(key) == Some(&bound.wanted);
             if !stays && bound.local.is_ok() {
-                tell(workers, |_| Command::Unlisten(bound.id));
+                tell(workers, || Command::Unlisten(bound.id));
             }
             stays
         });
@@ -270,7 +273,7 @@ impl Keeper {
         }
     }
 
-    fn bind(&self, id: u32, address: SocketAddr) -> Result<SocketAddr, String> {
+    fn bind(&mut self, id: u32, address: SocketAddr) -> Result<SocketAddr, String> {
         let bound = sockets::bind(address, self.workers.len(), self.share_ports).and_then(|sockets| {
             let local = sockets[0].local_addr()?;
             Ok((sockets, local))
@@ -284,11 +287,10 @@ impl Keeper {
             format!("cannot listen on {address}: {reason}")
         })?;
         let connections = Arc::new(AtomicUsize::new(0));
-        let mut sockets = sockets.into_iter();
-        tell(&self.workers, |_| {
-            let listener = sockets.next()?;
-            Some(Command::Listen(Listening { id, listener, connections: connections.clone() }))
-        });
+        for (worker, listener) in self.workers.iter().zip(sockets) {
+            let listening = Listening { id, listener, connections: connections.clone() };
+            self.openings.push((worker.clone(), Command::Listen(listening)));
+        }
         tracing::info!(address = %local, "listening");
         Ok(local)
     }
@@ -349,16 +351,10 @@ impl Keeper {
                     .map_or_else(|| Err("not bound".to_owned()), |bound| bound.local.clone()),
             })
             .collect();
-        self.status.send_if_modified(|status| {
-            let names =
-                listeners.iter().map(|l| ListenerStatus { name: l.config.name.clone(), bound: l.bound.clone() });
-            let names: Vec<ListenerStatus> = names.collect();
-            let ready = names.iter().any(|listener| listener.bound.is_ok());
-            let changed = status.listeners != names || status.ready != ready;
-            status.listeners = names;
-            status.ready = ready;
-            changed
-        });
+        let listed: Vec<ListenerStatus> = listeners
+            .iter()
+            .map(|listener| ListenerStatus { name: listener.config.name.clone(), bound: listener.bound.clone() })
+            .collect();
         self.table.store(Arc::new(Table {
             version: self.table.load().version + 1,
             made_at: now,
@@ -367,6 +363,18 @@ impl Keeper {
             routing: self.routing.clone(),
             backends: self.backends.values().cloned().collect(),
         }));
+        // Only now: whoever sends a request because of what they are told here must meet the new table.
+        for (worker, command) in std::mem::take(&mut self.openings) {
+            // A worker that has ended accepts nothing any more.
+            let _ = worker.send(command);
+        }
+        self.status.send_if_modified(|status| {
+            let ready = listed.iter().any(|listener| listener.bound.is_ok());
+            let changed = status.listeners != listed || status.ready != ready;
+            status.listeners = listed;
+            status.ready = ready;
+            changed
+        });
     }
 }
 
@@ -380,10 +388,8 @@ impl SocketKey {
 }
 
 /// Sends a command to each worker. One that has ended is noticed by whoever waits for it.
-fn tell<C: Into<Option<Command>>>(workers: &[mpsc::UnboundedSender<Command>], mut command: impl FnMut(usize) -> C) {
-    for (index, worker) in workers.iter().enumerate() {
-        if let Some(command) = command(index).into() {
-            let _ = worker.send(command);
-        }
+fn tell(workers: &[mpsc::UnboundedSender<Command>], command: impl Fn() -> Command) {
+    for worker in workers {
+        let _ = worker.send(command());
     }
 }
