@@ -30,6 +30,8 @@ use crate::{
 
 /// hyper's lower bound for its buffers; also what one read takes at most.
 const BUFFER_MIN: usize = 64 << 10;
+/// hyper's own limit. Setting a limit, even this one, costs two allocations a request.
+const HYPER_HEADERS_MAX: usize = 100;
 /// After an answer to a request that was not read to its end, this long is waited for the client to take note: closing at once would
 /// reset the connection and could destroy the answer on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -71,9 +73,12 @@ pub async fn serve(
             async move { Ok::<_, std::convert::Infallible>(response.await) }
         })
     };
-    let mut connection = http1::Builder::new()
+    let mut builder = http1::Builder::new();
+    if limits.headers_max != HYPER_HEADERS_MAX {
+        builder.max_headers(limits.headers_max);
+    }
+    let mut connection = builder
         .header_read_timeout(None)
-        .max_headers(limits.headers_max)
         .max_header_size(limits.header_bytes_max)
         .max_buf_size(limits.header_bytes_max.max(BUFFER_MIN))
         .serve_connection(TokioIo::new(guarded), service);

@@ -43,9 +43,8 @@ enum Line {
     Closed,
 }
 
-/// Largest head of a response.
+/// Largest head of a response. It may hold 100 headers: hyper's default, for which it has room on the stack.
 const RESPONSE_HEAD_MAX: usize = 256 << 10;
-const RESPONSE_HEADERS_MAX: usize = 256;
 
 /// A request that got no answer.
 #[derive(Debug)]
@@ -70,7 +69,6 @@ impl Upstream {
         };
         socket.set_nodelay(true)?;
         let (sender, connection) = http1::Builder::new()
-            .max_headers(RESPONSE_HEADERS_MAX)
             .max_buf_size(RESPONSE_HEAD_MAX)
             .handshake(TokioIo::new(EndpointStream { socket, deaf: false }))
             .await

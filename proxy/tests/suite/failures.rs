@@ -319,6 +319,35 @@ async fn requests_beyond_the_circuit_breaker_are_turned_away() {
 }
 
 #[tokio::test]
+async fn what_an_overloaded_backend_cannot_answer_in_time_is_turned_away() {
+    let backend = slow_backend(Duration::from_millis(60)).await;
+    let proxy = Setup::to(&[backend.address])
+        .backend(|b| {
+            b.objective_ms = Some(30.0);
+            b.admission_control = Some(v1::AdmissionControl { enabled: true, ..Default::default() });
+        })
+        .start()
+        .await;
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let mut raw = proxy.raw().await;
+        clients.spawn(async move {
+            for _ in 0..200 {
+                raw.write("GET / HTTP/1.1\r\nhost: t\r\n\r\n").await;
+                let answer = raw.answer().await;
+                if answer.status == 503 {
+                    return Some(answer);
+                }
+            }
+            None
+        });
+    }
+    let shed = clients.join_next().await.unwrap().unwrap().expect("nothing was turned away");
+    check(&shed, 503, "overload");
+    assert_eq!(shed.header("retry-after"), Some("1"));
+}
+
+#[tokio::test]
 async fn connections_beyond_the_circuit_breaker_are_not_opened() {
     let backend = slow_backend(Duration::from_millis(500)).await;
     let breaker = v1::CircuitBreaker { max_connections: Some(1), ..Default::default() };
