@@ -37,6 +37,7 @@ struct Row {
     cpu_us_median: Option<f64>,
     system_share_median: Option<f64>,
     rps_median: Option<f64>,
+    core_share_median: Option<f64>,
     /// Trimtab's CPU time over this router's, pair by pair.
     cpu_ratio: Option<Estimate>,
     costs: Vec<Cost>,
@@ -83,6 +84,7 @@ async fn main() -> anyhow::Result<()> {
                 cpu_us_median: middle(|cost| cost.cpu_us),
                 system_share_median: middle(|cost| cost.system_share),
                 rps_median: middle(|cost| cost.rps),
+                core_share_median: middle(|cost| cost.core_share),
                 cpu_ratio: geometric_mean(&ratios, 1),
                 costs,
             });
@@ -105,7 +107,15 @@ async fn main() -> anyhow::Result<()> {
 fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["body", "router", "CPU µs/request", "of it system", "requests/s", "Trimtab's CPU over it"]);
+    table.set_header([
+        "body",
+        "router",
+        "CPU µs/request",
+        "of it system",
+        "requests/s",
+        "core busy",
+        "Trimtab's CPU over it",
+    ]);
     for row in rows {
         let number =
             |value: Option<f64>, digits: usize| value.map_or_else(String::new, |value| format!("{value:.digits$}"));
@@ -115,6 +125,7 @@ fn table(rows: &[Row]) -> String {
             number(row.cpu_us_median, 1),
             number(row.system_share_median.map(|share| share * 100.0), 0) + " %",
             number(row.rps_median, 0),
+            number(row.core_share_median.map(|share| share * 100.0), 0) + " %",
             row.cpu_ratio
                 .map_or_else(String::new, |Estimate { mean, low, high }| format!("{mean:.2} [{low:.2}, {high:.2}]")),
         ]);

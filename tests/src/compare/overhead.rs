@@ -35,6 +35,8 @@ pub struct Cost {
     pub system_share: f64,
     /// Requests per second.
     pub rps: f64,
+    /// How busy the proxy kept its core, 0..=1. Much below 1, something else had the cores, and its caches: measure again.
+    pub core_share: f64,
 }
 
 /// A backend that answers `/64` and `/16384` with bodies of as many bytes.
@@ -107,6 +109,7 @@ pub async fn measure(
         cpu_us: (user + system) * US_PER_TICK / requests as f64,
         system_share: system / (user + system).max(1.0),
         rps: requests as f64 / length.as_secs_f64(),
+        core_share: (user + system) * US_PER_TICK / 1e6 / length.as_secs_f64(),
     })
 }
 
