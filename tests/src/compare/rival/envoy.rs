@@ -1,5 +1,6 @@
-//! Envoy with least request over all hosts (its default looks at two), outlier detection, slow start, and circuit breakers
-//! out of the way. Pods come from a watched endpoints file, as from a control plane.
+//! Envoy with least request over all hosts (its default looks at two), outlier detection, and circuit breakers out of the way.
+//! Pods come from a watched endpoints file, as from a control plane. Slow start stays off, as by default: while it lasts,
+//! hosts are weighted and the full scan gives way to a scheduler that made the tail under antagonists 1.8 times as long.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -102,7 +103,6 @@ fn cluster(folder: &Path) -> Value {
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
                 "selection_method": "FULL_SCAN",
-                "slow_start_config": { "slow_start_window": "5s" },
             },
         } }] },
         "outlier_detection": {

@@ -26,7 +26,7 @@ pub enum Rival {
     NginxLeastConn,
     /// HAProxy with `balance leastconn`, `observe layer7` and slow start.
     Haproxy,
-    /// Envoy with least request over all hosts, outlier detection and slow start.
+    /// Envoy with least request over all hosts and outlier detection.
     Envoy,
 }
 
