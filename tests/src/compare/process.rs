@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-/// A server that runs. Dropping it kills it.
+/// A server that runs. Dropping it ends it, with the workers that it may have started.
 #[derive(Debug)]
 pub struct Server {
     name: String,
@@ -32,7 +32,6 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log })
@@ -100,6 +99,15 @@ impl Server {
         let said = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
         format!("{} {what}:\n{}", self.name, lines[lines.len().saturating_sub(12)..].join("\n"))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Not SIGKILL: it would leave the workers of a master process behind.
+        if let Some(pid) = self.child.id() {
+            let _ = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+        }
     }
 }
 
