@@ -1,10 +1,11 @@
 //! Soft error averages of one backend's endpoints, pooled over all proxies: what one proxy learns the hard way, the others know
 //! within 100 ms. DESIGN.md gives the figures: gain 0.05 an answer, fading over 2 s.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use trimtab_model::observation::EndpointKey;
+
+use crate::keys::KeyMap;
 
 /// How much one answer moves the average.
 const GAIN: f64 = 0.05;
@@ -34,8 +35,8 @@ impl Average {
 /// Averages by endpoint, and what proxies were last told.
 #[derive(Debug, Default)]
 pub struct PooledErrors {
-    averages: HashMap<EndpointKey, Average>,
-    pushed: HashMap<EndpointKey, f64>,
+    averages: KeyMap<Average>,
+    pushed: KeyMap<f64>,
 }
 
 impl PooledErrors {

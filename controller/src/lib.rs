@@ -13,6 +13,7 @@ pub mod clock;
 pub mod collect;
 pub mod controller;
 pub mod errors;
+pub mod keys;
 pub mod loads;
 pub mod metrics;
 pub mod objective;

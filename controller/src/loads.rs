@@ -3,7 +3,7 @@
 //! Proxies report at their own pace, so each one's counts cover a time of their own. Rates and in-flight means are formed per
 //! proxy and then added; the summed counts are given the length of time that makes their rate the sum of the rates.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trimtab_model::observation::{EndpointKey, Reported};
@@ -11,16 +11,17 @@ use trimtab_proxy::api::v1;
 use trimtab_proxy::sketch::Sketch;
 
 use crate::clock::Now;
+use crate::keys::KeyMap;
 
 /// One report covers at most this much; what claims more is a broken clock.
 const INTERVAL_MS_MAX: f32 = 3_600_000.0;
-/// A backend has at most this many endpoints; a report of more is cut.
-const ENDPOINTS_MAX: usize = 100_000;
 
-/// What proxies reported since the last tick.
+/// What proxies reported since the last tick. Latencies are merged as they come, where they are few and sparse.
 #[derive(Debug, Default)]
 pub struct Loads {
     proxies: BTreeMap<Arc<str>, ProxyLoads>,
+    /// Of each endpoint over all proxies; emptied and kept from tick to tick.
+    latencies: KeyMap<Sketch>,
 }
 
 #[derive(Debug)]
@@ -28,7 +29,7 @@ struct ProxyLoads {
     oldest: Now,
     covered_ms: f64,
     totals: Totals,
-    endpoints: HashMap<EndpointKey, EndpointLoads>,
+    endpoints: KeyMap<EndpointLoads>,
 }
 
 /// Counts of a backend as a whole, over all endpoints.
@@ -54,7 +55,6 @@ struct EndpointLoads {
     errors: u64,
     failures: u64,
     latency_ms_sum: f64,
-    latency: Sketch,
     ejected: bool,
 }
 
@@ -67,22 +67,30 @@ pub struct Summed {
     pub totals: Totals,
     /// The longest time that a proxy's counts cover; 0 where none reported.
     pub interval_s: f64,
-    /// By endpoint; `error` is left at 0, it is pooled elsewhere.
-    pub endpoints: HashMap<EndpointKey, EndpointSum>,
+    /// By endpoint.
+    pub endpoints: KeyMap<EndpointSum>,
 }
 
 /// What all proxies saw of one endpoint.
 #[derive(Debug, Default)]
 pub struct EndpointSum {
-    /// The numbers.
+    /// The numbers; `error` is left at 0, it is pooled elsewhere.
     pub reported: Reported,
-    /// The latencies behind them.
-    pub latency: Sketch,
+    answers_per_s: f64,
+    latency_ms_sum: f64,
 }
 
 impl Loads {
-    /// Takes in one proxy's report on this backend. Numbers that cannot be are taken as not said.
-    pub fn add(&mut self, proxy: &Arc<str>, interval_ms: f32, load: &v1::BackendLoad, now: Now) {
+    /// Takes in one proxy's report on this backend, as far as it is about endpoints that are `known`. Numbers that cannot be are taken
+    /// as not said.
+    pub fn add(
+        &mut self,
+        proxy: &Arc<str>,
+        interval_ms: f32,
+        load: &v1::BackendLoad,
+        known: impl Fn(EndpointKey) -> bool,
+        now: Now,
+    ) {
         let interval_ms = f64::from(sane(interval_ms).min(INTERVAL_MS_MAX));
         if interval_ms <= 0.0 {
             return;
@@ -91,7 +99,7 @@ impl Loads {
             oldest: now,
             covered_ms: 0.0,
             totals: Totals::default(),
-            endpoints: HashMap::new(),
+            endpoints: KeyMap::default(),
         });
         loads.covered_ms += interval_ms;
         let totals = &mut loads.totals;
@@ -102,8 +110,9 @@ impl Loads {
         if let Some(latency) = &load.latency {
             merge(&mut totals.latency, latency);
         }
-        for endpoint in load.endpoints.iter().take(ENDPOINTS_MAX) {
-            let sum = loads.endpoints.entry(EndpointKey(endpoint.key)).or_default();
+        for endpoint in load.endpoints.iter().filter(|endpoint| known(EndpointKey(endpoint.key))) {
+            let key = EndpointKey(endpoint.key);
+            let sum = loads.endpoints.entry(key).or_default();
             sum.in_flight_ms += f64::from(sane(endpoint.in_flight_mean)) * interval_ms;
             sum.in_flight = endpoint.in_flight;
             sum.successes = sum.successes.saturating_add(endpoint.successes);
@@ -112,41 +121,35 @@ impl Loads {
             sum.latency_ms_sum += f64::from(sane(endpoint.latency_ms_sum));
             sum.ejected = endpoint.ejected;
             if let Some(latency) = &endpoint.latency {
-                merge(&mut sum.latency, latency);
+                merge(self.latencies.entry(key).or_default(), latency);
             }
         }
+    }
+
+    /// Forgets endpoints that are gone.
+    pub fn retain(&mut self, known: impl Fn(EndpointKey) -> bool) {
+        self.latencies.retain(|key, _| known(*key));
+        self.proxies.values_mut().for_each(|loads| loads.endpoints.retain(|key, _| known(*key)));
     }
 
     /// Sums up, and starts anew.
     pub fn take(&mut self, now: Now) -> Summed {
         let mut summed = Summed::default();
-        let mut answers_per_s: HashMap<EndpointKey, f64> = HashMap::new();
+        summed.endpoints.reserve(self.latencies.len());
         for (_, loads) in std::mem::take(&mut self.proxies) {
             summed.proxies += 1;
             summed.interval_s = summed.interval_s.max(loads.covered_ms / 1000.0);
             let age_s = now.since_s(loads.oldest.instant) as f32;
             summed.totals.add(loads.totals);
             for (key, part) in loads.endpoints {
-                let sum = summed.endpoints.entry(key).or_default();
-                let reported = &mut sum.reported;
-                let answers = part.successes.saturating_add(part.errors).saturating_add(part.failures);
-                *answers_per_s.entry(key).or_default() += answers as f64 * 1000.0 / loads.covered_ms;
-                reported.interval_s = reported.interval_s.max(loads.covered_ms / 1000.0);
-                reported.age_s = reported.age_s.max(age_s);
-                reported.successes = reported.successes.saturating_add(part.successes);
-                reported.errors = reported.errors.saturating_add(part.errors);
-                reported.failures = reported.failures.saturating_add(part.failures);
-                reported.in_flight_mean += part.in_flight_ms / loads.covered_ms;
-                reported.in_flight = reported.in_flight.saturating_add(part.in_flight);
-                reported.ejected_by += u32::from(part.ejected);
-                // The sum, until it is divided below.
-                *reported.latency_ms_mean.get_or_insert(0.0) += part.latency_ms_sum;
-                sum.latency.merge(&part.latency);
+                summed.endpoints.entry(key).or_default().add(&part, loads.covered_ms, age_s);
             }
         }
         for (key, sum) in &mut summed.endpoints {
-            sum.finish(answers_per_s.get(key).copied().unwrap_or(0.0));
+            let latency = self.latencies.get(key).filter(|latency| !latency.is_empty());
+            sum.finish(latency);
         }
+        self.latencies.values_mut().for_each(Sketch::clear);
         summed
     }
 }
@@ -165,22 +168,39 @@ impl Totals {
 }
 
 impl EndpointSum {
-    fn finish(&mut self, answers_per_s: f64) {
+    fn add(&mut self, part: &EndpointLoads, covered_ms: f64, age_s: f32) {
+        let reported = &mut self.reported;
+        let answers = part.successes.saturating_add(part.errors).saturating_add(part.failures);
+        self.answers_per_s += answers as f64 * 1000.0 / covered_ms;
+        self.latency_ms_sum += part.latency_ms_sum;
+        reported.interval_s = reported.interval_s.max(covered_ms / 1000.0);
+        reported.age_s = reported.age_s.max(age_s);
+        reported.successes = reported.successes.saturating_add(part.successes);
+        reported.errors = reported.errors.saturating_add(part.errors);
+        reported.failures = reported.failures.saturating_add(part.failures);
+        reported.in_flight_mean += part.in_flight_ms / covered_ms;
+        reported.in_flight = reported.in_flight.saturating_add(part.in_flight);
+        reported.ejected_by += u32::from(part.ejected);
+    }
+
+    fn finish(&mut self, latency: Option<&Sketch>) {
         let reported = &mut self.reported;
         let answers = reported.successes.saturating_add(reported.errors).saturating_add(reported.failures);
-        if answers_per_s > 0.0 {
-            reported.interval_s = answers as f64 / answers_per_s;
+        if self.answers_per_s > 0.0 {
+            reported.interval_s = answers as f64 / self.answers_per_s;
         }
         // Failures have no latency; answers do.
-        let timed = self.latency.count();
-        reported.latency_ms_mean = reported.latency_ms_mean.filter(|_| timed > 0).map(|sum| sum / timed as f64);
-        reported.latency_ms_p10 = self.latency.quantile_ms(0.10);
-        reported.latency_ms_p50 = self.latency.quantile_ms(0.50);
-        reported.latency_ms_p99 = self.latency.quantile_ms(0.99);
+        if let Some(latency) = latency {
+            reported.latency_ms_mean = Some(self.latency_ms_sum / latency.count() as f64);
+            reported.latency_ms_p10 = latency.quantile_ms(0.10);
+            reported.latency_ms_p50 = latency.quantile_ms(0.50);
+            reported.latency_ms_p99 = latency.quantile_ms(0.99);
+        }
     }
 }
 
-fn merge(into: &mut Sketch, wire: &v1::LatencySketch) {
+/// A sketch that does not hold adds nothing.
+pub(crate) fn merge(into: &mut Sketch, wire: &v1::LatencySketch) {
     if let Err(error) = into.merge_wire(wire) {
         tracing::debug!(%error, "latency sketch left out");
     }
@@ -207,7 +227,7 @@ mod tests {
         let now = crate::clock::now();
         let mut loads = Loads::default();
         for (proxy, interval_ms, load) in reports {
-            loads.add(&Arc::from(*proxy), *interval_ms, load, now);
+            loads.add(&Arc::from(*proxy), *interval_ms, load, |key| key.0 == 7, now);
         }
         let reported = loads.take(now).endpoints[&EndpointKey(7)].reported;
         let got = reported.successes as f64 / reported.interval_s;
@@ -224,6 +244,15 @@ mod tests {
     #[test]
     fn reports_of_one_proxy_follow_each_other() {
         check(&[("p", 250.0, load(10, 1.0)), ("p", 750.0, load(10, 3.0))], 20.0, 2.5);
+    }
+
+    #[test]
+    fn endpoints_that_are_not_known_leave_nothing_behind() {
+        let now = crate::clock::now();
+        let mut loads = Loads::default();
+        loads.add(&"p".into(), 500.0, &load(10, 1.0), |_| false, now);
+        let summed = loads.take(now);
+        assert_eq!((summed.proxies, summed.endpoints.len()), (1, 0));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Makes the read-only picture of the controller (`view`) out of its state.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use trimtab_model::decision::{Decision, Reason, RuleParameters};
 use trimtab_model::observation::EndpointKey;
 
 use crate::clock::Now;
 use crate::gateway::EndpointSpec;
+use crate::keys::KeyMap;
 use crate::tick::{Backend, Outcome};
 use crate::view::{BackendView, EndpointState, EndpointView, GuardView};
 
@@ -37,35 +38,25 @@ pub fn backend(backend: &Backend, now: Now) -> BackendView {
 }
 
 fn guard(backend: &Backend, decision: &Decision) -> Vec<GuardView> {
-    let names: HashMap<EndpointKey, &str> =
-        backend.spec.endpoints.iter().map(|endpoint| (endpoint.key, endpoint.name.as_str())).collect();
     decision
         .guard
         .iter()
         .map(|action| GuardView {
             reason: action.reason,
-            endpoint: action.endpoint.and_then(|key| names.get(&key)).map(|&name| name.to_owned()),
+            endpoint: action.endpoint.and_then(|key| backend.name_of(key)).map(str::to_owned),
             detail: action.detail.clone(),
         })
         .collect()
 }
 
 fn endpoints(backend: &Backend, backend_rps: f64, now: Now) -> Vec<EndpointView> {
-    let positions: HashMap<EndpointKey, usize> = match &backend.last {
+    let positions: KeyMap<usize> = match &backend.last {
         Some(last) => last.decision.endpoints.iter().enumerate().map(|(index, key)| (*key, index)).collect(),
-        None => HashMap::new(),
+        None => KeyMap::default(),
     };
-    let slow_starting: Vec<EndpointKey> = match &backend.last {
-        Some(last) => last
-            .decision
-            .guard
-            .iter()
-            .filter(|action| action.reason == Reason::SlowStart)
-            .filter_map(|action| action.endpoint)
-            .collect(),
-        None => Vec::new(),
-    };
-    let slow_starting: std::collections::HashSet<EndpointKey> = slow_starting.into_iter().collect();
+    let guard = backend.last.as_ref().map_or(&[][..], |last| &last.decision.guard);
+    let slow_starting: HashSet<EndpointKey> =
+        guard.iter().filter(|action| action.reason == Reason::SlowStart).filter_map(|action| action.endpoint).collect();
     backend
         .spec
         .endpoints

@@ -1,7 +1,7 @@
 //! One tick of one backend: observe → decide → encode. What a backend carries from tick to tick lives here; when a tick happens, and
 //! where its outcome goes, is decided by the owner of the state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use crate::clock::Now;
 use crate::collect::{self, Inputs};
 use crate::errors::PooledErrors;
 use crate::gateway::{BackendSpec, GuardrailSettings};
+use crate::keys::KeyMap;
 use crate::loads::{Loads, Summed};
 use crate::objective::DerivedObjective;
 use crate::scrape::ScrapeState;
@@ -36,12 +37,12 @@ pub struct Backend {
     /// Pooled error averages.
     pub errors: PooledErrors,
     /// What its endpoints' own metrics said.
-    pub scrapes: HashMap<EndpointKey, ScrapeState>,
+    pub scrapes: KeyMap<ScrapeState>,
     /// What people see of the last seconds.
     pub window: Window,
     /// Outcome of the last tick.
     pub last: Option<Outcome>,
-    names: Arc<HashMap<EndpointKey, String>>,
+    names: Arc<KeyMap<String>>,
     guard: GuardConfig,
     memory: Memory,
     derived: DerivedObjective,
@@ -57,7 +58,7 @@ pub struct Outcome {
     /// What was decided.
     pub decision: Arc<Decision>,
     /// The endpoints' names for people.
-    pub names: Arc<HashMap<EndpointKey, String>>,
+    pub names: Arc<KeyMap<String>>,
 }
 
 impl Backend {
@@ -69,7 +70,7 @@ impl Backend {
             spec,
             loads: Loads::default(),
             errors: PooledErrors::default(),
-            scrapes: HashMap::new(),
+            scrapes: KeyMap::default(),
             window: Window::new(now),
             last: None,
             memory: Memory::default(),
@@ -84,15 +85,20 @@ impl Backend {
         self.guard = guard_config(&spec.guardrails);
         self.names = names(&spec);
         self.spec = spec;
-        let spec = &self.spec;
-        let stays: std::collections::HashSet<EndpointKey> = spec.endpoints.iter().map(|e| e.key).collect();
-        self.scrapes.retain(|key, _| spec.scrape.is_some() && stays.contains(key));
-        self.window.retain(&stays);
+        let (names, scraped) = (&self.names, self.spec.scrape.is_some());
+        self.scrapes.retain(|key, _| scraped && names.contains_key(key));
+        self.window.retain(|key| names.contains_key(&key));
+        self.loads.retain(|key| names.contains_key(&key));
     }
 
     /// Whether it has this endpoint.
     pub fn has(&self, key: EndpointKey) -> bool {
         self.names.contains_key(&key)
+    }
+
+    /// An endpoint's name for people.
+    pub fn name_of(&self, key: EndpointKey) -> Option<&str> {
+        self.names.get(&key).map(String::as_str)
     }
 
     /// The endpoints, in order.
@@ -103,7 +109,9 @@ impl Backend {
     /// Takes in a proxy's load report.
     pub fn reported(&mut self, proxy: &Arc<str>, interval_ms: f32, load: &v1::BackendLoad, now: Now) {
         self.reporters.insert(proxy.clone(), now.instant);
-        self.loads.add(proxy, interval_ms, load, now);
+        let known = |key| self.names.contains_key(&key);
+        self.loads.add(proxy, interval_ms, load, known, now);
+        self.window.latencies(load, known);
     }
 
     /// Proxies that have reported lately, at least 1.
@@ -153,11 +161,11 @@ impl Backend {
 
     /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.
     pub fn interim_table(&mut self, tick: u64, now: Now) -> v1::WeightTable {
-        let known: HashMap<EndpointKey, f64> = match &self.last {
+        let known: KeyMap<f64> = match &self.last {
             Some(Outcome { decision, .. }) => {
                 decision.endpoints.iter().copied().zip(decision.applied.iter().copied()).collect()
             }
-            None => HashMap::new(),
+            None => KeyMap::default(),
         };
         let stay: Vec<f64> = self.keys().filter_map(|key| known.get(&key).copied()).collect();
         let newcomer = if stay.is_empty() {
@@ -213,7 +221,7 @@ impl Backend {
     }
 }
 
-fn names(spec: &BackendSpec) -> Arc<HashMap<EndpointKey, String>> {
+fn names(spec: &BackendSpec) -> Arc<KeyMap<String>> {
     Arc::new(spec.endpoints.iter().map(|endpoint| (endpoint.key, endpoint.name.clone())).collect())
 }
 

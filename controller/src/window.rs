@@ -1,14 +1,15 @@
 //! What people see of the last seconds of a backend: counts and latencies over two half-windows, the present one and the one before,
 //! so that a figure covers 2.5 to 5 s and an endpoint costs two sketches and not ten.
 
-use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use trimtab_model::observation::EndpointKey;
+use trimtab_proxy::api::v1;
 use trimtab_proxy::sketch::Sketch;
 
 use crate::clock::Now;
-use crate::loads::Summed;
+use crate::keys::KeyMap;
+use crate::loads::{Summed, merge};
 
 /// Length of a half-window.
 const HALF: Duration = Duration::from_millis(2500);
@@ -35,7 +36,7 @@ pub struct Window {
     /// Start of the half before, and of the present one.
     starts: [Instant; 2],
     backend: Halves,
-    endpoints: HashMap<EndpointKey, Halves>,
+    endpoints: KeyMap<Halves>,
     concurrency_limit: Option<f64>,
 }
 
@@ -62,17 +63,29 @@ impl Window {
         Self {
             starts: [now.instant; 2],
             backend: Halves::default(),
-            endpoints: HashMap::new(),
+            endpoints: KeyMap::default(),
             concurrency_limit: None,
         }
     }
 
     /// Forgets endpoints that are gone.
-    pub fn retain(&mut self, stays: &HashSet<EndpointKey>) {
-        self.endpoints.retain(|key, _| stays.contains(key));
+    pub fn retain(&mut self, known: impl Fn(EndpointKey) -> bool) {
+        self.endpoints.retain(|key, _| known(*key));
     }
 
-    /// Takes in what a tick summed up.
+    /// Takes in the latencies of a proxy's report as it comes, of the endpoints that are `known`.
+    pub fn latencies(&mut self, load: &v1::BackendLoad, known: impl Fn(EndpointKey) -> bool) {
+        if let Some(latency) = &load.latency {
+            merge(&mut self.backend.now.latency, latency);
+        }
+        for endpoint in load.endpoints.iter().filter(|endpoint| known(EndpointKey(endpoint.key))) {
+            if let Some(latency) = &endpoint.latency {
+                merge(&mut self.endpoints.entry(EndpointKey(endpoint.key)).or_default().now.latency, latency);
+            }
+        }
+    }
+
+    /// Takes in the counts that a tick summed up.
     pub fn add(&mut self, summed: &Summed, now: Now) {
         if now.instant.saturating_duration_since(self.starts[1]) >= HALF {
             self.starts = [self.starts[1], now.instant];
@@ -82,13 +95,11 @@ impl Window {
         let backend = &mut self.backend.now;
         backend.within_objective += summed.totals.within_objective;
         backend.shed += summed.totals.shed;
-        backend.latency.merge(&summed.totals.latency);
         for (key, sum) in &summed.endpoints {
             let counts = &mut self.endpoints.entry(*key).or_default().now;
             let (good, failed) = (sum.reported.successes, sum.reported.errors.saturating_add(sum.reported.failures));
             counts.good += good;
             counts.failed += failed;
-            counts.latency.merge(&sum.latency);
             backend.good += good;
             backend.failed += failed;
         }
@@ -141,19 +152,20 @@ impl Halves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loads::EndpointSum;
-    use trimtab_model::observation::Reported;
+    use crate::loads::Loads;
 
     /// A tick every 500 ms in which one endpoint answers 50 requests, one of them badly, in this many milliseconds.
-    fn tick(ms: u64) -> Summed {
+    fn tick(window: &mut Window, ms: u64, now: Now) {
         let mut latency = Sketch::new();
         (0..50).for_each(|_| latency.record(Duration::from_millis(ms)));
-        let reported = Reported { successes: 49, errors: 1, ..Default::default() };
-        let mut summed = Summed { proxies: 1, ..Default::default() };
-        summed.totals.latency = latency.clone();
-        summed.totals.within_objective = 40;
-        summed.endpoints.insert(EndpointKey(1), EndpointSum { reported, latency });
-        summed
+        let latency = Some(v1::LatencySketch::from(&latency));
+        let endpoint =
+            v1::EndpointLoad { key: 1, successes: 49, errors: 1, latency: latency.clone(), ..Default::default() };
+        let load = v1::BackendLoad { endpoints: vec![endpoint], within_objective: 40, latency, ..Default::default() };
+        let mut loads = Loads::default();
+        loads.add(&"p".into(), 500.0, &load, |_| true, now);
+        window.latencies(&load, |_| true);
+        window.add(&loads.take(now), now);
     }
 
     #[test]
@@ -163,7 +175,7 @@ mod tests {
         let mut now = start;
         for ms in [[100; 12], [10; 12]].concat() {
             now = now.plus(Duration::from_millis(500));
-            window.add(&tick(ms), now);
+            tick(&mut window, ms, now);
         }
         let figures = window.backend(now);
         assert!((figures.rps - 100.0).abs() < 25.0, "{figures:?}");
