@@ -192,9 +192,10 @@ impl EndpointSum {
         // Failures have no latency; answers do.
         if let Some(latency) = latency {
             reported.latency_ms_mean = Some(self.latency_ms_sum / latency.count() as f64);
-            reported.latency_ms_p10 = latency.quantile_ms(0.10);
-            reported.latency_ms_p50 = latency.quantile_ms(0.50);
-            reported.latency_ms_p99 = latency.quantile_ms(0.99);
+            if let Some([p10, p50, p99]) = latency.quantiles_ms([0.10, 0.50, 0.99]) {
+                (reported.latency_ms_p10, reported.latency_ms_p50) = (Some(p10), Some(p50));
+                reported.latency_ms_p99 = Some(p99);
+            }
         }
     }
 }

@@ -137,14 +137,15 @@ impl Halves {
         let (good, failed) = (sum(|c| c.good), sum(|c| c.failed));
         let mut latency = self.before.latency.clone();
         latency.merge(&self.now.latency);
+        let quantiles = latency.quantiles_ms([0.5, 0.99]);
         let per_s = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         Figures {
             rps: per_s(good + failed),
             goodput_rps: per_s(sum(|c| c.within_objective)),
             shed_rps: per_s(sum(|c| c.shed)),
             error_share: if good + failed > 0.0 { failed / (good + failed) } else { 0.0 },
-            latency_ms_p50: latency.quantile_ms(0.5),
-            latency_ms_p99: latency.quantile_ms(0.99),
+            latency_ms_p50: quantiles.map(|[p50, _]| p50),
+            latency_ms_p99: quantiles.map(|[_, p99]| p99),
         }
     }
 }

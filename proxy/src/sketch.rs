@@ -172,19 +172,33 @@ impl Sketch {
 
     /// The latency in milliseconds below which the share `q` (clamped to 0..=1) of all lies; `None` of an empty sketch.
     pub fn quantile_ms(&self, q: f64) -> Option<f64> {
-        let rank = q.clamp(0.0, 1.0) * self.total as f64;
+        self.quantiles_ms([q]).map(|[quantile]| quantile)
+    }
+
+    /// Several quantiles in one pass; `shares` must ascend.
+    pub fn quantiles_ms<const N: usize>(&self, shares: [f64; N]) -> Option<[f64; N]> {
+        if self.total == 0 {
+            return None;
+        }
+        let ranks = shares.map(|q| q.clamp(0.0, 1.0) * self.total as f64);
+        let mut quantiles = [0.0; N];
+        let mut found = 0;
         let mut below = 0;
-        let mut last = None;
         for (bucket, &count) in self.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
             let (lower, upper) = bounds_ms(bucket);
-            if (below + count) as f64 >= rank {
-                let within = ((rank - below as f64) / count as f64).clamp(0.0, 1.0);
-                return Some(lower + (upper - lower) * within);
+            while found < N && (below + count) as f64 >= ranks[found] {
+                let within = ((ranks[found] - below as f64) / count as f64).clamp(0.0, 1.0);
+                quantiles[found] = lower + (upper - lower) * within;
+                found += 1;
+            }
+            if found == N {
+                break;
             }
             below += count;
-            last = Some(upper);
+            // A rank that rounding put beyond the last count lies at the end.
+            quantiles[found..].fill(upper);
         }
-        last
+        Some(quantiles)
     }
 
     /// Mean in milliseconds, from the middles of the buckets; `None` of an empty sketch.
@@ -319,6 +333,17 @@ mod tests {
             let exact = latencies_ns[index] as f64 * 1e-6;
             let estimate = sketch.quantile_ms(q).unwrap();
             prop_assert!((estimate - exact).abs() <= exact * RELATIVE_ERROR * 1.000_001, "{estimate} for {exact}");
+        }
+
+        #[test]
+        fn quantiles_in_one_pass_are_those_one_by_one(
+            latencies_ns in prop::collection::vec(any::<u64>(), 1..100),
+            mut shares in prop::array::uniform4(0.0f64..=1.0),
+        ) {
+            shares.sort_by(f64::total_cmp);
+            let sketch = sketch_of(&latencies_ns);
+            let one_by_one = shares.map(|q| sketch.quantile_ms(q).unwrap());
+            prop_assert_eq!(sketch.quantiles_ms(shares), Some(one_by_one));
         }
 
         #[test]
