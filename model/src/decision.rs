@@ -21,19 +21,22 @@ pub struct RuleParameters {
     pub error_exponent: f32,
 }
 
-/// The defaults, here and nowhere else. `latency_reference_ms` scales all scores alike and so never changes a choice
-/// between endpoints of known latency; `decide` replaces it by the backend's median latency, which is what an endpoint
-/// without a latency of its own is taken to have.
+/// The defaults, here (and, for a proxy without a controller, in `trimtab_proxy::config`) and nowhere else: found by
+/// `cargo run --release -p trimtab-training --example rule_defaults -- search`, figures in docs/simulation.md. The optimum is
+/// flat: within 2 % at p99 lie all with about the same ratios of the exponents, so they are rounded to what is cheap to raise to.
+///
+/// `latency_reference_ms` scales all scores alike and so never changes a choice between endpoints of known latency; `decide`
+/// replaces it by the backend's median latency, which is what an endpoint without a latency of its own is taken to have.
 impl RuleParameters {
-    /// For equal weights, when nothing is known of the endpoints: "c3-local" of the design study, with its error
-    /// exponent (an endpoint that fails one request in five is avoided like one that is 15 times slower).
+    /// For equal weights, when nothing is known of the endpoints.
     pub const LOCAL: Self =
-        Self { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
+        Self { exponent: 2.0, offset: 2.0, latency_exponent: 2.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
 
-    /// For weights that say how much an endpoint can do (the capacity prior). The exponent is lower than the local
-    /// rule's: the weight already carries the speed, so a queue need not be feared as steeply for want of knowing it.
+    /// For weights that say how much an endpoint can do (the capacity prior). Only the ratios of the exponents matter for
+    /// which endpoint is picked, so this is `(n + 2) / w^(1/3) * latency^(5/6)`: the weight counts for little where latency is
+    /// fresh, as latency says much the same, and a large weight prefers large pods over equally fast small ones that are idle too.
     pub const WITH_WEIGHTS: Self =
-        Self { exponent: 2.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
+        Self { exponent: 3.0, offset: 2.0, latency_exponent: 2.5, latency_reference_ms: 100.0, error_exponent: 12.0 };
 }
 
 /// How far the policy may act on one backend.

@@ -12,6 +12,8 @@ use crate::time::{Coarse, Timestamp};
 const LATENCY_TAU_S: f32 = 0.5;
 /// One answer moves a latency average by at most this share, so that rare answers are averaged too instead of the last one counting alone.
 const LATENCY_GAIN_MAX: f32 = 0.2;
+/// What took less counts as this long: a logarithm needs a floor.
+const LATENCY_MS_MIN: f32 = 1e-3;
 /// An average without news for this long counts half: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 10.0;
 
@@ -51,8 +53,11 @@ fn unpack(word: u64) -> Option<(f32, Coarse)> {
     (word != EMPTY).then(|| (f32::from_bits(word as u32), Coarse((word >> 32) as u32)))
 }
 
-/// The plain latency average that c3-local and Trimtab's rule use, in milliseconds: exponentially decayed over half a second where
-/// answers are frequent, over the last five or so where they are rare. Long without news it sinks, so that its endpoint is tried again.
+/// The latency average that c3-local and Trimtab's rule use, in milliseconds: exponentially decayed over half a second where answers
+/// are frequent, over the last five or so where they are rare. Long without news it sinks, so that its endpoint is tried again.
+///
+/// It is a geometric mean: an endpoint is slow if most of its answers are, not because one request was a hundred times as costly as the
+/// others. In simulation an arithmetic mean had a 6 % higher p99 and a 17 % higher median, 44 % where costs differ by 1:100 (docs/simulation.md).
 #[derive(Debug)]
 pub struct LatencyAverage(Stamped);
 
@@ -66,11 +71,11 @@ impl LatencyAverage {
     pub fn answered(&self, now: Timestamp, latency_ms: f32) {
         self.0.update(now, |before| {
             Some(match before {
-                None => latency_ms,
+                None => latency_ms.max(LATENCY_MS_MIN),
                 Some((value, elapsed_s)) => {
                     // dt/(dt+τ) stands in for 1 − exp(−dt/τ): the same for short intervals, and cheaper.
                     let gain = (elapsed_s / (elapsed_s + LATENCY_TAU_S)).min(LATENCY_GAIN_MAX);
-                    value + gain * (latency_ms - value)
+                    value * (latency_ms.max(LATENCY_MS_MIN) / value).powf(gain)
                 }
             })
         });
@@ -204,11 +209,23 @@ mod tests {
         assert_eq!(average.get(ms(0)), Some(10.0));
         average.answered(ms(10_000), 110.0);
         let value = average.get(ms(10_000)).unwrap();
-        assert!((29.9..=30.1).contains(&value), "one answer moves it by a fifth at most: {value}");
+        assert!((16.0..=16.3).contains(&value), "one answer moves its logarithm by a fifth at most: {value}");
         for n in 0..3_000 {
             average.answered(ms(10_000 + n), 110.0);
         }
         assert!(average.get(ms(13_000)).unwrap() > 108.0);
+    }
+
+    #[test]
+    fn one_costly_request_in_fifty_does_not_make_an_endpoint_look_slow() {
+        let average = LatencyAverage::new();
+        for n in 0..1_000 {
+            average.answered(ms(10 * n), if n % 50 == 25 { 1_000.0 } else { 10.0 });
+        }
+        let value = average.get(ms(10_000)).unwrap();
+        assert!((10.0..13.0).contains(&value), "{value}");
+        average.answered(ms(10_001), 0.0);
+        assert!(average.get(ms(10_001)).unwrap() > 0.0, "an answer in no time is no fault");
     }
 
     #[test]
@@ -220,7 +237,7 @@ mod tests {
         average.took_at_least(ms(1_000), 1.0);
         assert_eq!(average.get(ms(0)), Some(10.0));
         average.took_at_least(ms(1_000), 1_000.0);
-        assert!(average.get(ms(1_000)).unwrap() > 200.0);
+        assert!(average.get(ms(1_000)).unwrap() > 20.0);
     }
 
     #[test]

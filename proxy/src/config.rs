@@ -288,9 +288,10 @@ pub struct RuleParameters {
 }
 
 impl RuleParameters {
-    /// What a proxy uses by itself when no controller tells it better: c3-local, with the error factor of the study in DESIGN.md.
+    /// What a proxy uses by itself when no controller tells it better. The same as `trimtab_model`'s, which says how the numbers were
+    /// found (a test in `training` compares them); the latency reference moves no choice.
     pub const LOCAL: Self =
-        Self { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, latency_reference_ms: 10.0, error_exponent: 12.0 };
+        Self { exponent: 2.0, offset: 2.0, latency_exponent: 2.0, latency_reference_ms: 10.0, error_exponent: 12.0 };
 
     /// Between these (`trust` = 1) and others (0), linearly.
     pub fn faded(&self, others: &Self, trust: f32) -> Self {

@@ -3,6 +3,7 @@
 use divan::{Bencher, counter::ItemsCount};
 use trimtab_training::{
     bounds::{Blind, ShortestExpectedDelay},
+    fleet::{Fleet, FleetOptions},
     scenario::{Family, Scenario},
     simulator::simulate,
 };
@@ -36,4 +37,13 @@ fn shortest_expected_delay_32_endpoints(bencher: Bencher<'_, '_>) {
     bencher
         .counter(requests(&scenario))
         .bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())));
+}
+
+/// Trimtab's rule with weights, outlier detection, admission control and `decide` twice a second.
+#[divan::bench(sample_count = 5, sample_size = 1)]
+fn trimtab_32_endpoints(bencher: Bencher<'_, '_>) {
+    let scenario = scenario();
+    bencher
+        .counter(requests(&scenario))
+        .bench(|| simulate(&scenario, &mut Fleet::new(&scenario, &FleetOptions::TRIMTAB)));
 }

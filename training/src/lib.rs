@@ -1,6 +1,8 @@
 //! The simulator and the learners: the production pick rule and `decide` in simulated time, on scenarios made from seeds.
 
 pub mod bounds;
+pub mod contest;
 pub mod fleet;
 pub mod scenario;
+pub mod search;
 pub mod simulator;

@@ -44,7 +44,7 @@ fn weights(backend: &Backend, weights: &[f32]) -> WeightTable {
         generation: backend.generation(),
         tick: 7,
         weights: weights.to_vec(),
-        parameters: RuleParameters { exponent: 1.0, ..RuleParameters::LOCAL },
+        parameters: RuleParameters { exponent: 1.0, offset: 1.0, ..RuleParameters::LOCAL },
         proxies: NonZeroU32::MIN,
         objective: Some(Duration::from_millis(80)),
     }
@@ -104,7 +104,8 @@ fn weights_age_into_the_local_rule() {
         assert!((backend.trust() - trust).abs() <= TRUST_STEP + 1e-3, "{second} s");
         let weights = effective(&backend);
         assert!((weights[0] - (1.0 + 0.5 * backend.trust())).abs() < 1e-5);
-        assert!((backend.parameters().exponent - (3.0 - 2.0 * backend.trust())).abs() < 1e-5);
+        let local = RuleParameters::LOCAL.exponent;
+        assert!((backend.parameters().exponent - (local + (1.0 - local) * backend.trust())).abs() < 1e-5);
     }
     assert_eq!(effective(&backend), [1.0, 1.0]);
     assert_eq!(*backend.parameters(), RuleParameters::LOCAL);

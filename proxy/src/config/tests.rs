@@ -141,5 +141,5 @@ fn parameters_fade_to_the_local_ones() {
     let pushed = RuleParameters { exponent: 1.0, error_exponent: 2.0, ..RuleParameters::LOCAL };
     assert_eq!(pushed.faded(&RuleParameters::LOCAL, 1.0), pushed);
     assert_eq!(pushed.faded(&RuleParameters::LOCAL, 0.0), RuleParameters::LOCAL);
-    assert_eq!(pushed.faded(&RuleParameters::LOCAL, 0.5).exponent, 2.0);
+    assert_eq!(pushed.faded(&RuleParameters::LOCAL, 0.5).exponent, 1.5);
 }

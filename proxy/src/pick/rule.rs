@@ -129,7 +129,9 @@ enum Power {
     Zero,
     One,
     Two,
+    TwoAndAHalf,
     Three,
+    Four,
     Other(f32),
 }
 
@@ -139,7 +141,9 @@ impl Power {
             0.0 => Self::Zero,
             1.0 => Self::One,
             2.0 => Self::Two,
+            2.5 => Self::TwoAndAHalf,
             3.0 => Self::Three,
+            4.0 => Self::Four,
             other => Self::Other(other),
         }
     }
@@ -152,7 +156,9 @@ impl Power {
             Self::Zero => 1.0,
             Self::One => wide,
             Self::Two => wide * wide,
+            Self::TwoAndAHalf => wide * wide * wide.sqrt(),
             Self::Three => wide * wide * wide,
+            Self::Four => (wide * wide) * (wide * wide),
             // Single precision is several times faster, and exact to 10⁻⁵ here; beyond 2^±120 it saturates.
             Self::Other(exponent) => f64::from((exponent * base.log2()).clamp(-120.0, 120.0).exp2()),
         }
@@ -181,7 +187,7 @@ mod tests {
     }
 
     fn any_parameters() -> impl Strategy<Value = RuleParameters> {
-        let exponent = || prop_oneof![Just(0.0f32), Just(1.0), Just(2.0), Just(3.0), 0.1f32..5.0];
+        let exponent = || prop_oneof![Just(0.0f32), Just(1.0), Just(2.0), Just(2.5), Just(3.0), Just(4.0), 0.1f32..5.0];
         (exponent(), 0.1f32..5.0, prop_oneof![Just(0.0f32), Just(1.0), 0.1f32..3.0], 1.0f32..500.0, 0.0f32..20.0)
             .prop_map(|(exponent, offset, latency_exponent, latency_reference_ms, error_exponent)| RuleParameters {
                 exponent,

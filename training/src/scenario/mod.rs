@@ -4,12 +4,13 @@ mod families;
 mod story;
 
 pub use families::Family;
-pub use story::{rotating_slow_pods, unequal_pods};
+pub use story::{rotating_slow_pods, unequal_pods, with_costs_of_1_to_100};
 
 use std::ops::Range;
 
 use crate::simulator::{
     endpoint::{EndpointSpec, Gray},
+    time::SECOND,
     work::{self, Class},
 };
 
@@ -123,6 +124,13 @@ impl Scenario {
     pub fn capacity_rps(&self) -> f64 {
         let speed: f64 = self.endpoints.iter().map(EndpointSpec::capacity).sum();
         speed * 1e9 / work::mean_ns(&self.classes)
+    }
+
+    /// The same with so many measured seconds.
+    #[must_use]
+    pub fn lasting(mut self, seconds: u64) -> Self {
+        self.measured_ns.end = self.measured_ns.start + seconds * SECOND;
+        self
     }
 
     /// Whether all numbers are within their ranges.

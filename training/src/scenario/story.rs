@@ -7,7 +7,7 @@ use crate::simulator::{
     endpoint::{Discipline, EndpointSpec},
     random::{Purpose, stream},
     time::{MICROSECOND, MILLISECOND, SECOND},
-    work::{Class, Distribution},
+    work::{self, Class, Distribution},
 };
 
 /// One or more proxies before 12 unequal pods (speeds 1, 2, 4; 2 to 4 workers), exponential service of 40 ms at speed 1.
@@ -46,6 +46,20 @@ pub fn rotating_slow_pods(seed: u64, proxies: usize, load: f64) -> Scenario {
         first = (first + SLOW) % 10;
         at_ns += 3 * SECOND;
     }
+    scenario
+}
+
+/// The same pods and load with two kinds of requests, of which one in fifty costs a hundred times as much as the others.
+pub fn with_costs_of_1_to_100(mut scenario: Scenario) -> Scenario {
+    const HEAVY_SHARE: f64 = 0.02;
+    const RATIO: f64 = 100.0;
+    let mean_ns = work::mean_ns(&scenario.classes);
+    let light_ns = mean_ns / (1.0 - HEAVY_SHARE + HEAVY_SHARE * RATIO);
+    let class = |share, mean_ns| Class { share, mean_ns, distribution: Distribution::Exponential };
+    scenario.classes = vec![class(1.0 - HEAVY_SHARE, light_ns), class(HEAVY_SHARE, RATIO * light_ns)];
+    // A heavy request alone takes 34 times the mean; the objective must leave room for that.
+    scenario.objective_ns *= 10;
+    scenario.name += ", costs 1:100";
     scenario
 }
 
