@@ -17,14 +17,14 @@ t CRATE *ARGS:
 # Compare with nginx, HAProxy and Envoy on real sockets; prints ratios, writes target/compare.json.
 compare *ARGS:
     tests/tools.sh
-    cargo build --release --workspace --bins
-    cargo run --release -p trimtab-tests --bin compare -- {{ARGS}}
+    cargo build --release --workspace --all-targets
+    target/release/compare {{ARGS}}
 
 # CPU per proxied request against nginx and HAProxy.
 overhead *ARGS:
     tests/tools.sh
-    cargo build --release --workspace --bins
-    cargo run --release -p trimtab-tests --bin overhead -- {{ARGS}}
+    cargo build --release --workspace --all-targets
+    target/release/overhead {{ARGS}}
 
 # Micro-benchmarks: pick, decide, tick, scrape.
 bench *ARGS:

@@ -24,6 +24,9 @@ use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxySta
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What `/metrics` of the controller is written in.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
 /// Everything that `trimtab up` needs to know.
 #[derive(Debug)]
 pub struct UpOptions {
@@ -238,7 +241,12 @@ impl ControlPlane {
     async fn serve_dashboard(&mut self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
         let listener = bind("--dashboard", address).await?;
         let address = listener.local_addr()?;
-        let router = trimtab_dashboards::router(self.view.clone());
+        let metrics = self.controller.as_ref().map(Controller::metrics);
+        let exposition = move || {
+            let text = metrics.as_ref().map(|metrics| metrics.encode()).unwrap_or_default();
+            std::future::ready(([(http::header::CONTENT_TYPE, OPENMETRICS)], text))
+        };
+        let router = trimtab_dashboards::router(self.view.clone()).route("/metrics", axum::routing::get(exposition));
         let stop = self.stop.clone();
         self.parts.spawn(&self.stop, async move {
             // Event streams do not end by themselves: the server is dropped with them, not drained.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The test command: installs what the tests need (tests/tools.sh), then formatting, lints, every test of the workspace,
-# and a short run of the demo. One build profile for everything, so that a cold run builds the dependencies once.
+# The test command: installs what the tests need (tests/tools.sh), then formatting, lints and every test of the workspace.
+# Always --workspace --all-targets: cargo resolves the features of dependencies by what is built, and another selection would
+# build most of them once more.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,9 +12,9 @@ tests/tools.sh
 step 'formatting'
 cargo fmt --all --check
 step 'build'
-cargo build --release --workspace --bins --locked
+cargo build --release --workspace --all-targets --locked
 step 'lints'
 cargo clippy --release --workspace --all-targets --locked -- --deny warnings
 step 'tests'
-cargo test --release --workspace --locked
+cargo test --release --workspace --all-targets --locked
 step 'done'

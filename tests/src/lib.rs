@@ -1,5 +1,7 @@
 //! What the end-to-end tests share (the real binary as a process, an HTTP client, where the tools are), and the comparison benchmark.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
+
 pub mod compare;
 pub mod http;
 pub mod process;

@@ -11,15 +11,13 @@ use trimtab_tests::http::{Client, eventually};
 use trimtab_tests::process::Process;
 
 async fn pods(speeds: &[f64]) -> Vec<Pod> {
+    pods_with(ServiceTime::Exponential { ms_mean: 40.0 }, speeds).await
+}
+
+async fn pods_with(service: ServiceTime, speeds: &[f64]) -> Vec<Pod> {
     let mut pods = Vec::new();
     for (index, &speed) in speeds.iter().enumerate() {
-        let spec = PodSpec {
-            name: format!("pod-{index}"),
-            speed,
-            service: ServiceTime::Exponential { ms_mean: 40.0 },
-            seed: index as u64,
-            ..PodSpec::default()
-        };
+        let spec = PodSpec { name: format!("pod-{index}"), speed, service, seed: index as u64, ..PodSpec::default() };
         pods.push(Pod::start(spec).await.expect("a pod starts"));
     }
     pods
@@ -176,7 +174,7 @@ async fn lines_of_a_backends_file_come_and_go_within_a_second_and_no_request_fai
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigterm_lets_every_request_in_flight_finish() {
-    let pods = pods(&[0.1, 0.1]).await;
+    let pods = pods_with(ServiceTime::Constant { ms_mean: 2_000.0 }, &[1.0, 1.0]).await;
     let trimtab = up(to(&pods));
     let address = trimtab.address("listening on");
     let client = Client::default();
