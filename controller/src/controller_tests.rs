@@ -219,8 +219,8 @@ async fn configuration_changes_arrive_without_a_tick_and_removals_too() {
 
     world.config.send_replace(Arc::default());
     assert_eq!(proxy.until(Kind::WeightTable).await.removed_resources, ["a/b:80"]);
-    assert_eq!(proxy.until(Kind::HttpRoute).await.removed_resources, ["a/r"]);
     assert_eq!(proxy.until(Kind::Listener).await.removed_resources, ["a/g/http"]);
+    assert_eq!(proxy.until(Kind::HttpRoute).await.removed_resources, ["a/r"]);
     assert_eq!(proxy.until(Kind::Backend).await.removed_resources, ["a/b:80"]);
     proxy.quiet().await;
     world.stop().await;

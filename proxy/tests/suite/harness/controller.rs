@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimtab_proxy::{
-    Controller,
-    api::v1::{
+    Controller, api,
+    api::{self, v1::{
         self, TelemetryRequest, TelemetryResponse,
         telemetry_server::{Telemetry, TelemetryServer},
     },
@@ -88,27 +88,28 @@ impl FakeController {
     }
 
     pub fn set_backend(&self, backend: &v1::Backend) {
-        self.set(0, &backend.name, backend);
+        self.set(position(api::BACKEND_TYPE), &backend.name, backend);
     }
 
     pub fn set_listener(&self, listener: &v1::Listener) {
-        self.set(1, &listener.name, listener);
+        self.set(position(api::LISTENER_TYPE), &listener.name, listener);
     }
 
     pub fn set_route(&self, route: &v1::HttpRoute) {
-        self.set(2, &route.name, route);
+        self.set(position(api::HTTP_ROUTE_TYPE), &route.name, route);
     }
 
     pub fn set_weights(&self, table: &v1::WeightTable) {
-        self.set(3, &table.backend, table);
+        self.set(position(api::WEIGHT_TABLE_TYPE), &table.backend, table);
     }
 
     pub fn remove_listener(&self, name: &str) {
-        self.resources.send_modify(|resources| drop(resources.remove(&(1, name.to_owned()))));
+        self.resources
+            .send_modify(|resources| drop(resources.remove(&(position(api::LISTENER_TYPE), name.to_owned()))));
     }
 
     pub fn remove_backend(&self, name: &str) {
-        self.resources.send_modify(|resources| drop(resources.remove(&(0, name.to_owned()))));
+        self.resources.send_modify(|resources| drop(resources.remove(&(position(api::BACKEND_TYPE), name.to_owned()))));
     }
 
     /// How many responses of this type the proxy has acknowledged.
@@ -149,6 +150,11 @@ impl FakeController {
             .flatten()
             .collect()
     }
+}
+
+/// Where a type stands in [`TYPES`].
+fn position(type_url: &str) -> usize {
+    TYPES.iter().position(|known| *known == type_url).expect("a type of ours")
 }
 
 fn difference(kind: usize, sent: &mut Resources, wanted: &Resources, nonce: u64) -> Option<DeltaDiscoveryResponse> {
