@@ -19,10 +19,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use trimtab_proxy::{
-    Controller, api,
-    api::{self, v1::{
-        self, TelemetryRequest, TelemetryResponse,
-        telemetry_server::{Telemetry, TelemetryServer},
+    Controller,
+    api::{
+        self,
+        v1::{
+            self, TelemetryRequest, TelemetryResponse,
+            telemetry_server::{Telemetry, TelemetryServer},
+        },
     },
     change::TYPES,
 };
