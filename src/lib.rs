@@ -1,4 +1,5 @@
 //! The command line's own library: what `demo` and the tests share.
 
 pub mod demo;
+pub mod open_files;
 pub mod up;

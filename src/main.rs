@@ -11,6 +11,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     cli::logging::init(cli.log_filter(), cli.log_format);
+    trimtab::open_files::raise_limit();
     match cli::run(cli.command) {
         Ok(code) => code,
         Err(error) => {

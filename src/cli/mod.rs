@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 /// An adaptive router for unequal pods: live in-flight counts, capacity weights learned every half second, and a guard
-/// that never lets the learning do worse than a good heuristic.
+/// that bounds whatever was learned.
 #[derive(Debug, Parser)]
 #[command(name = "trimtab", version, propagate_version = true, max_term_width = 110)]
 #[command(

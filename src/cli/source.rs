@@ -79,7 +79,7 @@ pub struct ControlArgs {
     /// Policy to use instead of the one that ships; watched
     #[arg(long, value_name = "FILE", help_heading = "Control")]
     pub checkpoint: Option<PathBuf>,
-    /// Seed of the exploration noise; by default a fresh one, which is logged
+    /// Seed of the exploration noise; by default a fresh one
     #[arg(long, value_name = "N", help_heading = "Control")]
     pub seed: Option<u64>,
     /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix

@@ -6,7 +6,6 @@ pub mod clock;
 pub mod faults;
 mod frame;
 pub mod load;
-mod open_files;
 pub mod pod;
 mod pod_metrics;
 pub mod score;
@@ -75,7 +74,6 @@ const FRAME_EVERY: Duration = Duration::from_millis(250);
 /// # Errors
 /// If a world does not start, something in it breaks, or standard output cannot be written to.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    open_files::raise_limit();
     let script = Arc::new(Script::new(args.seed, args.duration));
     let dashboard = if args.no_dashboard { None } else { Some(free_address(args.dashboard).await) };
     let ours = World::start(Arc::clone(&script), Algorithm::Trimtab, dashboard).await?;
