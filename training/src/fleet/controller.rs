@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use rand::{Rng, rngs::SmallRng};
 use trimtab_model::{
     GuardConfig, Memory, Policy, decide,
-    decision::{Mode, RuleParameters},
+    decision::{Decision, Mode, RuleParameters},
+    features::Features,
     observation::{EndpointKey as ModelKey, EndpointObservation, Observation},
 };
 use trimtab_proxy::{
@@ -38,6 +39,15 @@ const ERRORS_NS: u64 = 50 * MILLISECOND;
 const TIME_NS: u64 = 100 * MILLISECOND;
 /// Pooled errors that moved less are not pushed.
 const ERROR_NOTICEABLE: f32 = 0.003;
+
+/// What the policy saw at a tick, and what came of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tick {
+    /// Its input.
+    pub features: Features,
+    /// What was decided on it.
+    pub decision: Decision,
+}
 
 /// Something that happens at a time.
 #[derive(Debug)]
@@ -74,10 +84,12 @@ pub(super) struct Controller {
     loads: Vec<Loads>,
     errors: Vec<ErrorAverage>,
     errors_pushed: Vec<f32>,
+    /// Every tick so far, where somebody asked for them.
+    ticks: Option<Vec<Tick>>,
 }
 
 impl Controller {
-    pub fn new(scenario: &Scenario, options: &FleetOptions) -> Self {
+    pub fn new(scenario: &Scenario, options: &FleetOptions, policy: Policy) -> Self {
         let endpoints = scenario.endpoints.len();
         let mut controller = Self {
             scenario: scenario.clone(),
@@ -86,7 +98,7 @@ impl Controller {
             entered: 0,
             rng: stream(scenario.seed, Purpose::Control, 0),
             memory: Memory::default(),
-            policy: Policy::prior_only(),
+            policy,
             guard: GuardConfig::default(),
             tick: 0,
             ready_since_ns: vec![Some(0); endpoints],
@@ -95,9 +107,20 @@ impl Controller {
             loads: vec![Loads::default(); endpoints],
             errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
             errors_pushed: vec![0.0; endpoints],
+            ticks: None,
         };
         controller.start();
         controller
+    }
+
+    /// Keeps every tick from now on.
+    pub fn keep_ticks(&mut self) {
+        self.ticks = Some(Vec::new());
+    }
+
+    /// The ticks that were kept.
+    pub fn ticks(&self) -> &[Tick] {
+        self.ticks.as_deref().unwrap_or_default()
     }
 
     /// When something is due next.
@@ -225,10 +248,15 @@ impl Controller {
     fn decide(&mut self, now_ns: u64) -> WeightTable {
         let observation = self.observe(now_ns);
         let (weights, parameters) = if self.options.control == Control::Decide {
+            let features = self.ticks.as_ref().map(|_| Features::of(&observation, &self.memory));
             let (decision, memory) =
                 decide(&observation, &self.memory, &self.policy, &self.guard, Mode::Active, &mut self.rng);
             self.memory = memory;
-            (decision.applied.iter().map(|weight| *weight as f32).collect(), decision.parameters)
+            let pushed = (decision.applied.iter().map(|weight| *weight as f32).collect(), decision.parameters);
+            if let Some((ticks, features)) = self.ticks.as_mut().zip(features) {
+                ticks.push(Tick { features, decision });
+            }
+            pushed
         } else {
             (vec![1.0; observation.endpoints.len()], RuleParameters::LOCAL)
         };

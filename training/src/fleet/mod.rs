@@ -6,7 +6,7 @@ mod controller;
 mod observe;
 mod proxy;
 
-use trimtab_model::decision::RuleParameters;
+use trimtab_model::{Policy, decision::RuleParameters};
 use trimtab_proxy::config::Algorithm;
 
 use crate::{
@@ -17,6 +17,8 @@ use crate::{
         router::{Arrival, Departure},
     },
 };
+pub use controller::Tick;
+
 use controller::Controller;
 use proxy::Proxy;
 
@@ -78,10 +80,27 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// For a run of `scenario`.
+    /// For a run of `scenario`, with the capacity prior alone.
     pub fn new(scenario: &Scenario, options: &FleetOptions) -> Self {
+        Self::with_policy(scenario, options, Policy::prior_only())
+    }
+
+    /// For a run of `scenario`, with this policy.
+    pub fn with_policy(scenario: &Scenario, options: &FleetOptions, policy: Policy) -> Self {
         let proxies = (0..scenario.shares.len()).map(|number| Proxy::new(scenario, options, number)).collect();
-        Self { proxies, controller: Controller::new(scenario, options) }
+        Self { proxies, controller: Controller::new(scenario, options, policy) }
+    }
+
+    /// The same, and it keeps what the policy saw and what was decided at every tick.
+    #[must_use]
+    pub fn keeping_ticks(mut self) -> Self {
+        self.controller.keep_ticks();
+        self
+    }
+
+    /// The ticks that were kept, in order; none unless the run was [`keeping_ticks`](Self::keeping_ticks).
+    pub fn ticks(&self) -> &[Tick] {
+        self.controller.ticks()
     }
 }
 
