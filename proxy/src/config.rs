@@ -270,6 +270,50 @@ pub struct WeightTable {
     pub objective: Option<Duration>,
 }
 
+/// Identity of a class of requests, the same in every proxy and version: a stable hash of what defines it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ClassKey(pub u64);
+
+impl fmt::Display for ClassKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What is known of the classes of a backend's requests. `classes[i]` is what `RequestClass(i + 1)` stands for while the table
+/// holds; whatever is not listed is class 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassTable {
+    /// Name of the backend.
+    pub backend: String,
+    /// Generation of the endpoint list that `factors` and `slots` are about.
+    pub generation: u64,
+    /// At most 15.
+    pub classes: Vec<ClassCost>,
+    /// Cost of a request of none of them, in milliseconds; finite and > 0.
+    pub other_cost_ms: f32,
+    /// What a class costs at an endpoint relative to its cost at the average one; endpoint-major, a row being class 0 and then
+    /// `classes`. Empty: all 1.
+    pub factors: Vec<f32>,
+    /// Requests that an endpoint serves at once, one an endpoint; 0 where that is unknown. Empty: all unknown.
+    pub slots: Vec<f32>,
+}
+
+/// What is known of one class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassCost {
+    /// Which.
+    pub key: ClassKey,
+    /// For people: `GET /users/{}`.
+    pub name: String,
+    /// What a request costs at the average endpoint, in milliseconds; finite and > 0.
+    pub cost_ms: f32,
+    /// Its share of the requests, 0..=1.
+    pub share: f32,
+    /// Share of the concurrency limit that it may fill whatever it costs, 0..=1; 1: it is never shed for its cost.
+    pub priority: f32,
+}
+
 /// Parameters of the pick rule: an endpoint with `n` requests in flight scores
 /// `(n + offset)^exponent / weight · (latency / latency_reference)^latency_exponent · (1 − error)^−error_exponent`, and the lowest is picked.
 /// The ranges make overflow impossible.
