@@ -200,6 +200,7 @@ impl Backend {
             }),
             proxies,
             objective_ms,
+            proxy_keys: Vec::new(),
         }
     }
 

@@ -14,7 +14,7 @@ use trimtab_proxy::{
     backend::Backend,
     config::{
         AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey,
-        EndpointState, OutlierDetection, RuleParameters, WeightTable,
+        EndpointState, OutlierDetection, RequestClasses, RuleParameters, RuleTerms, WeightTable,
     },
     load::{OrcaLoad, Outcome, RequestClass},
     pick::PickRequest,
@@ -61,6 +61,8 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
         num_retries: 1,
         timeouts: BackendTimeouts::default(),
         objective: Some(Duration::from_millis(150)),
+        classes: RequestClasses::default(),
+        terms: RuleTerms::default(),
     };
     let table = WeightTable {
         backend: "default/web:80".to_owned(),
@@ -70,6 +72,7 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
         parameters,
         proxies: NonZeroU32::MIN.saturating_add(3),
         objective: None,
+        proxy_keys: Vec::new(),
     };
     let backend = Backend::new(config, None, NOW);
     let backend = backend.with_weights(&table, NOW).ok().flatten().unwrap_or(backend);
@@ -153,6 +156,7 @@ fn with_weights(bencher: Bencher<'_, '_>, size: usize) {
         parameters: WHOLE,
         proxies: NonZeroU32::MIN,
         objective: None,
+        proxy_keys: Vec::new(),
     };
     bencher.bench_local(move || backend.with_weights(&table, NOW));
 }

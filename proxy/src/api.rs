@@ -15,5 +15,7 @@ pub const HTTP_ROUTE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Http
 pub const BACKEND_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Backend";
 /// Type URL of a [`v1::WeightTable`].
 pub const WEIGHT_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.WeightTable";
+/// Type URL of a [`v1::ClassTable`].
+pub const CLASS_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.ClassTable";
 /// Type URL of a [`v1::ErrorTable`].
 pub const ERROR_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.ErrorTable";

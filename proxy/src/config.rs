@@ -11,6 +11,10 @@ use std::{
 
 use crate::api::v1;
 
+mod classes;
+
+pub use classes::{ClassPriority, RequestClasses, RuleTerms};
+
 /// A pushed resource that is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{resource}: {field}: {reason}")]
@@ -149,6 +153,10 @@ pub struct BackendConfig {
     pub timeouts: BackendTimeouts,
     /// The latency objective, where one is set.
     pub objective: Option<Duration>,
+    /// How its requests are told apart.
+    pub classes: RequestClasses,
+    /// What the adaptive rule takes into account.
+    pub terms: RuleTerms,
 }
 
 /// One address of a backend.
@@ -268,6 +276,8 @@ pub struct WeightTable {
     pub proxies: NonZeroU32,
     /// Derived objective, for a backend that carries none.
     pub objective: Option<Duration>,
+    /// Keys of the proxies that send to the backend, sorted; empty where the controller does not say.
+    pub proxy_keys: Vec<u64>,
 }
 
 /// Identity of a class of requests, the same in every proxy and version: a stable hash of what defines it.
@@ -397,6 +407,8 @@ impl TryFrom<v1::Backend> for BackendConfig {
             num_retries: wire.retry.and_then(|retry| retry.num_retries).unwrap_or(1),
             timeouts,
             objective: check.objective(wire.objective_ms)?,
+            classes: RequestClasses::check(wire.classes.unwrap_or_default(), &check)?,
+            terms: wire.terms.map(RuleTerms::from).unwrap_or_default(),
             generation: wire.generation,
             name: wire.name,
         })
@@ -499,6 +511,11 @@ impl TryFrom<v1::WeightTable> for WeightTable {
             parameters: RuleParameters::check(&parameters, &check)?,
             proxies,
             objective: check.objective(wire.objective_ms)?,
+            proxy_keys: {
+                let sorted = wire.proxy_keys.is_sorted();
+                check.that(sorted, "proxy_keys", || "must be in ascending order".to_owned())?;
+                wire.proxy_keys
+            },
             backend: wire.backend,
         })
     }

@@ -83,6 +83,7 @@ impl BackendReporter {
             concurrency_limit: backend.concurrency_limit(),
             within_objective: since(&mut self.within_objective, state.within_objective.load(Relaxed)),
             latency: Some((&state.latency.delta(&mut self.latency)).into()),
+            candidates: None,
         }
     }
 
@@ -162,7 +163,7 @@ mod tests {
     use crate::{
         config::{
             AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointState,
-            ErrorTable, OutlierDetection,
+            ErrorTable, OutlierDetection, RequestClasses, RuleTerms,
         },
         load::{Outcome, RequestClass},
     };
@@ -191,6 +192,8 @@ mod tests {
             num_retries: 1,
             timeouts: BackendTimeouts::default(),
             objective: Some(Duration::from_millis(50)),
+            classes: RequestClasses::default(),
+            terms: RuleTerms::default(),
         };
         Backend::new(config, previous, ms(0))
     }

@@ -172,6 +172,8 @@ pub(super) fn backend(name: String, found: Vec<Found>, policy: Option<&BackendTr
             .as_ref()
             .and_then(|objective| objective.latency)
             .map(|latency| latency.get().as_secs_f32() * 1e3),
+        classes: None,
+        terms: None,
     };
     let scraped = metrics.scrape.unwrap_or(true);
     BackendSpec {

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::*;
-use crate::config::{AdmissionControl, BackendTimeouts, CircuitBreaker, OutlierDetection};
+use crate::config::{
+    AdmissionControl, BackendTimeouts, CircuitBreaker, OutlierDetection, RequestClasses, RuleTerms,
+};
 use crate::outlier::OutlierKind;
 
 const T: Timestamp = Timestamp::from_millis(1_000_000);
@@ -35,6 +37,8 @@ fn config(algorithm: Algorithm, keys: impl IntoIterator<Item = u64>) -> BackendC
         num_retries: 1,
         timeouts: BackendTimeouts::default(),
         objective: None,
+        classes: RequestClasses::default(),
+        terms: RuleTerms::default(),
     }
 }
 
@@ -47,6 +51,7 @@ fn weights(backend: &Backend, weights: &[f32]) -> WeightTable {
         parameters: RuleParameters { exponent: 1.0, offset: 1.0, ..RuleParameters::LOCAL },
         proxies: NonZeroU32::MIN,
         objective: Some(Duration::from_millis(80)),
+        proxy_keys: Vec::new(),
     }
 }
 

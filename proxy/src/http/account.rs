@@ -252,6 +252,8 @@ impl Account {
             request_bytes: self.progress.request_bytes(),
             response_bytes: self.response_bytes,
             attempts: self.attempts,
+            class_key: 0,
+            class_name: String::new(),
         }
     }
 }

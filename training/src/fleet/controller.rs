@@ -276,6 +276,7 @@ impl Controller {
             },
             proxies: NonZeroU32::new(observation.proxies).unwrap_or(NonZeroU32::MIN),
             objective: None,
+            proxy_keys: Vec::new(),
         }
     }
 

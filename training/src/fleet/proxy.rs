@@ -9,7 +9,7 @@ use trimtab_proxy::{
     backend::Backend,
     config::{
         AdmissionControl, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey, EndpointState,
-        ErrorTable, OutlierDetection, WeightTable,
+        ErrorTable, OutlierDetection, RequestClasses, RuleTerms, WeightTable,
     },
     load::{Attempt, OrcaLoad, Outcome as ProxyOutcome, RequestClass},
     pick::PickRequest,
@@ -179,5 +179,7 @@ pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool]
         num_retries: scenario.retries,
         timeouts: BackendTimeouts::default(),
         objective: Some(Duration::from_nanos(scenario.objective_ns)),
+        classes: RequestClasses::default(),
+        terms: RuleTerms::default(),
     }
 }
