@@ -208,6 +208,25 @@ impl Endpoint {
         Some(request)
     }
 
+    /// The request that gets the next slot that is left.
+    #[inline]
+    pub fn next_in_line(&self) -> Option<u32> {
+        self.waiting.front().map(|(_, request)| *request)
+    }
+
+    /// Work that is left of each request in service at `now_ns`, in nanoseconds at speed 1, in no particular order. Truth for omniscient
+    /// bounds.
+    pub fn left_in_service_ns(&self, now_ns: u64) -> impl Iterator<Item = (f64, u32)> {
+        let passed_ns = (now_ns - self.at_ns) as f64;
+        let clock_ns = self.clock_ns + passed_ns * self.rate();
+        self.service.iter().map(move |Reverse((mark, request))| ((f64::from_bits(*mark) - clock_ns).max(0.0), *request))
+    }
+
+    /// Work of each request that waits, in nanoseconds at speed 1, in the order of their turns. Truth for omniscient bounds.
+    pub fn waiting_ns(&self) -> impl Iterator<Item = (f64, u32)> {
+        self.waiting.iter().copied()
+    }
+
     /// Accounts for a request that was answered after being inside for so long.
     #[inline]
     pub fn answered(&mut self, inside_ns: u64) {

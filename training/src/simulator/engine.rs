@@ -9,7 +9,7 @@ use rand_distr::{Distribution as _, Exp1};
 use super::{
     endpoint::Endpoint,
     random::{Purpose, stream},
-    router::{Arrival, Departure, Outcome, Router, Routing},
+    router::{Arrival, Departure, Outcome, Router, Routing, Served},
     schedule::Schedule,
     statistics::{Statistics, Summary},
     time::{NEVER, SECOND},
@@ -37,9 +37,10 @@ struct Request {
     arrived_ns: u64,
     sent_ns: u64,
     entered_ns: u64,
+    started_ns: u64,
     work_ns: f64,
     endpoint: u32,
-    reported_in_flight: u32,
+    served: Served,
     /// Uniform in 0..1, drawn with the work: decides whether a gray endpoint fails it.
     luck: f32,
     proxy: u16,
@@ -73,6 +74,8 @@ struct World<'a, R> {
     requests: Vec<Request>,
     free: Vec<u32>,
     in_flight: u32,
+    /// Requests that the router keeps back.
+    held: u32,
     /// `time << 64 | sequence << 32 | request << 1 | towards the proxy`: ties leave in the order in which they were sent.
     transit: BinaryHeap<Reverse<u128>>,
     sequence: u32,
@@ -106,6 +109,7 @@ impl<'a, R: Router> World<'a, R> {
             requests: Vec::new(),
             free: Vec::new(),
             in_flight: 0,
+            held: 0,
             transit: BinaryHeap::new(),
             sequence: 0,
             timeline_next: 0,
@@ -145,6 +149,9 @@ impl<'a, R: Router> World<'a, R> {
                 self.router.control(now_ns, &mut self.endpoints);
                 self.schedule_control();
             }
+            if self.held > 0 {
+                self.release(now_ns);
+            }
         }
     }
 
@@ -162,9 +169,10 @@ impl<'a, R: Router> World<'a, R> {
             arrived_ns: now_ns,
             sent_ns: now_ns,
             entered_ns: now_ns,
+            started_ns: now_ns,
             work_ns,
             endpoint: 0,
-            reported_in_flight: 0,
+            served: Served::default(),
             luck,
             proxy: proxy as u16,
             class,
@@ -188,20 +196,42 @@ impl<'a, R: Router> World<'a, R> {
 
     fn dispatch(&mut self, now_ns: u64, index: u32, tried: Option<u32>) {
         let request = &mut self.requests[index as usize];
-        let arrival = Arrival { request: index, proxy: request.proxy as usize, now_ns, class: request.class, tried };
+        let arrival = Arrival {
+            request: index,
+            proxy: request.proxy as usize,
+            now_ns,
+            class: request.class,
+            work_ns: request.work_ns,
+            tried,
+        };
         match self.router.route(&arrival, &self.endpoints) {
-            Routing::To(endpoint) => {
-                request.endpoint = endpoint;
-                request.sent_ns = now_ns;
-                self.endpoints[endpoint as usize].assign();
-                self.send(now_ns + self.scenario.one_way_ns, index, false);
-            }
+            Routing::To(endpoint) => self.depart(now_ns, index, endpoint),
+            Routing::Wait => self.held += 1,
             Routing::Shed => self.retire(now_ns, index, Outcome::Shed, None),
             // A retry that finds no other endpoint ends as its first attempt did.
             Routing::Unroutable => {
                 let outcome = if tried.is_some() { Outcome::Unreachable } else { Outcome::Unroutable };
                 self.retire(now_ns, index, outcome, tried);
             }
+        }
+        // A router may want to act because of this request: probes that it has sent, for one.
+        self.schedule_control();
+    }
+
+    /// A request leaves for its endpoint.
+    fn depart(&mut self, now_ns: u64, index: u32, endpoint: u32) {
+        let request = &mut self.requests[index as usize];
+        request.endpoint = endpoint;
+        request.sent_ns = now_ns;
+        self.endpoints[endpoint as usize].assign();
+        self.send(now_ns + self.scenario.one_way_ns, index, false);
+    }
+
+    /// Lets the router send what it kept back.
+    fn release(&mut self, now_ns: u64) {
+        while let Some((index, endpoint)) = self.router.next_waiting(now_ns, &self.endpoints) {
+            self.held -= 1;
+            self.depart(now_ns, index, endpoint);
         }
     }
 
@@ -225,6 +255,8 @@ impl<'a, R: Router> World<'a, R> {
         let number = request.endpoint;
         let endpoint = &mut self.endpoints[number as usize];
         request.entered_ns = now_ns;
+        request.started_ns = now_ns;
+        request.served.in_flight_before = endpoint.inside();
         if !endpoint.is_up() {
             self.answer(now_ns, index, Outcome::Unreachable);
             return;
@@ -247,8 +279,13 @@ impl<'a, R: Router> World<'a, R> {
 
     fn completion(&mut self, now_ns: u64, number: u32) {
         let endpoint = &mut self.endpoints[number as usize];
+        let next = endpoint.next_in_line();
         let Some(index) = endpoint.complete(now_ns) else { return };
-        let request = &self.requests[index as usize];
+        if let Some(next) = next {
+            self.requests[next as usize].started_ns = now_ns;
+        }
+        let request = &mut self.requests[index as usize];
+        request.served.service_ns = now_ns - request.started_ns;
         endpoint.answered(now_ns - request.entered_ns);
         let outcome = request.outcome;
         self.schedule_completion(number);
@@ -261,7 +298,8 @@ impl<'a, R: Router> World<'a, R> {
         request.outcome = outcome;
         let endpoint = &mut self.endpoints[request.endpoint as usize];
         endpoint.unassign();
-        request.reported_in_flight = endpoint.inside();
+        request.served.in_flight_after = endpoint.inside();
+        request.served.inside_ns = at_ns - request.entered_ns;
         self.send(at_ns + self.scenario.one_way_ns, index, true);
     }
 
@@ -271,6 +309,7 @@ impl<'a, R: Router> World<'a, R> {
         let outcome = request.outcome;
         let endpoint = request.endpoint;
         let retried = outcome == Outcome::Unreachable && u32::from(request.retries) < self.scenario.retries;
+        let answered = matches!(outcome, Outcome::Success | Outcome::Error);
         let departure = Departure {
             request: index,
             proxy: request.proxy as usize,
@@ -279,9 +318,8 @@ impl<'a, R: Router> World<'a, R> {
             now_ns,
             latency_ns: now_ns - request.sent_ns,
             outcome,
-            reported_in_flight: (self.scenario.reports_in_flight
-                && matches!(outcome, Outcome::Success | Outcome::Error))
-            .then_some(request.reported_in_flight),
+            reported_in_flight: (self.scenario.reports_in_flight && answered).then_some(request.served.in_flight_after),
+            served: answered.then_some(request.served),
             retried,
         };
         if retried {
@@ -324,7 +362,10 @@ impl<'a, R: Router> World<'a, R> {
                 }
             }
             Change::Start { endpoint } => self.endpoints[endpoint as usize].start(now_ns),
-            Change::Ready { endpoint, ready } => self.router.readiness(now_ns, endpoint, ready),
+            Change::Ready { endpoint, ready } => {
+                self.router.readiness(now_ns, endpoint, ready);
+                self.schedule_control();
+            }
             Change::Load { factor } => self.set_load(now_ns, factor),
         }
     }

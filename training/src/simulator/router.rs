@@ -33,6 +33,8 @@ pub enum Routing {
     Shed,
     /// There is no endpoint for it.
     Unroutable,
+    /// It stays with the router, which sends it later from [`Router::next_waiting`].
+    Wait,
 }
 
 /// A request that wants to be routed.
@@ -46,8 +48,24 @@ pub struct Arrival {
     pub now_ns: u64,
     /// Its class.
     pub class: u8,
+    /// The work that it brings, in nanoseconds at speed 1: truth that only omniscient bounds may look at.
+    pub work_ns: f64,
     /// Endpoint that could not be reached on the first attempt; `None` on the first attempt.
     pub tried: Option<u32>,
+}
+
+/// What an endpoint itself knows about a request that it answered. Of the routing rules only those may look at it whose originals come
+/// with servers that report it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Served {
+    /// Others inside the endpoint as the request entered.
+    pub in_flight_before: u32,
+    /// Others inside the endpoint as its answer left.
+    pub in_flight_after: u32,
+    /// From entering to leaving the endpoint.
+    pub inside_ns: u64,
+    /// The part of it after its turn had come: all of it under processor sharing, the time in a slot under FCFS.
+    pub service_ns: u64,
 }
 
 /// The end of one attempt.
@@ -69,6 +87,8 @@ pub struct Departure {
     pub outcome: Outcome,
     /// Requests inside the endpoint as its answer left, where endpoints report that.
     pub reported_in_flight: Option<u32>,
+    /// What the endpoint knows about it; `None` if it did not answer.
+    pub served: Option<Served>,
     /// Whether the request will be tried once more, on another endpoint.
     pub retried: bool,
 }
@@ -84,6 +104,12 @@ pub trait Router {
 
     /// The service's endpoint list says that an endpoint may get requests, or no longer.
     fn readiness(&mut self, _now_ns: u64, _endpoint: u32, _ready: bool) {}
+
+    /// Takes out one of the requests that [`Routing::Wait`] kept back, with the endpoint that it now goes to. Asked again and again, until
+    /// `None`, whenever anything has happened while requests wait.
+    fn next_waiting(&mut self, _now_ns: u64, _endpoints: &[Endpoint]) -> Option<(u32, u32)> {
+        None
+    }
 
     /// When [`Self::control`] wants to run next.
     fn control_at_ns(&self) -> u64 {
