@@ -5,6 +5,6 @@ use trimtab_model::checkpoint::Checkpoint;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/checkpoints/shipped.safetensors");
-    std::fs::write(path, Checkpoint::zero().to_bytes()?)?;
+    std::fs::write(path, Checkpoint::zero(0).to_bytes()?)?;
     Ok(())
 }

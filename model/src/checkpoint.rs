@@ -2,66 +2,29 @@
 //! match: schema version, feature names with their normalisation, sizes and bounds. What does not match is refused
 //! whole.
 
+mod manifest;
+
+pub use manifest::{Manifest, Normalisation, Range, SCHEMA_VERSION, Training};
+
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::features::{CONTEXT, FEATURES, FeatureSpec};
 use crate::network::{Network, Shape};
 use crate::policy::RULE_PARAMETERS;
 
-/// Version of the layout; changes when a file of the old one would be misread.
-pub const SCHEMA_VERSION: u32 = 1;
 /// Where the manifest is in the file's metadata. One key, as safetensors writes several in no fixed order.
 pub const METADATA_KEY: &str = "trimtab";
-/// Largest bound on a log residual that a checkpoint may ask for: a factor of 20. More is no residual.
-const CLIP_MAX: f64 = 3.0;
 /// Largest file that is read: a thousand times the shipped one.
 const BYTES_MAX: usize = 64 << 20;
 
 /// The checkpoint that is built in; made by `cargo run -p trimtab-model --example make_zero_checkpoint`.
 pub const SHIPPED: &[u8] = include_bytes!("../checkpoints/shipped.safetensors");
-
-/// What a checkpoint says of itself.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// [`SCHEMA_VERSION`] of the writer.
-    pub schema_version: u32,
-    /// Version of the policy, as decisions and recordings name it.
-    pub policy_version: String,
-    /// What made it.
-    pub created_by: String,
-    /// Names and normalisation of the endpoint features, in order.
-    pub features: Vec<Normalisation>,
-    /// The same of the context features.
-    pub context: Vec<Normalisation>,
-    /// Names of the rule parameters that it moves, in order.
-    pub rule_parameters: Vec<String>,
-    /// Width of the hidden layers.
-    pub hidden: usize,
-    /// Largest residual on a log weight.
-    pub residual_clip: f64,
-    /// Largest residual on the log of a rule parameter.
-    pub parameter_clip: f64,
-}
-
-/// How one feature looked in training: the network is given (x − mean) ÷ std.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalisation {
-    /// The feature.
-    pub name: String,
-    /// Its mean.
-    pub mean: f32,
-    /// Its standard deviation; > 0.
-    pub std: f32,
-}
 
 /// Why a checkpoint is refused.
 #[derive(Debug, Error)]
@@ -146,7 +109,7 @@ impl Checkpoint {
     /// # Errors
     /// What does not match, and what would.
     pub fn new(manifest: Manifest, tensors: BTreeMap<String, Vec<f32>>) -> Result<Self, CheckpointError> {
-        check_manifest(&manifest)?;
+        manifest.check()?;
         let expected = shape_of(&manifest).tensors();
         for (name, shape) in &expected {
             let wanted = shape.iter().product::<usize>();
@@ -184,7 +147,7 @@ impl Checkpoint {
             _ => {}
         }
         let manifest: Manifest = serde_json::from_str(text)?;
-        check_manifest(&manifest)?;
+        manifest.check()?;
 
         let expected: HashMap<&str, Vec<usize>> = shape_of(&manifest).tensors().into_iter().collect();
         let file = SafeTensors::deserialize(bytes).map_err(|error| broken(error.to_string()))?;
@@ -225,10 +188,10 @@ impl Checkpoint {
         safetensors::serialize(views, Some(metadata)).map_err(broken)
     }
 
-    /// The policy that agrees with the prior everywhere, as a starting point for training: the last layers are zero,
-    /// the others drawn uniformly with variance 2 ÷ inputs (He et al. 2015). Its normalisation spans each feature's
-    /// whole range, so that nothing is unfamiliar to it: it has learned nothing that could be wrong there.
-    pub fn zero() -> Self {
+    /// The policy that agrees with the prior everywhere, as a starting point for training: the last layers and the linear
+    /// part are zero, the others drawn uniformly with variance 2 ÷ inputs (He et al. 2015). Its normalisation spans each
+    /// feature's whole range, so that nothing is unfamiliar to it: it has learned nothing that could be wrong there.
+    pub fn zero(hidden: usize) -> Self {
         let manifest = Manifest {
             schema_version: SCHEMA_VERSION,
             policy_version: "zero-1".to_owned(),
@@ -236,16 +199,18 @@ impl Checkpoint {
             features: FEATURES.iter().map(whole_range).collect(),
             context: CONTEXT.iter().map(whole_range).collect(),
             rule_parameters: RULE_PARAMETERS.iter().map(|&name| name.to_owned()).collect(),
-            hidden: 32,
+            hidden,
             // A factor of e either way: the study's learned residuals stayed within it.
             residual_clip: 1.0,
             // A factor of 1.65 either way.
             parameter_clip: 0.5,
+            training: None,
         };
         let mut rng = StdRng::seed_from_u64(1);
         let mut draw = |name: &str, shape: &[usize]| {
             let numbers = shape.iter().product();
-            if name.ends_with(".bias") || name.starts_with("rule.") || name.starts_with("scorer.1.") {
+            let last = name.starts_with("rule.") || name.starts_with("scorer.1.") || name.starts_with("linear.");
+            if name.ends_with(".bias") || last {
                 return vec![0.0; numbers];
             }
             // A uniform distribution on ±b has variance b²/3.
@@ -300,45 +265,8 @@ fn whole_range<F>(feature: &FeatureSpec<F>) -> Normalisation {
         name: feature.name.to_owned(),
         mean: 0.5 * (feature.low + feature.high),
         std: 0.5 * (feature.high - feature.low),
+        seen: Some(Range { low: feature.low, high: feature.high }),
     }
-}
-
-fn check_manifest(manifest: &Manifest) -> Result<(), CheckpointError> {
-    if manifest.schema_version != SCHEMA_VERSION {
-        return Err(CheckpointError::SchemaVersion { found: manifest.schema_version.into() });
-    }
-    let field = |right: bool, field: &str, value: f64, allowed| {
-        if right { Ok(()) } else { Err(CheckpointError::Field { field: field.to_owned(), value, allowed }) }
-    };
-    check_names("features", manifest.features.iter().map(|f| &*f.name), FEATURES.iter().map(|f| f.name))?;
-    check_names("context", manifest.context.iter().map(|f| &*f.name), CONTEXT.iter().map(|f| f.name))?;
-    check_names("rule_parameters", manifest.rule_parameters.iter().map(|n| &**n), RULE_PARAMETERS.into_iter())?;
-    for feature in manifest.features.iter().chain(&manifest.context) {
-        let name = |part: &str| format!("{part} of feature `{}`", feature.name);
-        field(feature.mean.is_finite(), &name("mean"), feature.mean.into(), "finite")?;
-        field(feature.std.is_finite() && feature.std > 0.0, &name("std"), feature.std.into(), "finite and above 0")?;
-    }
-    let clip = |value: f64| value > 0.0 && value <= CLIP_MAX;
-    field((1..=1024).contains(&manifest.hidden), "hidden", manifest.hidden as f64, "from 1 to 1024")?;
-    field(clip(manifest.residual_clip), "residual_clip", manifest.residual_clip, "above 0, at most 3")?;
-    field(clip(manifest.parameter_clip), "parameter_clip", manifest.parameter_clip, "above 0, at most 3")
-}
-
-fn check_names<'a>(
-    list: &'static str,
-    found: impl Iterator<Item = &'a str>,
-    expected: impl Iterator<Item = &'a str>,
-) -> Result<(), CheckpointError> {
-    let (mut found, mut expected) = (found, expected);
-    let quoted = |name: Option<&str>| name.map_or("nothing".to_owned(), |name| format!("`{name}`"));
-    for index in 0.. {
-        match (found.next(), expected.next()) {
-            (None, None) => break,
-            (f, e) if f == e => {}
-            (f, e) => return Err(CheckpointError::Names { list, index, found: quoted(f), expected: quoted(e) }),
-        }
-    }
-    Ok(())
 }
 
 fn check_tensor(

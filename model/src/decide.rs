@@ -8,7 +8,7 @@ use crate::guard::{self, Case, GuardConfig, InForce};
 use crate::memory::Memory;
 use crate::numbers::{interval_s, median, sane, softmax};
 use crate::observation::Observation;
-use crate::policy::{Policy, Proposal};
+use crate::policy::{Policy, Proposal, Strangeness};
 use crate::prior::Prior;
 
 /// A residual below this changes nothing that could be told apart: 2 % of a weight.
@@ -31,11 +31,11 @@ pub fn decide(
         let features = Features::new(observation, &endpoints, &prior);
         policy.propose(&features, rng).map_err(|fault| fault.to_string())
     });
-    let deviations_max = guard.settings().unfamiliar_deviations;
-    let unfamiliar = proposal.as_ref().and_then(|proposal| proposal.as_ref().ok()).map_or_else(Vec::new, |proposal| {
-        let strange_backend = f64::from(proposal.context_deviation) > deviations_max;
-        proposal.deviations.iter().map(|&far| strange_backend || f64::from(far) > deviations_max).collect()
-    });
+    let margin = guard.settings().unfamiliar_margin;
+    let far = |strange: &Option<Strangeness>| strange.filter(|strange| f64::from(strange.distance) > margin);
+    let answered = proposal.as_ref().and_then(|proposal| proposal.as_ref().ok());
+    let unfamiliar = answered.map_or_else(Vec::new, |proposal| proposal.strange.iter().map(far).collect::<Vec<_>>());
+    let unfamiliar_backend = answered.and_then(|proposal| far(&proposal.strange_context));
     let mut watch = previous.watch;
     watch.fold(observation, interval_s(observation.interval_s));
     let case = Case {
@@ -44,6 +44,7 @@ pub fn decide(
         prior: &prior,
         proposal: proposal.as_ref().map(|proposal| proposal.as_ref().map_err(String::as_str)),
         unfamiliar: &unfamiliar,
+        unfamiliar_backend,
         mode,
     };
     let verdict = guard::rule(&case, guard, &mut watch);

@@ -27,7 +27,7 @@ use crate::decision::{GuardAction, Mode, Reason};
 use crate::memory::EndpointMemory;
 use crate::numbers::{STALE_S, normalise, softmax};
 use crate::observation::{EndpointObservation, Observation};
-use crate::policy::Proposal;
+use crate::policy::{Proposal, Strangeness};
 use crate::prior::Prior;
 
 /// What the guard rules on.
@@ -37,8 +37,10 @@ pub(crate) struct Case<'a> {
     pub prior: &'a Prior,
     /// What the policy wants; an error where it failed; `None` where it did not run.
     pub proposal: Option<Result<&'a Proposal, &'a str>>,
-    /// Per endpoint, whether its features are outside what the policy was trained on.
-    pub unfamiliar: &'a [bool],
+    /// Per endpoint, the feature that is furthest outside of what the policy was trained on, if too far.
+    pub unfamiliar: &'a [Option<Strangeness>],
+    /// The same of the backend as a whole.
+    pub unfamiliar_backend: Option<Strangeness>,
     pub mode: Mode,
 }
 
@@ -84,9 +86,10 @@ fn hear<'a>(
         actions.push(GuardAction { reason, endpoint: None, detail });
         None
     };
-    let strange = case.unfamiliar.iter().filter(|&&strange| strange).count();
+    let strange = case.unfamiliar.iter().flatten().count();
     let share = strange as f64 / case.unfamiliar.len().max(1) as f64;
-    let unfamiliar = watch.unfamiliar(share > settings.unfamiliar_share_max);
+    let now_unfamiliar = case.unfamiliar_backend.is_some() || share > settings.unfamiliar_share_max;
+    let unfamiliar = watch.unfamiliar(now_unfamiliar);
     match (case.mode, case.proposal) {
         (Mode::Off, _) => refuse(Reason::ModeOff, "the policy is off: the capacity prior is applied".to_owned()),
         (_, None) => {
@@ -105,15 +108,8 @@ fn hear<'a>(
                 );
             }
             if unfamiliar {
-                return refuse(
-                    Reason::UnfamiliarInput,
-                    format!(
-                        "{strange} of {} endpoints look unlike anything the policy was trained on, up to {:.0} % may: \
-                         the capacity prior is applied",
-                        case.unfamiliar.len(),
-                        100.0 * settings.unfamiliar_share_max,
-                    ),
-                );
+                let detail = unfamiliar_detail(case, now_unfamiliar, strange);
+                return refuse(Reason::UnfamiliarInput, format!("{detail}: the capacity prior is applied"));
             }
             if let Some(hold_s) = watch.worse_for_s() {
                 return refuse(
@@ -126,16 +122,27 @@ fn hear<'a>(
     }
 }
 
+/// What is unfamiliar, in words: the feature that is furthest out, its value, and what training saw.
+fn unfamiliar_detail(case: &Case<'_>, now: bool, strange: usize) -> String {
+    let count = case.unfamiliar.len();
+    let furthest = case.unfamiliar.iter().flatten().max_by(|a, b| a.distance.total_cmp(&b.distance));
+    match (case.unfamiliar_backend, furthest) {
+        (Some(strangeness), _) => format!("unlike anything the policy was trained on: {strangeness}"),
+        (None, Some(strangeness)) if now => {
+            format!("{strange} of {count} endpoints are unlike anything the policy was trained on: {strangeness}")
+        }
+        _ => "the input was unlike anything the policy was trained on a moment ago".to_owned(),
+    }
+}
+
 /// The policy's weights, with the prior's where an endpoint's metrics do not allow a judgement.
 fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -> Vec<f64> {
     let mut missing = Vec::new();
     let mut logs = Vec::with_capacity(case.endpoints.len());
     for (index, endpoint) in case.observation.endpoints.iter().enumerate() {
         let age_s = information_age_s(endpoint);
+        let strange = case.unfamiliar_backend.or(case.unfamiliar.get(index).copied().flatten());
         let residual = match age_s {
-            Some(age_s) if age_s <= STALE_S && !case.unfamiliar.get(index).is_some_and(|&strange| strange) => {
-                proposal.log_weights[index]
-            }
             Some(age_s) if age_s > STALE_S => {
                 actions.push(GuardAction {
                     reason: Reason::StaleMetrics,
@@ -144,14 +151,17 @@ fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -
                 });
                 0.0
             }
-            Some(_) => {
-                actions.push(GuardAction {
-                    reason: Reason::UnfamiliarInput,
-                    endpoint: Some(endpoint.key),
-                    detail: "it looks unlike anything the policy was trained on: its prior counts".to_owned(),
-                });
-                0.0
-            }
+            Some(_) => match strange {
+                Some(strangeness) => {
+                    actions.push(GuardAction {
+                        reason: Reason::UnfamiliarInput,
+                        endpoint: Some(endpoint.key),
+                        detail: format!("unlike anything the policy was trained on: {strangeness}: its prior counts"),
+                    });
+                    0.0
+                }
+                None => proposal.log_weights[index],
+            },
             None => {
                 missing.push(endpoint.key);
                 0.0

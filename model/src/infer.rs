@@ -14,11 +14,18 @@ use crate::policy::RULE_PARAMETERS;
 /// A network ready to run.
 #[derive(Debug, Clone)]
 pub struct Inference {
+    linear: Array1<f32>,
+    rule: Layer,
+    hidden: Option<Hidden>,
+    shape: Shape,
+}
+
+#[derive(Debug, Clone)]
+struct Hidden {
     encoder: [Layer; 2],
     context: Layer,
     scorer: [Layer; 2],
-    rule: Layer,
-    shape: Shape,
+    rule: Array2<f32>,
 }
 
 /// An affine layer; `weight` is `[inputs, outputs]`.
@@ -34,26 +41,32 @@ impl Inference {
     /// # Errors
     /// A tensor with another count of numbers than its shape has.
     pub fn new<'a>(shape: &Shape, tensor: impl Fn(&str) -> &'a [f32]) -> Result<Self, ShapeError> {
-        let outputs = shape.tensors();
-        let layer = |name: &str| {
-            let bias = Array1::from(tensor(&format!("{name}.bias")).to_vec());
-            let weight = format!("{name}.weight");
-            let inputs = outputs.iter().find(|(known, _)| **known == weight).map_or(0, |(_, dims)| dims[1]);
-            let rows = Array2::from_shape_vec((bias.len(), inputs), tensor(&weight).to_vec())?;
-            Ok(Layer { weight: rows.t().as_standard_layout().into_owned(), bias })
+        let shapes = shape.tensors();
+        let bias = |name: &str| Array1::from(tensor(name).to_vec());
+        let weight = |name: &str| {
+            let dims = shapes.iter().find(|(known, _)| *known == name).map_or(&[0, 0][..], |(_, dims)| dims);
+            let rows = Array2::from_shape_vec((dims[0], dims[1]), tensor(name).to_vec())?;
+            Ok(rows.t().as_standard_layout().into_owned())
+        };
+        let layer =
+            |name: &str| Ok(Layer { weight: weight(&format!("{name}.weight"))?, bias: bias(&format!("{name}.bias")) });
+        let hidden = if shape.hidden > 0 {
+            let encoder = [layer("encoder.0")?, layer("encoder.1")?];
+            let (context, scorer) = (layer("context")?, [layer("scorer.0")?, layer("scorer.1")?]);
+            Some(Hidden { encoder, context, scorer, rule: weight("rule.hidden.weight")? })
+        } else {
+            None
         };
         Ok(Self {
-            encoder: [layer("encoder.0")?, layer("encoder.1")?],
-            context: layer("context")?,
-            scorer: [layer("scorer.0")?, layer("scorer.1")?],
-            rule: layer("rule")?,
+            linear: bias("linear.weight"),
+            rule: Layer { weight: weight("rule.context.weight")?, bias: bias("rule.bias") },
+            hidden,
             shape: *shape,
         })
     }
 
     /// Residuals on the log weights, one a row, and on the logs of the rule parameters. `endpoints` is `[n, features]`,
-    /// n ≥ 1, and
-    /// `context` `[context]`, both normalised.
+    /// n ≥ 1, and `context` `[context]`, both normalised.
     ///
     /// # Errors
     /// A context of another length.
@@ -62,6 +75,29 @@ impl Inference {
         endpoints: &Array2<f32>,
         context: ArrayView1<'_, f32>,
     ) -> Result<(Vec<f64>, [f64; RULE_PARAMETERS.len()]), ShapeError> {
+        let mut scores = endpoints.dot(&self.linear);
+        let mut rule = context.dot(&self.rule.weight) + &self.rule.bias;
+        if let Some(hidden) = &self.hidden {
+            let (deep, deep_rule) = hidden.forward(endpoints, context)?;
+            scores += &deep;
+            rule += &deep_rule;
+        }
+        let residuals = scores.iter().map(|score| self.shape.residual_clip * f64::from(score.tanh())).collect();
+        let mut parameters = [0.0; RULE_PARAMETERS.len()];
+        for (parameter, x) in parameters.iter_mut().zip(&rule) {
+            *parameter = self.shape.parameter_clip * f64::from(x.tanh());
+        }
+        Ok((residuals, parameters))
+    }
+}
+
+impl Hidden {
+    /// Scores, one a row, and the rule parameters, before clipping.
+    fn forward(
+        &self,
+        endpoints: &Array2<f32>,
+        context: ArrayView1<'_, f32>,
+    ) -> Result<(Array1<f32>, Array1<f32>), ShapeError> {
         let encoded = self.encoder[0].forward(endpoints, &self.encoder[0].bias);
         let encoded = self.encoder[1].forward(&encoded, &self.encoder[1].bias);
         let mut mean = Array1::<f32>::zeros(encoded.ncols());
@@ -76,16 +112,8 @@ impl Inference {
         // One layer over [encoded, pooled] whose pooled half is the same for all rows.
         let bias = &self.scorer[0].bias + &pooled.row(0);
         let hidden = self.scorer[0].forward(&encoded, &bias);
-        let clip = self.shape.residual_clip;
-        let scores = hidden.dot(&self.scorer[1].weight.column(0));
-        let bias = self.scorer[1].bias[0];
-        let residuals = scores.iter().map(|score| clip * f64::from((score + bias).tanh())).collect();
-        let rule = pooled.row(0).dot(&self.rule.weight) + &self.rule.bias;
-        let mut parameters = [0.0; RULE_PARAMETERS.len()];
-        for (parameter, x) in parameters.iter_mut().zip(&rule) {
-            *parameter = self.shape.parameter_clip * f64::from(x.tanh());
-        }
-        Ok((residuals, parameters))
+        let scores = hidden.dot(&self.scorer[1].weight.column(0)) + self.scorer[1].bias[0];
+        Ok((scores, pooled.row(0).dot(&self.rule)))
     }
 }
 

@@ -1,14 +1,15 @@
 //! The learned part: features in, a bounded residual on the prior's log weights and on the rule parameters out.
 
 use std::f64::consts::TAU;
+use std::fmt;
 
 use ndarray::{Array2, ArrayView1, ShapeError};
 use rand::Rng;
 use thiserror::Error;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, Normalisation, SHIPPED};
+use crate::checkpoint::{Checkpoint, CheckpointError, Normalisation, Range, SHIPPED};
 use crate::decision::RuleParameters;
-use crate::features::Features;
+use crate::features::{CONTEXT, FEATURES, Features};
 use crate::infer::Inference;
 
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
@@ -43,10 +44,30 @@ pub struct Proposal {
     pub parameters: [f64; RULE_PARAMETERS.len()],
     /// Log-density of the noise in `log_weights`; `None` where nothing was drawn.
     pub log_probability: Option<f64>,
-    /// Per endpoint, the largest distance of a feature from its training mean, in standard deviations.
-    pub deviations: Vec<f32>,
+    /// Per endpoint, the feature that lies furthest outside of what training saw; `None` where all lie within.
+    pub strange: Vec<Option<Strangeness>>,
     /// The same of the context features.
-    pub context_deviation: f32,
+    pub strange_context: Option<Strangeness>,
+}
+
+/// A feature outside of the range in which training saw it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Strangeness {
+    /// Its name.
+    pub feature: &'static str,
+    /// What it is.
+    pub value: f32,
+    /// Where training saw it.
+    pub seen: Range,
+    /// How far outside, in widths of that range; > 0.
+    pub distance: f32,
+}
+
+impl fmt::Display for Strangeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { feature, value, seen, .. } = self;
+        write!(f, "`{feature}` is {value:.2}, training saw {:.2} to {:.2}", seen.low, seen.high)
+    }
 }
 
 /// The network failed.
@@ -118,8 +139,8 @@ impl Policy {
             log_weights: vec![0.0; count],
             parameters: [0.0; RULE_PARAMETERS.len()],
             log_probability: None,
-            deviations: vec![0.0; count],
-            context_deviation: 0.0,
+            strange: vec![None; count],
+            strange_context: None,
         };
         if let Some(learned) = self.learned.as_ref().filter(|_| count > 0) {
             learned
@@ -136,26 +157,39 @@ impl Policy {
 impl Learned {
     fn propose(&self, features: &Features, proposal: &mut Proposal) -> Result<(), ShapeError> {
         let mut endpoints = Vec::with_capacity(features.endpoints.len());
-        for (row, deviation) in features.endpoints.rows().into_iter().zip(&mut proposal.deviations) {
-            *deviation = normalise(row.iter(), &self.features, &mut endpoints);
+        for (row, strange) in features.endpoints.rows().into_iter().zip(&mut proposal.strange) {
+            let names = FEATURES.iter().map(|feature| feature.name);
+            *strange = normalise(row.iter().zip(names), &self.features, &mut endpoints);
         }
         let mut context = Vec::with_capacity(features.context.len());
-        proposal.context_deviation = normalise(features.context.iter(), &self.context, &mut context);
+        let names = CONTEXT.iter().map(|feature| feature.name);
+        proposal.strange_context = normalise(features.context.iter().zip(names), &self.context, &mut context);
         let endpoints = Array2::from_shape_vec(features.endpoints.dim(), endpoints)?;
         (proposal.log_weights, proposal.parameters) = self.network.forward(&endpoints, ArrayView1::from(&context))?;
         Ok(())
     }
 }
 
-/// Appends (x − mean) ÷ std of each; returns the largest magnitude.
-fn normalise<'a>(values: impl Iterator<Item = &'a f32>, by: &[Normalisation], to: &mut Vec<f32>) -> f32 {
-    let mut largest = 0f32;
-    for (value, feature) in values.zip(by) {
-        let deviation = (value - feature.mean) / feature.std;
-        largest = largest.max(deviation.abs());
-        to.push(deviation);
+/// Appends (x − mean) ÷ std of each, x held to where training saw it: nothing is extrapolated. Returns the one furthest
+/// outside.
+fn normalise<'a>(
+    values: impl Iterator<Item = (&'a f32, &'static str)>,
+    by: &[Normalisation],
+    to: &mut Vec<f32>,
+) -> Option<Strangeness> {
+    let mut strangest: Option<Strangeness> = None;
+    for ((&value, feature), normalisation) in values.zip(by) {
+        let Some(seen) = normalisation.seen else {
+            to.push(0.0);
+            continue;
+        };
+        to.push((value.clamp(seen.low, seen.high) - normalisation.mean) / normalisation.std);
+        let distance = (seen.low - value).max(value - seen.high) / (seen.high - seen.low);
+        if distance > strangest.map_or(0.0, |strangest| strangest.distance) {
+            strangest = Some(Strangeness { feature, value, seen, distance });
+        }
     }
-    largest
+    strangest
 }
 
 impl Proposal {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use trimtab_model::Policy;
-use trimtab_model::checkpoint::{Checkpoint, METADATA_KEY, Manifest, SHIPPED};
+use trimtab_model::checkpoint::{Checkpoint, METADATA_KEY, Manifest, Range, SHIPPED};
 
 /// A file with this metadata and these tensors, as some other program might write it.
 fn file(metadata: Option<String>, tensors: &BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>) -> Vec<u8> {
@@ -41,14 +41,14 @@ fn refused_when(
 
 #[test]
 fn the_shipped_file_is_what_make_zero_checkpoint_writes() {
-    let made = Checkpoint::zero().to_bytes().unwrap();
+    let made = Checkpoint::zero(0).to_bytes().unwrap();
     assert!(made == SHIPPED, "run `cargo run -p trimtab-model --example make_zero_checkpoint`");
     assert_eq!(Policy::shipped().unwrap().version(), "zero-1");
 }
 
 #[test]
 fn a_checkpoint_comes_back_from_its_bytes() {
-    let zero = Checkpoint::zero();
+    let zero = Checkpoint::zero(32);
     assert_eq!(Checkpoint::from_bytes(&zero.to_bytes().unwrap()).unwrap(), zero);
 }
 
@@ -67,7 +67,7 @@ fn what_is_not_ours_is_refused() {
     refused(&file(Some("{}".to_owned()), &shipped_tensors()), "missing field `schema_version`");
     refused(
         &file(Some(r#"{"schema_version":7,"else":1}"#.to_owned()), &shipped_tensors()),
-        "schema version 7, this Trimtab reads 1",
+        "schema version 7, this Trimtab reads 2",
     );
 }
 
@@ -87,9 +87,14 @@ fn what_was_trained_on_other_features_is_refused() {
 #[test]
 fn what_makes_no_sense_is_refused() {
     refused_when(|m, _| m.features[0].std = 0.0, "std of feature `rate_ratio` is 0, it must be finite and above 0");
-    refused_when(|m, _| m.hidden = 0, "hidden is 0, it must be from 1 to 1024");
+    refused_when(|m, _| m.hidden = 2048, "hidden is 2048, it must be from 0 (linear) to 1024");
+    let swapped = Some(Range { low: 2.0, high: 1.0 });
+    refused_when(
+        |m, _| m.context[0].seen = swapped,
+        "lowest value of feature `endpoints` is 2, it must be finite and below the highest",
+    );
     refused_when(|m, _| m.residual_clip = 50.0, "residual_clip is 50, it must be above 0, at most 3");
-    refused_when(|m, _| m.hidden = 16, "tensor `context.bias` is F32 of shape [32], it must be F32 of shape [16]");
+    refused_when(|m, _| m.hidden = 16, "tensor `context.bias` is missing, it must be 16 numbers");
     refused_when(|_, t| drop(t.remove("rule.bias")), "tensor `rule.bias` is missing, it must be 4 numbers");
     refused_when(
         |_, t| drop(t.insert("extra".to_owned(), (Dtype::F32, vec![1], vec![0; 4]))),

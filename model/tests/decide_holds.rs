@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use support::wild;
-use trimtab_model::checkpoint::{Checkpoint, Manifest};
+use trimtab_model::checkpoint::{Checkpoint, Manifest, Range};
 use trimtab_model::decision::{Decision, Mode, Reason};
 use trimtab_model::features::{CONTEXT, FEATURES, Features};
 use trimtab_model::infer::Inference;
@@ -22,10 +22,13 @@ fn opinionated(std: f32) -> Policy {
 }
 
 fn opinionated_checkpoint(std: f32) -> Checkpoint {
-    let zero = Checkpoint::zero();
+    let zero = Checkpoint::zero(32);
     let mut manifest: Manifest = zero.manifest().clone();
     manifest.policy_version = "opinionated".to_owned();
-    manifest.features.iter_mut().chain(&mut manifest.context).for_each(|feature| feature.std = std);
+    for feature in manifest.features.iter_mut().chain(&mut manifest.context) {
+        feature.std = std;
+        feature.seen = Some(Range { low: feature.mean - 6.0 * std, high: feature.mean + 6.0 * std });
+    }
     let mut tensors = zero.tensors().clone();
     for (index, number) in tensors.values_mut().flatten().enumerate() {
         if *number == 0.0 {
@@ -157,9 +160,25 @@ fn a_policy_that_knows_little_is_replaced_within_two_ticks() {
     world.policy = opinionated(0.01);
     world.tick();
     let decision = world.tick();
-    assert!(decision.guard.iter().any(|action| action.reason == Reason::UnfamiliarInput), "{:?}", decision.guard);
+    let action =
+        decision.guard.iter().find(|action| action.reason == Reason::UnfamiliarInput && action.endpoint.is_none());
+    let detail = &action.expect("the policy is put aside").detail;
+    assert!(detail.contains("` is ") && detail.contains(", training saw "), "{detail}");
     let near = decision.applied.iter().zip(&decision.baseline).all(|(a, b)| (a / b).ln().abs() < 0.6);
     assert!(near, "{:?} against {:?}", decision.applied, decision.baseline);
+}
+
+#[test]
+fn a_feature_that_never_varied_in_training_is_neither_shown_nor_unfamiliar() {
+    let mut world = support::World::new(&[10.0, 20.0, 40.0], 0.7, support::Metrics::Busy, 1);
+    let checkpoint = opinionated_checkpoint(0.01);
+    let mut manifest = checkpoint.manifest().clone();
+    manifest.features.iter_mut().chain(&mut manifest.context).for_each(|feature| feature.seen = None);
+    world.policy = Policy::new(&Checkpoint::new(manifest, checkpoint.tensors().clone()).unwrap()).unwrap();
+    let decision = world.ticks(5);
+    assert!(decision.guard.iter().all(|action| action.reason != Reason::UnfamiliarInput), "{:?}", decision.guard);
+    let residual: Vec<f64> = decision.proposed.iter().zip(&decision.baseline).map(|(a, b)| (a / b).ln()).collect();
+    assert!(residual.iter().all(|r| (r - residual[0]).abs() < 1e-6), "all endpoints look alike to it: {residual:?}");
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn settled(pods: &[EndpointObservation]) -> Loop {
 
 /// A policy that is not the prior: it leans one way on everything with a capacity unlike the median's.
 fn leaning() -> Policy {
-    let zero = Checkpoint::zero();
+    let zero = Checkpoint::zero(32);
     let mut tensors = zero.tensors().clone();
     for (index, number) in tensors.get_mut("scorer.1.weight").unwrap().iter_mut().enumerate() {
         *number = (index as f32).sin();
@@ -230,7 +230,7 @@ fn modes_off_and_shadow_apply_the_prior() {
 
 #[test]
 fn a_policy_that_overflows_is_a_fault_and_the_prior_is_applied() {
-    let zero = Checkpoint::zero();
+    let zero = Checkpoint::zero(32);
     let mut tensors = zero.tensors().clone();
     for (index, number) in tensors.values_mut().flatten().enumerate() {
         *number = if index % 2 == 0 { f32::MAX } else { -f32::MAX };

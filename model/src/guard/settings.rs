@@ -28,8 +28,8 @@ pub struct GuardSettings {
     pub slow_start_share: f64,
     /// Share of endpoints whose features may be unfamiliar before the whole backend falls back.
     pub unfamiliar_share_max: f64,
-    /// Standard deviations from the training mean beyond which one feature is far out.
-    pub unfamiliar_deviations: f64,
+    /// How far beyond the range that training saw one feature may lie, in widths of that range.
+    pub unfamiliar_margin: f64,
 }
 
 impl Default for GuardSettings {
@@ -48,9 +48,9 @@ impl Default for GuardSettings {
             // Envoy's default for the aggression curve's minimum.
             slow_start_share: 0.1,
             unfamiliar_share_max: 0.3,
-            // Beyond 6 standard deviations nothing that resembles the training data lies, whatever its distribution
-            // (Chebyshev: at most 3 %).
-            unfamiliar_deviations: 6.0,
+            // The range is that of all but a few values in ten thousand: a quarter of its width beyond it lies nothing that
+            // resembles the training data.
+            unfamiliar_margin: 0.25,
         }
     }
 }
@@ -91,7 +91,13 @@ impl GuardConfig {
         check("slowStartWindowS", s.slow_start_window_s, 0.0, 3600.0, "from 0 (off) to 3600 seconds")?;
         check("slowStartShare", s.slow_start_share, 0.01, 1.0, "from 0.01 to 1")?;
         check("unfamiliarShareMax", s.unfamiliar_share_max, 0.0, 1.0, "from 0 to 1")?;
-        check("unfamiliarDeviations", s.unfamiliar_deviations, 1.0, 1e3, "from 1 to 1000 standard deviations")?;
+        check(
+            "unfamiliarMargin",
+            s.unfamiliar_margin,
+            0.0,
+            1e3,
+            "from 0 to 1000 widths of the range seen in training",
+        )?;
         Ok(Self(settings))
     }
 
