@@ -4,7 +4,7 @@ use divan::{Bencher, counter::ItemsCount};
 use trimtab_training::{
     bounds::{Blind, ShortestExpectedDelay},
     fleet::{Fleet, FleetOptions},
-    scenario::{Family, Scenario},
+    scenario::{Family, Scenario, Setting},
     simulator::simulate,
 };
 
@@ -13,10 +13,7 @@ fn main() {
 }
 
 fn scenario() -> Scenario {
-    let mut scenario = Family::Heterogeneous.scenario(1, 1);
-    scenario.endpoints = scenario.endpoints.into_iter().cycle().take(32).collect();
-    scenario.rate_rps = 0.8 * scenario.capacity_rps();
-    scenario
+    Family::Heterogeneous.scenario(&Setting { load: Some(0.8), ..Setting::new(1, 1, 32) })
 }
 
 fn requests(scenario: &Scenario) -> ItemsCount {

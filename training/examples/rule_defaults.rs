@@ -11,7 +11,7 @@ use trimtab_model::decision::RuleParameters;
 use trimtab_training::{
     contest::{Contestant, geometric_mean},
     fleet::FleetOptions,
-    scenario::{Family, Scenario, rotating_slow_pods, unequal_pods},
+    scenario::{Family, Scenario, Setting, rotating_slow_pods, unequal_pods},
     search::Arena,
     simulator::Summary,
 };
@@ -22,12 +22,12 @@ const REPORT_SEEDS_FROM: u64 = 1;
 type Kind = (&'static str, fn(u64, usize) -> Scenario);
 
 const KINDS: [Kind; 8] = [
-    (Family::Homogeneous.name(), |seed, proxies| Family::Homogeneous.scenario(seed, proxies)),
-    (Family::Heterogeneous.name(), |seed, proxies| Family::Heterogeneous.scenario(seed, proxies)),
-    (Family::Interference.name(), |seed, proxies| Family::Interference.scenario(seed, proxies)),
-    (Family::Gray.name(), |seed, proxies| Family::Gray.scenario(seed, proxies)),
-    (Family::Churn.name(), |seed, proxies| Family::Churn.scenario(seed, proxies)),
-    (Family::Burst.name(), |seed, proxies| Family::Burst.scenario(seed, proxies)),
+    (Family::Homogeneous.name(), |seed, proxies| Family::Homogeneous.scenario(&Setting::new(seed, proxies, 20))),
+    (Family::Heterogeneous.name(), |seed, proxies| Family::Heterogeneous.scenario(&Setting::new(seed, proxies, 20))),
+    (Family::Interference.name(), |seed, proxies| Family::Interference.scenario(&Setting::new(seed, proxies, 20))),
+    (Family::Gray.name(), |seed, proxies| Family::Gray.scenario(&Setting::new(seed, proxies, 20))),
+    (Family::Churn.name(), |seed, proxies| Family::Churn.scenario(&Setting::new(seed, proxies, 20))),
+    (Family::Burst.name(), |seed, proxies| Family::Burst.scenario(&Setting::new(seed, proxies, 20))),
     ("unequal pods", |seed, proxies| unequal_pods(seed, proxies, 0.8)),
     ("rotating slow pods", |seed, proxies| rotating_slow_pods(seed, proxies, 0.75)),
 ];

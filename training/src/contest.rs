@@ -1,4 +1,5 @@
-//! Contestants on the same scenarios, and their figures as ratios to an omniscient bound.
+//! Contestants on the same scenarios, and their figures as ratios to an omniscient bound. [`Contest`] is what a policy must be to
+//! be simulated by name; [`all`] and [`by_name`] are the registry that `trimtab simulate` shows.
 
 use trimtab_proxy::config::Algorithm;
 
@@ -6,8 +7,118 @@ use crate::{
     bounds::ShortestExpectedDelay,
     fleet::{Fleet, FleetOptions},
     scenario::{Scenario, ScenarioError},
-    simulator::{Summary, simulate},
+    simulator::{Router, Summary, simulate},
 };
+
+/// What a contestant may know, and so what it is compared as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Trimtab, or Trimtab without a part of it.
+    Ours,
+    /// Another policy; it knows what its real counterpart knows.
+    Rival,
+    /// A dispatcher that sees everything at once. The best of a run's bounds is what others are told as a ratio to.
+    Bound,
+    /// More than a dispatcher can do, such as one queue for all endpoints: told beside the bounds, never the best of them.
+    Ceiling,
+}
+
+/// A policy that can be simulated by its name.
+pub trait Contest: Send + Sync {
+    /// Name on the command line and in tables.
+    fn name(&self) -> &str;
+
+    /// What it is, in a line for people.
+    fn describe(&self) -> &str;
+
+    /// What it is compared as.
+    fn role(&self) -> Role {
+        Role::Rival
+    }
+
+    /// A fresh router for one run of `scenario`.
+    fn router(&self, scenario: &Scenario) -> Box<dyn Router>;
+
+    /// Runs it through a scenario.
+    ///
+    /// # Errors
+    /// If the scenario does not hold.
+    fn run(&self, scenario: &Scenario) -> Result<Summary, ScenarioError> {
+        simulate(scenario, &mut self.router(scenario))
+    }
+}
+
+/// Everyone, in the order of tables: ours, rivals, bounds.
+pub fn all() -> Vec<Box<dyn Contest>> {
+    OURS.iter().map(|ours| Box::new(*ours) as Box<dyn Contest>).collect()
+}
+
+/// The contestant of this name.
+///
+/// # Errors
+/// Lists the right names if there is none.
+pub fn by_name(name: &str) -> Result<Box<dyn Contest>, UnknownPolicy> {
+    let everyone = all();
+    let names = || everyone.iter().map(|one| one.name().to_owned()).collect();
+    match everyone.iter().position(|one| one.name() == name) {
+        Some(place) => Ok(all().swap_remove(place)),
+        None => Err(UnknownPolicy { name: name.into(), known: names() }),
+    }
+}
+
+/// There is no policy of that name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} is no policy; there are {}", known.join(", "))]
+pub struct UnknownPolicy {
+    name: String,
+    known: Vec<String>,
+}
+
+/// A [`Contestant`] with a name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Named {
+    name: &'static str,
+    description: &'static str,
+    role: Role,
+    contestant: Contestant,
+}
+
+const fn named(name: &'static str, description: &'static str, role: Role, contestant: Contestant) -> Named {
+    Named { name, description, role, contestant }
+}
+
+const OURS: [Named; 4] = [
+    named("trimtab", "what ships: weights, live counts, pooled errors, shedding", Role::Ours, Contestant::TRIMTAB),
+    named("trimtab-local", "the same without weights", Role::Ours, Contestant::Fleet(FleetOptions::LOCAL)),
+    named(
+        "c3-local",
+        "(own in-flight x proxies + 1)^3 x latency",
+        Role::Rival,
+        Contestant::baseline(Algorithm::C3Local),
+    ),
+    named("shortest-expected-delay", "true counts, slots and speeds", Role::Bound, Contestant::Omniscient),
+];
+
+impl Contest for Named {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn describe(&self) -> &str {
+        self.description
+    }
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn router(&self, scenario: &Scenario) -> Box<dyn Router> {
+        match &self.contestant {
+            Contestant::Omniscient => Box::new(ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())),
+            Contestant::Fleet(options) => Box::new(Fleet::new(scenario, options)),
+        }
+    }
+}
 
 /// Who routes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,6 +130,9 @@ pub enum Contestant {
 }
 
 impl Contestant {
+    /// Trimtab as it ships.
+    pub const TRIMTAB: Self = Self::Fleet(FleetOptions::TRIMTAB);
+
     /// All that ships, in the order of tables.
     pub const ALL: [(&'static str, Self); 10] = [
         ("omniscient", Self::Omniscient),
@@ -61,6 +175,16 @@ pub fn geometric_mean(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn everyone_has_a_name_of_their_own_and_is_found_by_it() {
+        for (place, one) in all().iter().enumerate() {
+            assert_eq!(by_name(one.name()).unwrap().describe(), one.describe());
+            assert_eq!(all().iter().position(|other| other.name() == one.name()), Some(place));
+        }
+        let error = by_name("magic").err().unwrap().to_string();
+        assert!(error.contains("\"magic\"") && error.contains("trimtab"), "{error}");
+    }
 
     #[test]
     fn the_geometric_mean_of_a_ratio_and_its_inverse_is_one() {

@@ -6,7 +6,7 @@ use trimtab_model::decision::RuleParameters;
 use crate::{
     contest::{Contestant, geometric_mean},
     fleet::FleetOptions,
-    scenario::{Family, Scenario, ScenarioError, rotating_slow_pods, unequal_pods, with_costs_of_1_to_100},
+    scenario::{Family, Scenario, ScenarioError, Setting, rotating_slow_pods, unequal_pods, with_costs_of_1_to_100},
     simulator::Summary,
 };
 
@@ -18,6 +18,9 @@ const OFFSETS: [f32; 5] = [0.5, 1.0, 2.0, 3.0, 4.0];
 const LATENCY_EXPONENTS: [f32; 9] = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0];
 /// What the median counts for beside the 99th percentile.
 const MEDIAN_SHARE: f64 = 0.25;
+
+/// Endpoints of the families' scenarios.
+const ENDPOINTS: usize = 20;
 
 /// How good a contestant is on a set of scenarios; lower is better.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,12 +54,13 @@ impl Arena {
         let mut rounds = Vec::new();
         for seed in seeds {
             for &proxies in proxies {
-                let families = Family::ALL.into_iter().filter(|family| *family != Family::Burst);
-                let mut scenarios: Vec<Scenario> = families.map(|family| family.scenario(seed, proxies)).collect();
+                let setting = Setting::new(seed, proxies, ENDPOINTS);
+                let families = Family::TRAINING.into_iter().filter(|family| !family.is_overload());
+                let mut scenarios: Vec<Scenario> = families.map(|family| family.scenario(&setting)).collect();
                 scenarios.push(unequal_pods(seed, proxies, 0.8));
                 scenarios.push(rotating_slow_pods(seed, proxies, 0.75));
                 for family in [Family::Homogeneous, Family::Heterogeneous, Family::Interference] {
-                    scenarios.push(with_costs_of_1_to_100(family.scenario(seed, proxies)));
+                    scenarios.push(with_costs_of_1_to_100(family.scenario(&setting)));
                 }
                 for scenario in scenarios {
                     let scenario = scenario.lasting(seconds);

@@ -180,8 +180,12 @@ impl Controller {
             Due::Scrape(endpoint) => {
                 self.enter(now_ns + telemetry.scrape_interval_ns, Due::Scrape(endpoint));
                 let lost = telemetry.scrape_loss > 0.0 && self.rng.random_bool(telemetry.scrape_loss.min(1.0));
-                if let Some(sample) = Sample::read(now_ns, &mut endpoints[endpoint as usize]).filter(|_| !lost) {
-                    self.enter(now_ns + telemetry.scrape_delay_ns, Due::Scraped(endpoint, sample));
+                let late_ns = self.rng.random_range(0..=telemetry.scrape_jitter_ns);
+                let number = endpoint as usize;
+                let lie = self.scenario.lies.get(number).copied().unwrap_or_default();
+                let sample = self.scrapes[number].read(now_ns, &mut endpoints[number], lie);
+                if let Some(sample) = sample.filter(|_| !lost) {
+                    self.enter(now_ns + telemetry.scrape_delay_ns + late_ns, Due::Scraped(endpoint, sample));
                 }
             }
             Due::Scraped(endpoint, sample) => self.scrapes[endpoint as usize].add(sample),

@@ -1,17 +1,21 @@
 //! A scenario: everything about a run except the router, as plain data. [`Family`] makes them from a seed.
 
-mod families;
+mod capacity;
+mod family;
+mod ingredients;
+mod recipe;
+pub mod seeds;
 mod story;
 
-pub use families::Family;
+pub use family::{Family, Setting, UnknownFamily};
 pub use story::{rotating_slow_pods, unequal_pods, with_costs_of_1_to_100};
 
 use std::ops::Range;
 
 use crate::simulator::{
     endpoint::{EndpointSpec, Gray},
-    time::SECOND,
-    work::{self, Class},
+    time::MILLISECOND,
+    work::Class,
 };
 
 /// Everything about a run except the router.
@@ -25,8 +29,12 @@ pub struct Scenario {
     pub shares: Vec<f64>,
     /// The endpoints, in the order of the backend's endpoint list.
     pub endpoints: Vec<EndpointSpec>,
-    /// Kinds of requests; their shares sum to 1.
+    /// Node group of each endpoint: those that are alike in what [`Self::affinity`] says of them. Empty: all are in group 0.
+    pub groups: Vec<u8>,
+    /// Kinds of requests, at most [`Self::CLASSES_MAX`]; their shares sum to 1.
     pub classes: Vec<Class>,
+    /// How much more work a request of a class is on a group, class-major (classes × groups). Empty: 1 everywhere.
+    pub affinity: Vec<f64>,
     /// Requests per second of all proxies together while no [`Change::Load`] says otherwise.
     pub rate_rps: f64,
     /// What changes during the run, in order of time.
@@ -43,6 +51,8 @@ pub struct Scenario {
     pub retries: u32,
     /// How the controller hears and is heard.
     pub telemetry: Telemetry,
+    /// How each endpoint's metrics are wrong. Empty: all are right.
+    pub lies: Vec<Lie>,
 }
 
 /// Delays between endpoints, controller and proxies.
@@ -52,12 +62,47 @@ pub struct Telemetry {
     pub scraped: bool,
     /// Time between two scrapes of an endpoint.
     pub scrape_interval_ns: u64,
+    /// Every scrape is late by up to this much, uniformly.
+    pub scrape_jitter_ns: u64,
     /// From the pod's numbers being read to the controller knowing them.
     pub scrape_delay_ns: u64,
     /// Share of scrapes that are lost, 0..=1.
     pub scrape_loss: f64,
     /// From a proxy's report to the controller knowing it, and from a decision to the proxies applying it.
     pub control_delay_ns: u64,
+}
+
+impl Default for Telemetry {
+    /// Scrapes twice a second that take 20 ms, proxies 5 ms away from the controller.
+    fn default() -> Self {
+        Self {
+            scraped: true,
+            scrape_interval_ns: 500 * MILLISECOND,
+            scrape_jitter_ns: 25 * MILLISECOND,
+            scrape_delay_ns: 20 * MILLISECOND,
+            scrape_loss: 0.01,
+            control_delay_ns: 5 * MILLISECOND,
+        }
+    }
+}
+
+/// How a pod's metrics are wrong. Real ones are wrong in these ways.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Lie {
+    /// They are right.
+    #[default]
+    None,
+    /// Time stolen by neighbours shows nowhere: workers that wait for a CPU count as idle.
+    StolenTime,
+    /// They are renewed only this often, and say nothing of their age.
+    Stale {
+        /// Between two renewals.
+        every_ns: u64,
+    },
+    /// A pod that is quite well, whatever happens: hardly busy, quick, never an error.
+    Rosy,
+    /// Numbers that cannot be: negative, infinite, no number at all.
+    Nonsense,
 }
 
 /// A change at a time.
@@ -120,17 +165,22 @@ pub struct ScenarioError {
 }
 
 impl Scenario {
-    /// Requests per second that all endpoints together can serve when nothing is wrong with them.
-    pub fn capacity_rps(&self) -> f64 {
-        let speed: f64 = self.endpoints.iter().map(EndpointSpec::capacity).sum();
-        speed * 1e9 / work::mean_ns(&self.classes)
+    /// Classes that a scenario may have: as many as a proxy tells apart.
+    pub const CLASSES_MAX: usize = 16;
+
+    /// Node groups that [`Self::affinity`] tells apart; at least 1.
+    pub fn group_count(&self) -> usize {
+        (self.affinity.len() / self.classes.len().max(1)).max(1)
     }
 
-    /// The same with so many measured seconds.
-    #[must_use]
-    pub fn lasting(mut self, seconds: u64) -> Self {
-        self.measured_ns.end = self.measured_ns.start + seconds * SECOND;
-        self
+    /// How much more work a request of a class is at an endpoint; 1 where nothing is said of it.
+    #[inline]
+    pub fn factor(&self, class: u8, endpoint: u32) -> f64 {
+        if self.affinity.is_empty() {
+            return 1.0;
+        }
+        let group = self.groups.get(endpoint as usize).copied().unwrap_or(0);
+        self.affinity[usize::from(class) * self.group_count() + usize::from(group)]
     }
 
     /// Whether all numbers are within their ranges.
@@ -162,6 +212,24 @@ impl Scenario {
             "classes",
             "need a mean above 0 and shares that sum to 1",
         )?;
+        require(self.classes.len() <= Self::CLASSES_MAX, "classes", "must be at most 16")?;
+        let groups = self.group_count();
+        require(
+            (self.groups.is_empty() || self.groups.len() == endpoints)
+                && self.groups.iter().all(|group| usize::from(*group) < groups || self.affinity.is_empty()),
+            "groups",
+            "need one for each endpoint, and each a column of the affinity",
+        )?;
+        require(
+            self.affinity.len() % self.classes.len() == 0 && self.affinity.iter().all(|f| *f > 0.0 && f.is_finite()),
+            "affinity",
+            "needs a factor above 0 for each class and group",
+        )?;
+        require(
+            self.lies.is_empty() || self.lies.len() == endpoints,
+            "lies",
+            "need one for each endpoint, or none at all",
+        )?;
         require(self.rate_rps > 0.0, "rate_rps", "must be above 0")?;
         require(self.measured_ns.start < self.measured_ns.end, "measured_ns", "must not be empty")?;
         require(self.timeline.is_sorted_by_key(|event| event.at_ns), "timeline", "must be in order of time")?;
@@ -187,20 +255,48 @@ mod tests {
     #[test]
     fn every_family_makes_scenarios_that_hold_and_differ_by_seed() {
         for family in Family::ALL {
-            for seed in 0..20 {
-                let scenario = family.scenario(seed, 3);
+            for seed in 0..12 {
+                let endpoints = [2, 8, 32, 50][seed as usize % 4];
+                let setting = Setting::new(seed, 1 + seed as usize % 4, endpoints);
+                let scenario = family.scenario(&setting);
                 assert_eq!(scenario.check(), Ok(()), "{family:?} seed {seed}");
-                assert_eq!(scenario, family.scenario(seed, 3));
-                assert_ne!(scenario.endpoints, family.scenario(seed + 100, 3).endpoints, "{family:?} seed {seed}");
+                assert_eq!(scenario, family.scenario(&setting));
+                let other = family.scenario(&Setting { seed: seed + 100, ..setting });
+                assert_ne!(scenario.classes, other.classes, "{family:?} seed {seed}");
             }
         }
     }
 
     #[test]
     fn a_bad_number_is_named() {
-        let mut scenario = Family::Homogeneous.scenario(1, 1);
-        scenario.shares = vec![0.5];
-        let error = scenario.check().unwrap_err();
-        assert_eq!(error.to_string(), "scenario homogeneous: shares must each be above 0 and sum to 1");
+        let check = |change: fn(&mut Scenario), expected: &str| {
+            let mut scenario = Family::Homogeneous.scenario(&Setting::new(1, 1, 4));
+            change(&mut scenario);
+            let error = scenario.check().unwrap_err().to_string();
+            assert_eq!(error, format!("scenario homogeneous: {expected}"));
+        };
+        check(|scenario| scenario.shares = vec![0.5], "shares must each be above 0 and sum to 1");
+        check(
+            |scenario| scenario.groups = vec![0; 3],
+            "groups need one for each endpoint, and each a column of the affinity",
+        );
+        check(
+            |scenario| scenario.affinity = vec![1.0, 0.0],
+            "affinity needs a factor above 0 for each class and group",
+        );
+        check(|scenario| scenario.lies = vec![Lie::Rosy], "lies need one for each endpoint, or none at all");
+    }
+
+    #[test]
+    fn the_factor_is_that_of_the_class_on_the_endpoints_group() {
+        let mut scenario = Family::ClassesSingle.scenario(&Setting::new(1, 1, 3));
+        scenario.classes.truncate(2);
+        scenario.groups = vec![0, 1, 1];
+        scenario.affinity = vec![1.0, 2.0, 3.0, 1.0];
+        let factors: Vec<f64> = (0..2)
+            .flat_map(|class| (0..3).map(move |endpoint| (class, endpoint)))
+            .map(|(c, e)| scenario.factor(c, e))
+            .collect();
+        assert_eq!(factors, [1.0, 2.0, 2.0, 3.0, 1.0, 1.0]);
     }
 }

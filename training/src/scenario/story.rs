@@ -69,6 +69,9 @@ fn story(name: &str, seed: u64, proxies: usize, endpoints: Vec<EndpointSpec>, lo
         seed,
         shares: vec![1.0 / proxies as f64; proxies],
         endpoints,
+        groups: Vec::new(),
+        affinity: Vec::new(),
+        lies: Vec::new(),
         classes: vec![Class {
             share: 1.0,
             mean_ns: 40.0 * MILLISECOND as f64,

@@ -59,6 +59,8 @@ pub struct Meter {
     pub duration_ns: f64,
     /// Integral of busy slots, in slot-nanoseconds.
     pub busy_ns: f64,
+    /// Integral of CPU time that busy slots got, in nanoseconds: time stolen by neighbours is not in it.
+    pub cpu_ns: f64,
     /// Integral of requests inside, in request-nanoseconds.
     pub inside_ns: f64,
 }
@@ -108,6 +110,12 @@ impl Endpoint {
     #[inline]
     pub fn speed(&self) -> f64 {
         self.spec.speed * self.factor
+    }
+
+    /// What its speed is of its own: 1 when nothing is wrong, 0 while it stands still.
+    #[inline]
+    pub fn factor(&self) -> f64 {
+        self.factor
     }
 
     /// Whether it accepts connections.
@@ -287,7 +295,9 @@ impl Endpoint {
         let passed_ns = (now_ns - self.at_ns) as f64;
         if !self.service.is_empty() {
             self.clock_ns += passed_ns * self.rate();
-            self.meter.busy_ns += passed_ns * f64::from(self.busy());
+            let busy_ns = passed_ns * f64::from(self.busy());
+            self.meter.busy_ns += busy_ns;
+            self.meter.cpu_ns += busy_ns * self.factor.min(1.0);
             self.meter.inside_ns += passed_ns * f64::from(self.inside());
         }
         self.at_ns = now_ns;

@@ -270,7 +270,8 @@ impl<'a, R: Router> World<'a, R> {
             }
             request.outcome = Outcome::Error;
         }
-        if endpoint.offer(now_ns, index, request.work_ns) {
+        let work_ns = request.work_ns * self.scenario.factor(request.class, number);
+        if endpoint.offer(now_ns, index, work_ns) {
             self.schedule_completion(number);
         } else {
             self.answer(now_ns, index, Outcome::Error);

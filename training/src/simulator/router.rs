@@ -119,3 +119,25 @@ pub trait Router {
     /// Scrapes, reports, ticks, pushes: whatever is due at `now_ns`.
     fn control(&mut self, _now_ns: u64, _endpoints: &mut [Endpoint]) {}
 }
+
+impl<R: Router + ?Sized> Router for Box<R> {
+    fn route(&mut self, arrival: &Arrival, endpoints: &[Endpoint]) -> Routing {
+        (**self).route(arrival, endpoints)
+    }
+
+    fn ended(&mut self, departure: &Departure) {
+        (**self).ended(departure);
+    }
+
+    fn readiness(&mut self, now_ns: u64, endpoint: u32, ready: bool) {
+        (**self).readiness(now_ns, endpoint, ready);
+    }
+
+    fn control_at_ns(&self) -> u64 {
+        (**self).control_at_ns()
+    }
+
+    fn control(&mut self, now_ns: u64, endpoints: &mut [Endpoint]) {
+        (**self).control(now_ns, endpoints);
+    }
+}
