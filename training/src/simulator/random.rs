@@ -14,6 +14,8 @@ pub enum Purpose {
     Routing = 3,
     /// The controller: jitter of scrapes, exploration.
     Control = 4,
+    /// Training: which scenarios, and the noise of candidates.
+    Learning = 5,
 }
 
 /// The stream for `purpose`, number `index`, of the run with this seed.
