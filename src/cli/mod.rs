@@ -5,6 +5,7 @@ mod controller;
 pub mod logging;
 mod proxy;
 mod signals;
+mod simulate;
 mod source;
 mod up;
 mod weights;
@@ -58,6 +59,8 @@ pub enum Command {
     Proxy(proxy::ProxyArgs),
     /// Print the live weights, and why they are what they are
     Weights(weights::WeightsArgs),
+    /// Compare policies in the simulator: tables with intervals, plots, JSON
+    Simulate(Box<simulate::SimulateArgs>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -70,6 +73,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Controller(args) => block_on(controller::run(*args)),
         Command::Proxy(args) => block_on(proxy::run(args)),
         Command::Weights(args) => block_on(weights::run(args)),
+        Command::Simulate(args) => simulate::run(*args),
         Command::Completions(args) => completions::run(args),
     }
 }

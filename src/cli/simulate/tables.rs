@@ -1,0 +1,208 @@
+//! Results as tables for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use trimtab_training::contest::{self, Role};
+use trimtab_training::report::{Baseline, Cell, Interval, Metric};
+use trimtab_training::scenario::Family;
+
+use super::{Report, has_overload};
+
+/// Up to so many runs, each is listed with its fingerprint.
+const RUNS_LISTED: usize = 12;
+/// Shares that round to less in every column are left out.
+const PERCENT_SHOWN: f64 = 0.005;
+
+/// Families and policies, a line each.
+pub fn list() -> Vec<String> {
+    let mut lines = vec!["families (--family)".to_owned()];
+    lines.extend(Family::ALL.map(|family| format!("  {:<19} {}", family.name(), family.describe())));
+    let everyone = contest::all();
+    for (role, title) in [
+        (Role::Ours, "ours (--policy)"),
+        (Role::Rival, "rivals (--policy)"),
+        (Role::Bound, "omniscient bounds (--policy, --baseline)"),
+        (Role::Ceiling, "more than a dispatcher can do (--policy)"),
+    ] {
+        let those: Vec<_> = everyone.iter().filter(|policy| policy.role() == role).collect();
+        if !those.is_empty() {
+            lines.push(String::new());
+            lines.push(title.to_owned());
+            lines.extend(those.iter().map(|policy| format!("  {:<27} {}", policy.name(), policy.describe())));
+        }
+    }
+    lines
+}
+
+/// Everything that was measured.
+pub fn all(report: &Report<'_>) -> Vec<String> {
+    let mut lines = vec![note(report)];
+    for metric in Metric::ALL {
+        if let Some(table) = of_metric(report, metric) {
+            lines.extend([String::new(), title(report, metric), table]);
+        }
+    }
+    if let Some((title, table)) = paired(report) {
+        lines.extend([String::new(), title, table]);
+    }
+    if report.args.runs || report.results.runs.len() <= RUNS_LISTED {
+        lines.extend([String::new(), "runs".to_owned(), runs(report)]);
+    }
+    lines
+}
+
+/// What the numbers are of.
+pub fn note(report: &Report<'_>) -> String {
+    let seeds = &report.results.grid.seeds;
+    let count = report.results.grid.seed_count();
+    let intervals = if count > 1 { "with 95 % intervals" } else { "without intervals" };
+    let base = match report.results.baseline {
+        Baseline::Absolute => "latencies in ms".to_owned(),
+        Baseline::Policy(number) => format!("latencies as ratios to {}", report.policy(number).name()),
+        Baseline::BestBound => "latencies as ratios to the best omniscient bound of each run".to_owned(),
+    };
+    let plural = if count == 1 { "seed" } else { "seeds" };
+    format!("{count} {plural} from {} on, {intervals}; {base}", seeds.start)
+}
+
+fn title(report: &Report<'_>, metric: Metric) -> String {
+    match (metric.is_latency(), report.results.baseline) {
+        (false, _) => format!("{}, %", metric.name()),
+        (true, Baseline::Absolute) => format!("{}, ms", metric.name()),
+        (true, Baseline::Policy(number)) => format!("{} / {}'s", metric.name(), report.policy(number).name()),
+        (true, Baseline::BestBound) => format!("{} / bound's", metric.name()),
+    }
+}
+
+/// A row for each cell and one for their mean; shares that are nothing everywhere have no row.
+fn of_metric(report: &Report<'_>, metric: Metric) -> Option<String> {
+    let Report { results, shown, .. } = report;
+    let mut table = new_table(shown.iter().map(|policy| report.policy(*policy).name()));
+    let mut rows = 0;
+    for cell in &results.grid.cells {
+        let values: Vec<_> = shown.iter().map(|policy| results.over(|other| other == cell, *policy, metric)).collect();
+        let nothing = |value: &Option<Interval>| value.is_some_and(|value| value.mean.abs() < PERCENT_SHOWN);
+        if matches!(metric, Metric::Errors | Metric::Shed) && values.iter().all(nothing) {
+            continue;
+        }
+        rows += 1;
+        table.add_row(names_of(cell).into_iter().chain(values.into_iter().map(|value| text(value, metric))));
+    }
+    if rows > 1 {
+        let (name, wanted) = mean_of(&results.grid.cells, metric);
+        let values = shown.iter().map(|policy| text(results.over(wanted, *policy, metric), metric));
+        table.add_row([name.to_owned(), String::new(), String::new(), String::new()].into_iter().chain(values));
+    }
+    (rows > 0).then(|| table.trim_fmt())
+}
+
+/// What the last row is the mean of: where load is more than can be served, who sheds answers other requests than who does not.
+fn mean_of(cells: &[Cell], metric: Metric) -> (&'static str, fn(&Cell) -> bool) {
+    if metric.is_latency() && has_overload(cells) && !cells.iter().all(|cell| cell.family.is_overload()) {
+        ("ALL BUT OVERLOAD", |cell| !cell.family.is_overload())
+    } else {
+        ("ALL", |_| true)
+    }
+}
+
+/// The first policy against each of the others, run by run; the last column names the best rival of each row.
+fn paired(report: &Report<'_>) -> Option<(String, String)> {
+    let Report { results, shown, .. } = report;
+    let (&ours, others) = shown.split_first()?;
+    if others.is_empty() {
+        return None;
+    }
+    let names = others.iter().map(|policy| report.policy(*policy).name());
+    let mut table = new_table(names.chain(["best rival"]));
+    let against = |wanted: &dyn Fn(&Cell) -> bool, theirs: usize, metric: Metric| {
+        let value = results.versus(wanted, ours, theirs, metric);
+        if metric.is_latency() { text(value, metric) } else { points(value) }
+    };
+    for cell in &results.grid.cells {
+        let metric = if cell.family.is_overload() { Metric::Goodput } else { Metric::P99 };
+        let only = |other: &Cell| other == cell;
+        let mut row = names_of(cell).to_vec();
+        row.extend(others.iter().map(|theirs| against(&only, *theirs, metric)));
+        row.push(results.best_rival(cell).filter(|best| *best != ours).map_or_else(String::new, |best| {
+            format!("{} {}", against(&only, best, metric), report.policy(best).name())
+        }));
+        table.add_row(row);
+    }
+    if results.grid.cells.len() > 1 {
+        let (name, wanted) = mean_of(&results.grid.cells, Metric::P99);
+        let mut row = vec![name.to_owned(), String::new(), String::new(), String::new()];
+        row.extend(others.iter().map(|theirs| against(&wanted, *theirs, Metric::P99)));
+        row.push(String::new());
+        table.add_row(row);
+    }
+    let mut title = format!("p99 of {} / p99 of each other, on the same requests", report.policy(ours).name());
+    if has_overload(&results.grid.cells) {
+        title += " (with overload: goodput minus the other's, in points)";
+    }
+    Some((title, table.trim_fmt()))
+}
+
+fn runs(report: &Report<'_>) -> String {
+    let results = report.results;
+    let mut table =
+        new_table(["SEED", "POLICY", "REQUESTS", "P50 MS", "P99 MS", "ERRORS %", "FINGERPRINT"].into_iter());
+    for run in results.runs.iter().filter(|run| report.shown.contains(&run.policy)) {
+        let cell = &results.grid.cells[run.cell];
+        let mut row = names_of(cell).to_vec();
+        row.extend([run.seed.to_string(), report.policy(run.policy).name().to_owned()]);
+        match &run.result {
+            Ok(summary) => row.extend([
+                summary.arrived.to_string(),
+                format!("{:.2}", summary.latency_ms_p50),
+                format!("{:.2}", summary.latency_ms_p99),
+                format!("{:.2}", Metric::Errors.of(summary)),
+                format!("{:016x}", summary.fingerprint),
+            ]),
+            Err(problem) => row.push(problem.clone()),
+        }
+        table.add_row(row);
+    }
+    table.trim_fmt()
+}
+
+fn new_table<'a>(columns: impl Iterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["FAMILY", "P", "N", "LOAD"].into_iter().chain(columns));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn names_of(cell: &Cell) -> [String; 4] {
+    [
+        cell.family.name().to_owned(),
+        cell.proxies.to_string(),
+        cell.endpoints.to_string(),
+        cell.load.map_or_else(|| "drawn".to_owned(), |load| load.to_string()),
+    ]
+}
+
+/// A value with half of its interval's width; a dash where runs failed or answered nothing.
+fn text(value: Option<Interval>, metric: Metric) -> String {
+    let Some(value) = value else { return "–".to_owned() };
+    let digits = match value.mean.abs() {
+        mean if mean >= 100.0 => 0,
+        mean if mean >= 10.0 => 1,
+        // Errors are told to a hundredth of a percent, ratios to a hundredth.
+        _ if metric == Metric::Goodput || metric == Metric::Shed => 1,
+        _ => 2,
+    };
+    match value.half_width() {
+        Some(half) => format!("{:.digits$} ±{half:.digits$}", value.mean),
+        None => format!("{:.digits$}", value.mean),
+    }
+}
+
+fn points(value: Option<Interval>) -> String {
+    let Some(value) = value else { return "–".to_owned() };
+    match value.half_width() {
+        Some(half) => format!("{:+.1} ±{half:.1}", value.mean),
+        None => format!("{:+.1}", value.mean),
+    }
+}
