@@ -19,6 +19,14 @@ pub struct RuleParameters {
     pub latency_reference_ms: f32,
     /// a: how much the pooled error average counts.
     pub error_exponent: f32,
+    /// ω: how much the weight counts.
+    pub weight_exponent: f32,
+    /// h: how much the work in flight counts beside the wait that follows from it.
+    pub work_share: f32,
+    /// r: how many proxies prefer each endpoint; 0: no affinity.
+    pub affinity_proxies: f32,
+    /// Factor on the score of an endpoint that a proxy does not prefer.
+    pub affinity_factor: f32,
 }
 
 /// The defaults, here (and, for a proxy without a controller, in `trimtab_proxy::config`) and nowhere else: found by
@@ -29,14 +37,32 @@ pub struct RuleParameters {
 /// replaces it by the backend's median latency, which is what an endpoint without a latency of its own is taken to have.
 impl RuleParameters {
     /// For equal weights, when nothing is known of the endpoints.
-    pub const LOCAL: Self =
-        Self { exponent: 2.0, offset: 2.0, latency_exponent: 2.0, latency_reference_ms: 100.0, error_exponent: 12.0 };
+    pub const LOCAL: Self = Self {
+        exponent: 2.0,
+        offset: 2.0,
+        latency_exponent: 2.0,
+        latency_reference_ms: 100.0,
+        error_exponent: 12.0,
+        weight_exponent: 1.0,
+        work_share: 0.0,
+        affinity_proxies: 0.0,
+        affinity_factor: 1.0,
+    };
 
     /// For weights that say how much an endpoint can do (the capacity prior). Only the ratios of the exponents matter for
     /// which endpoint is picked, so this is `(n + 2) / w^(1/3) * latency^(5/6)`: the weight counts for little where latency is
     /// fresh, as latency says much the same, and a large weight prefers large pods over equally fast small ones that are idle too.
-    pub const WITH_WEIGHTS: Self =
-        Self { exponent: 3.0, offset: 2.0, latency_exponent: 2.5, latency_reference_ms: 100.0, error_exponent: 12.0 };
+    pub const WITH_WEIGHTS: Self = Self {
+        exponent: 3.0,
+        offset: 2.0,
+        latency_exponent: 2.5,
+        latency_reference_ms: 100.0,
+        error_exponent: 12.0,
+        weight_exponent: 1.0,
+        work_share: 0.0,
+        affinity_proxies: 0.0,
+        affinity_factor: 1.0,
+    };
 }
 
 /// How far the policy may act on one backend.

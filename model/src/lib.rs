@@ -9,6 +9,7 @@ pub mod decision;
 pub mod observation;
 
 pub mod checkpoint;
+pub mod classes;
 pub mod decide;
 pub mod features;
 pub mod guard;

@@ -34,6 +34,7 @@ const WHOLE: RuleParameters = RuleParameters {
     latency_exponent: 1.0,
     latency_reference_ms: 20.0,
     error_exponent: 12.0,
+    ..RuleParameters::LOCAL
 };
 /// Exponents that it cannot: the slow case.
 const FRACTIONAL: RuleParameters = RuleParameters { exponent: 2.7, latency_exponent: 0.6, ..WHOLE };
@@ -73,6 +74,7 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
         proxies: NonZeroU32::MIN.saturating_add(3),
         objective: None,
         proxy_keys: Vec::new(),
+        position: None,
     };
     let backend = Backend::new(config, None, NOW);
     let backend = backend.with_weights(&table, NOW).ok().flatten().unwrap_or(backend);
@@ -157,6 +159,7 @@ fn with_weights(bencher: Bencher<'_, '_>, size: usize) {
         proxies: NonZeroU32::MIN,
         objective: None,
         proxy_keys: Vec::new(),
+        position: None,
     };
     bencher.bench_local(move || backend.with_weights(&table, NOW));
 }

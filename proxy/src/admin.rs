@@ -134,6 +134,10 @@ fn backend(entry: &BackendEntry) -> Value {
             "latency_exponent": parameters.latency_exponent,
             "latency_reference_ms": parameters.latency_reference_ms,
             "error_exponent": parameters.error_exponent,
+            "weight_exponent": parameters.weight_exponent,
+            "work_share": parameters.work_share,
+            "affinity_proxies": parameters.affinity_proxies,
+            "affinity_factor": parameters.affinity_factor,
         },
         "endpoints": endpoints,
     })

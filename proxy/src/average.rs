@@ -17,6 +17,12 @@ const LATENCY_MS_MIN: f32 = 1e-3;
 /// An average without news for this long counts half: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 10.0;
 
+/// Quantile of the latency that stands for the service time: low, so that what waited counts little.
+const SERVICE_QUANTILE: f32 = 0.25;
+/// Steps of its logarithm: the first, and the smallest, so that it can follow.
+const SERVICE_STEP: f32 = 0.5;
+const SERVICE_STEP_MIN: f32 = 0.03;
+
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;
 /// What Linkerd assumes of an endpoint that has not answered yet.
@@ -105,6 +111,53 @@ impl Default for LatencyAverage {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The time that requests of one class take at one endpoint when they do not wait, in milliseconds: a low quantile of their latency, followed
+/// by stochastic approximation (Robbins and Monro 1951) of its logarithm, and how many answers it rests on.
+#[derive(Debug)]
+pub struct ServiceTime(AtomicU64);
+
+impl ServiceTime {
+    /// One that knows nothing.
+    pub fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    /// A request was answered after `latency_ms`. Who found a queue moves the estimate only downwards: it took longer than its service.
+    pub fn answered(&self, latency_ms: f32, unqueued: bool) {
+        let latency_ms = latency_ms.max(LATENCY_MS_MIN);
+        let _ = self.0.fetch_update(AcqRel, Relaxed, |word| {
+            let (value, count) = unpack_counted(word);
+            let next = if count == 0 {
+                latency_ms
+            } else {
+                let step = (SERVICE_STEP * 8.0 / (8.0 + count as f32)).max(SERVICE_STEP_MIN);
+                let above = latency_ms >= value;
+                if above && !unqueued {
+                    return None;
+                }
+                value * (step * (SERVICE_QUANTILE - f32::from(u8::from(!above)))).exp()
+            };
+            Some((u64::from(count.saturating_add(1)) << 32) | u64::from(next.to_bits()))
+        });
+    }
+
+    /// The estimate and how many answers it rests on; `None` before the first.
+    pub fn get(&self) -> Option<(f32, u32)> {
+        let (value, count) = unpack_counted(self.0.load(Relaxed));
+        (count > 0).then_some((value, count))
+    }
+}
+
+impl Default for ServiceTime {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn unpack_counted(word: u64) -> (f32, u32) {
+    (f32::from_bits(word as u32), (word >> 32) as u32)
 }
 
 /// Finagle's and Linkerd's peak-sensitive average, in milliseconds: rises to a slow answer at once, sinks back over ten seconds.

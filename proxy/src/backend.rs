@@ -15,12 +15,12 @@ use rand::RngCore;
 use crate::{
     admission::{Admission, AdmissionRules, Admitted, Shed},
     config::{
-        Algorithm, BackendConfig, EndpointConfig, EndpointKey, EndpointState, ErrorTable, InvalidResource,
-        RuleParameters, WeightTable,
+        Algorithm, BackendConfig, ClassKey, ClassTable, EndpointConfig, EndpointKey, EndpointState, ErrorTable,
+        InvalidResource, RuleParameters, WeightTable,
     },
-    load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
+    load::{Attempt, CLASSES_MAX, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
-    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, rule::Terms},
+    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, costs::Costs, rule::Terms},
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -42,6 +42,7 @@ pub struct Backend {
     state: Arc<BackendState>,
     weights: Option<Received<Arc<Weights>>>,
     errors: Option<Received<Arc<[f32]>>>,
+    costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
     trust: f32,
     admission: AdmissionRules,
@@ -87,6 +88,8 @@ struct Weights {
     relative: Box<[f64]>,
     parameters: RuleParameters,
     proxies: f32,
+    /// Position among the proxies that send to the backend, if it is known.
+    position: Option<u32>,
     objective: Option<Duration>,
 }
 
@@ -133,12 +136,17 @@ impl Backend {
                 .map(|endpoint| origin(endpoint).map_or(0.0, |(_, index)| received.value[index]))
                 .collect(),
         });
+        let costs = previous.and_then(|previous| previous.costs.as_ref()).map(|costs| {
+            Arc::new(
+                costs.for_endpoints(config.endpoints.iter().map(|endpoint| origin(endpoint).map(|(_, index)| index))),
+            )
+        });
         let state = previous.map_or_else(|| Arc::new(BackendState::new()), |previous| previous.state.clone());
         let ejections = previous.map_or_else(Arc::default, |previous| {
             let staying: Vec<EndpointKey> = active(&endpoints).map(|endpoint| endpoint.config.key).collect();
             Arc::new(previous.ejections.restricted(now, staying.into_iter(), &config.outlier_detection))
         });
-        Parts { config: Arc::new(config), endpoints, state, weights, errors, ejections }.build(now)
+        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections }.build(now)
     }
 
     /// With the weights of another tick. `Ok(None)` if they are about another list of endpoints: the next tick brings the right ones.
@@ -155,6 +163,7 @@ impl Backend {
             relative: relative(table.weights.iter().map(|&weight| f64::from(weight))),
             parameters: table.parameters,
             proxies: table.proxies.get() as f32,
+            position: table.position,
             objective: table.objective,
         };
         let parts = Parts { weights: Some(Received { value: Arc::new(weights), at: now }), ..self.parts() };
@@ -172,6 +181,35 @@ impl Backend {
         self.check_len("ErrorTable", "errors", table.errors.len())?;
         let errors = Received { value: Arc::from(&*table.errors), at: now };
         Ok(Some(Parts { errors: Some(errors), ..self.parts() }.build(now)))
+    }
+
+    /// With other class costs. `Ok(None)` if they are about another list of endpoints.
+    ///
+    /// # Errors
+    /// If there is not a factor for each endpoint and class, or not a number of slots an endpoint (where there are any).
+    pub fn with_classes(&self, table: &ClassTable, now: Timestamp) -> Result<Option<Self>, InvalidResource> {
+        if table.generation != self.config.generation {
+            return Ok(None);
+        }
+        if !table.factors.is_empty() {
+            self.check_len("ClassTable", "factors", table.factors.len() / (table.classes.len() + 1))?;
+        }
+        if !table.slots.is_empty() {
+            self.check_len("ClassTable", "slots", table.slots.len())?;
+        }
+        let costs = Costs::new(table, self.endpoints.len());
+        Ok(Some(Parts { costs: Some(Arc::new(costs)), ..self.parts() }.build(now)))
+    }
+
+    /// The class of requests with this key; class 0 if it has none of its own.
+    #[inline]
+    pub fn class_of(&self, key: ClassKey) -> RequestClass {
+        self.costs.as_ref().map_or_else(RequestClass::default, |costs| costs.class_of(key))
+    }
+
+    /// What is known of the classes of requests.
+    pub fn costs(&self) -> Option<&Costs> {
+        self.costs.as_deref()
     }
 
     /// With what an outlier event changes; `None` if nothing.
@@ -216,7 +254,10 @@ impl Backend {
 
     /// A request is sent to the endpoint at `index`.
     pub fn begin(&self, index: usize, now: Timestamp, class: RequestClass) -> Attempt {
-        self.endpoints[index].load.begin(now, class)
+        let load = &self.endpoints[index].load;
+        let Some(costs) = &self.costs else { return load.begin(now, class) };
+        let unqueued = (load.in_flight() as f32 * self.pool.proxies) < costs.slots(index).max(1.0);
+        load.begin(now, class).known(costs.at(index, class), unqueued)
     }
 
     /// It ended: `latency` after [`Self::begin`] of the same `index`. The event, if there is one, goes to the owner of the table.
@@ -340,11 +381,11 @@ impl Backend {
         weights
     }
 
-    /// What the rule makes of an endpoint now, term by term; `None` if it is not in the choice or the algorithm is another one.
-    pub fn explain(&self, index: usize, now: Timestamp) -> Option<Terms> {
+    /// What the rule makes of an endpoint for a request of this class now, term by term; `None` if it is not in the choice or the algorithm is another one.
+    pub fn explain(&self, index: usize, class: RequestClass, now: Timestamp) -> Option<Terms> {
         let Picker::Adaptive(rule) = &self.picker else { return None };
         let candidate = self.pool.candidates.iter().find(|candidate| candidate.index as usize == index)?;
-        Some(rule.explain(&self.pool, candidate, now))
+        Some(rule.explain(&self.pool, candidate, class, now))
     }
 
     /// The pooled error of an endpoint as it was received, 0..=1.
@@ -375,6 +416,7 @@ impl Backend {
             state: self.state.clone(),
             weights: self.weights.clone(),
             errors: self.errors.clone(),
+            costs: self.costs.clone(),
             ejections: self.ejections.clone(),
         }
     }
@@ -400,6 +442,7 @@ struct Parts {
     state: Arc<BackendState>,
     weights: Option<Received<Arc<Weights>>>,
     errors: Option<Received<Arc<[f32]>>>,
+    costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
 }
 
@@ -409,6 +452,8 @@ impl Parts {
         let weights = self.weights.as_ref().map(|received| &*received.value);
         let parameters =
             weights.map_or(RuleParameters::LOCAL, |weights| weights.parameters.faded(&RuleParameters::LOCAL, trust));
+        let terms = self.config.terms;
+        let parameters = terms.applied_to(parameters);
         let candidate = |index: usize| Candidate {
             load: self.endpoints[index].load.clone(),
             index: index as u32,
@@ -416,6 +461,7 @@ impl Parts {
                 .map_or(1.0, |weights| 1.0 / (1.0 + (weights.relative[index] - 1.0) * f64::from(trust)))
                 as f32,
             pooled_error: self.errors.as_ref().map_or(0.0, |errors| errors.value[index]),
+            preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
         };
         let available = |ejected_too: bool| {
             let may = |(_, endpoint): &(usize, &Endpoint)| {
@@ -435,6 +481,7 @@ impl Parts {
             candidates,
             proxies: weights.map_or(1.0, |weights| weights.proxies),
             errors_at: self.errors.as_ref().map(|errors| Coarse::of(errors.at)),
+            costs: self.costs.clone().filter(|_| terms.class_costs),
             shared: self.state.shared.clone(),
         };
         Backend {
@@ -443,7 +490,11 @@ impl Parts {
                 &self.config.circuit_breaker,
                 self.endpoints.len(),
                 objective(&self.config, self.weights.as_ref()),
-            ),
+            )
+            .with_class_shares(&match &self.costs {
+                Some(costs) if terms.class_shedding => costs.limit_shares(),
+                _ => [1.0; CLASSES_MAX],
+            }),
             picker: Picker::new(self.config.algorithm, &pool, &parameters),
             half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
             pool,
@@ -454,9 +505,21 @@ impl Parts {
             state: self.state,
             weights: self.weights,
             errors: self.errors,
+            costs: self.costs,
             ejections: self.ejections,
         }
     }
+}
+
+/// Whether this proxy is one of the `affinity` that prefer the endpoint at `index`: every endpoint has as many, every proxy as many endpoints, and
+/// neighbours in the list of proxies share few of them.
+fn prefers(weights: &Weights, affinity: f32, index: usize) -> bool {
+    let proxies = weights.proxies as u64;
+    let Some(position) = weights.position else { return true };
+    let affinity = affinity.round() as u64;
+    affinity == 0
+        || proxies <= affinity
+        || (index as u64 * affinity + proxies - u64::from(position) % proxies) % proxies < affinity
 }
 
 fn active(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> + Clone {

@@ -274,6 +274,8 @@ pub struct WeightTable {
     pub parameters: RuleParameters,
     /// Proxies that send to the backend, this one included.
     pub proxies: NonZeroU32,
+    /// This proxy's position among them in an order that all agree on; `None`: unknown.
+    pub position: Option<u32>,
     /// Derived objective, for a backend that carries none.
     pub objective: Option<Duration>,
     /// Keys of the proxies that send to the backend, sorted; empty where the controller does not say.
@@ -290,8 +292,7 @@ impl fmt::Display for ClassKey {
     }
 }
 
-/// What is known of the classes of a backend's requests. `classes[i]` is what `RequestClass(i + 1)` stands for while the table
-/// holds; whatever is not listed is class 0.
+/// What is known of the classes of a backend's requests. Whatever is not listed is class 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassTable {
     /// Name of the backend.
@@ -314,6 +315,9 @@ pub struct ClassTable {
 pub struct ClassCost {
     /// Which.
     pub key: ClassKey,
+    /// The `RequestClass` that stands for it, 1..=15, no two alike: the same in all proxies, and as long as the class is told apart, as requests
+    /// in flight are counted by it.
+    pub number: u8,
     /// For people: `GET /users/{}`.
     pub name: String,
     /// What a request costs at the average endpoint, in milliseconds; finite and > 0.
@@ -339,13 +343,30 @@ pub struct RuleParameters {
     pub latency_reference_ms: f32,
     /// a, 0..=32: how much the error average counts.
     pub error_exponent: f32,
+    /// ω, 0..=4: how much the weight counts.
+    pub weight_exponent: f32,
+    /// h, 0..=4: how much the work in flight counts beside the wait that follows from it, where classes and slots are known.
+    pub work_share: f32,
+    /// r, 0..=64: how many proxies prefer each endpoint; 0: no affinity.
+    pub affinity_proxies: f32,
+    /// Factor on the score of an endpoint that this proxy does not prefer, 1..=64.
+    pub affinity_factor: f32,
 }
 
 impl RuleParameters {
     /// What a proxy uses by itself when no controller tells it better. The same as `trimtab_model`'s, which says how the numbers were
     /// found (a test in `training` compares them); the latency reference moves no choice.
-    pub const LOCAL: Self =
-        Self { exponent: 2.0, offset: 2.0, latency_exponent: 2.0, latency_reference_ms: 10.0, error_exponent: 12.0 };
+    pub const LOCAL: Self = Self {
+        exponent: 2.0,
+        offset: 2.0,
+        latency_exponent: 2.0,
+        latency_reference_ms: 10.0,
+        error_exponent: 12.0,
+        weight_exponent: 1.0,
+        work_share: 0.0,
+        affinity_proxies: 0.0,
+        affinity_factor: 1.0,
+    };
 
     /// Between these (`trust` = 1) and others (0), linearly.
     pub fn faded(&self, others: &Self, trust: f32) -> Self {
@@ -357,6 +378,11 @@ impl RuleParameters {
             // The same for all endpoints, so it moves no choice; fading it would only move what unknown endpoints count.
             latency_reference_ms: self.latency_reference_ms,
             error_exponent: blend(self.error_exponent, others.error_exponent),
+            weight_exponent: blend(self.weight_exponent, others.weight_exponent),
+            work_share: blend(self.work_share, others.work_share),
+            // How many proxies there are is as old as the weights.
+            affinity_proxies: if trust > 0.0 { self.affinity_proxies } else { others.affinity_proxies },
+            affinity_factor: blend(self.affinity_factor, others.affinity_factor),
         }
     }
 }
@@ -510,6 +536,7 @@ impl TryFrom<v1::WeightTable> for WeightTable {
             weights: wire.weights,
             parameters: RuleParameters::check(&parameters, &check)?,
             proxies,
+            position: None,
             objective: check.objective(wire.objective_ms)?,
             proxy_keys: {
                 let sorted = wire.proxy_keys.is_sorted();
@@ -535,6 +562,10 @@ impl RuleParameters {
             latency_exponent: range(wire.latency_exponent, "latency_exponent", 0.0, 4.0)?,
             latency_reference_ms: range(wire.latency_reference_ms, "latency_reference_ms", 1e-3, 1e7)?,
             error_exponent: range(wire.error_exponent, "error_exponent", 0.0, 32.0)?,
+            weight_exponent: range(wire.weight_exponent.unwrap_or(1.0), "weight_exponent", 0.0, 4.0)?,
+            work_share: range(wire.work_share, "work_share", 0.0, 4.0)?,
+            affinity_proxies: range(wire.affinity_proxies, "affinity_proxies", 0.0, 64.0)?,
+            affinity_factor: range(wire.affinity_factor.unwrap_or(1.0), "affinity_factor", 1.0, 64.0)?,
         })
     }
 }

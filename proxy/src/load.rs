@@ -1,22 +1,16 @@
 //! What a proxy knows of one endpoint from its own requests. One [`EndpointLoad`] is shared by all workers and outlives the tables
-//! that point to it: it is kept by endpoint key. Nothing here locks, and after the first request of a class nothing allocates.
-//!
-//! Whatever may come to depend on the kind of request is kept per [`RequestClass`]. Today all requests are of class 0; telling them apart is a
-//! matter of handing in another number.
+//! that point to it: it is kept by endpoint key. Nothing here locks and nothing allocates.
 
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{AcqRel, Relaxed},
-        },
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Relaxed},
     },
     time::Duration,
 };
 
 use crate::{
-    average::{ErrorAverage, LatencyAverage, PeakAverage},
+    average::{ErrorAverage, LatencyAverage, PeakAverage, ServiceTime},
     config::{EndpointKey, OutlierDetection},
     gauge::InFlight,
     outlier::{OutlierEvent, OutlierKind},
@@ -27,12 +21,13 @@ use crate::{
 /// Most classes that are told apart; higher numbers count as class 0.
 pub const CLASSES_MAX: usize = 16;
 
-/// A kind of request that costs about the same each time. 0 until classes are told apart.
+/// A kind of request that costs about the same each time. 0 stands for all that have no class of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct RequestClass(pub u8);
 
 impl RequestClass {
-    fn index(self) -> usize {
+    #[inline]
+    pub(crate) fn index(self) -> usize {
         if usize::from(self.0) < CLASSES_MAX { usize::from(self.0) } else { 0 }
     }
 }
@@ -71,9 +66,19 @@ pub struct OrcaLoad {
 pub struct Attempt {
     class: RequestClass,
     trial: bool,
+    /// What requests of its class cost at this endpoint, relative to the mean request.
+    relative_cost: f32,
+    /// Whether it found so little in flight that it probably did not wait.
+    unqueued: bool,
 }
 
 impl Attempt {
+    /// With what is known of its class: what such a request costs at this endpoint relative to the mean request (1 where nothing is known),
+    /// and whether it found a free slot, as far as can be told.
+    pub fn known(self, relative_cost: f32, unqueued: bool) -> Self {
+        Self { relative_cost, unqueued, ..self }
+    }
+
     /// Whether this is the trial request of a half-open endpoint.
     pub fn is_trial(&self) -> bool {
         self.trial
@@ -97,35 +102,100 @@ pub struct Counters {
 
 /// Live load of one endpoint as this proxy sees it.
 #[derive(Debug)]
-// What every pick reads comes first and fits a cache line of its own; 128: processors fetch lines in pairs.
+// What every pick reads comes first and fits a pair of cache lines of its own; 128: processors fetch lines in pairs.
 #[repr(C, align(128))]
 pub struct EndpointLoad {
     in_flight: InFlight,
     reported: Reported,
     latency: LatencyAverage,
     errors_fast: ErrorAverage,
+    in_flight_by_class: ClassCounts,
+    peers: PeerCounts,
     errors_slow: ErrorAverage,
     peak: PeakAverage,
     trial: TrialPermit,
     consecutive_5xx: AtomicU32,
     consecutive_failures: AtomicU32,
     key: EndpointKey,
-    classes: [OnceLock<Box<ClassLoad>>; CLASSES_MAX],
+    successes: AtomicU64,
+    errors: AtomicU64,
+    failures: AtomicU64,
+    cancelled: AtomicU64,
+    latency_us_sum: AtomicU64,
+    service: [ServiceTime; CLASSES_MAX],
+    pub(crate) sketch: AtomicSketch,
 }
 
-/// The part that is kept per class.
+/// Requests in flight of each class, 16 bits each, packed so that a pick reads them in four loads.
 #[derive(Debug, Default)]
-pub(crate) struct ClassLoad {
-    pub in_flight: InFlight,
-    pub successes: AtomicU64,
-    pub errors: AtomicU64,
-    pub failures: AtomicU64,
-    pub cancelled: AtomicU64,
-    pub latency_us_sum: AtomicU64,
-    pub sketch: AtomicSketch,
+struct ClassCounts([AtomicU64; CLASSES_MAX / Self::LANES]);
+
+impl ClassCounts {
+    const LANES: usize = 4;
+
+    fn place(class: RequestClass) -> (usize, u64) {
+        let index = class.index();
+        (index / Self::LANES, 1 << (16 * (index % Self::LANES)))
+    }
+
+    /// More than 65,535 of one class at one endpoint would spill into the next lane; the total in [`InFlight`] stays right.
+    fn begin(&self, class: RequestClass) {
+        let (word, one) = Self::place(class);
+        self.0[word].fetch_add(one, Relaxed);
+    }
+
+    fn end(&self, class: RequestClass) {
+        let (word, one) = Self::place(class);
+        self.0[word].fetch_sub(one, Relaxed);
+    }
+
+    #[inline]
+    fn get(&self) -> [u16; CLASSES_MAX] {
+        let mut counts = [0; CLASSES_MAX];
+        for (word, lanes) in self.0.iter().zip(counts.chunks_exact_mut(Self::LANES)) {
+            let word = word.load(Relaxed);
+            for (lane, count) in lanes.iter_mut().enumerate() {
+                *count = (word >> (16 * lane)) as u16;
+            }
+        }
+        counts
+    }
+}
+
+/// What other proxies have in flight here, as they said last.
+#[derive(Debug, Default)]
+struct PeerCounts {
+    counts: ClassCounts,
+    /// When they said so; 0: never.
+    at: AtomicU32,
+}
+
+/// From this age on what peers said counts for nothing; until then trust fades linearly.
+const PEERS_EXPIRY_S: f32 = 0.1;
+
+impl PeerCounts {
+    #[inline]
+    fn get(&self, now: Coarse) -> Option<[u16; CLASSES_MAX]> {
+        let at = self.at.load(Relaxed);
+        (at != 0 && now.seconds_since(Coarse(at)) < PEERS_EXPIRY_S).then(|| self.counts.get())
+    }
 }
 
 impl EndpointLoad {
+    /// Peers have so many requests in flight here.
+    pub fn heard_from_peers(&self, now: Timestamp, counts: &[u16; CLASSES_MAX]) {
+        for (word, lanes) in self.peers.counts.0.iter().zip(counts.chunks_exact(ClassCounts::LANES)) {
+            let packed = lanes.iter().enumerate().map(|(lane, count)| u64::from(*count) << (16 * lane)).sum();
+            word.store(packed, Relaxed);
+        }
+        self.peers.at.store(Coarse::of(now).0.max(1), Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn peers(&self, now: Coarse) -> Option<[u16; CLASSES_MAX]> {
+        self.peers.get(now)
+    }
+
     /// Of an endpoint that has not been sent anything yet.
     pub fn new(key: EndpointKey) -> Self {
         Self {
@@ -139,11 +209,15 @@ impl EndpointLoad {
             consecutive_5xx: AtomicU32::new(0),
             consecutive_failures: AtomicU32::new(0),
             key,
-            classes: std::array::from_fn(
-                |class| {
-                    if class == 0 { OnceLock::from(Box::default()) } else { OnceLock::new() }
-                },
-            ),
+            in_flight_by_class: ClassCounts::default(),
+            peers: PeerCounts::default(),
+            successes: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            cancelled: AtomicU64::new(0),
+            latency_us_sum: AtomicU64::new(0),
+            service: std::array::from_fn(|_| ServiceTime::new()),
+            sketch: AtomicSketch::new(),
         }
     }
 
@@ -155,9 +229,9 @@ impl EndpointLoad {
     /// A request is sent to the endpoint.
     pub fn begin(&self, now: Timestamp, class: RequestClass) -> Attempt {
         self.in_flight.begin(now);
-        self.class(class).in_flight.begin(now);
+        self.in_flight_by_class.begin(class);
         self.reported.sent();
-        Attempt { class, trial: self.trial.start() }
+        Attempt { class, trial: self.trial.start(), relative_cost: 1.0, unqueued: true }
     }
 
     /// The request ended: `latency` after it began, with what the endpoint said of its load, if it did. Returns what the owner of the
@@ -171,26 +245,28 @@ impl EndpointLoad {
         orca: Option<OrcaLoad>,
         detection: &OutlierDetection,
     ) -> Option<OutlierEvent> {
-        let class = self.class(attempt.class);
         self.in_flight.end(now);
-        class.in_flight.end(now);
+        self.in_flight_by_class.end(attempt.class);
         if let Some(orca) = orca {
             self.reported.store(now, orca.in_flight);
         }
         let latency_ms = millis(latency);
         self.peak.ended(now, latency_ms);
+        // What the mean request would have taken: a pod that gets the costly ones is not a slow pod.
+        let mean_ms = latency_ms / attempt.relative_cost;
         if outcome == Outcome::Success {
-            self.latency.answered(now, latency_ms);
-            class.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
-            class.sketch.record(latency);
+            self.latency.answered(now, mean_ms);
+            self.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
+            self.sketch.record(latency);
+            self.service[attempt.class.index()].answered(latency_ms, attempt.unqueued);
         } else {
-            self.latency.took_at_least(now, latency_ms);
+            self.latency.took_at_least(now, mean_ms);
         }
         let counter = match outcome {
-            Outcome::Success => &class.successes,
-            Outcome::ServerError => &class.errors,
-            Outcome::Failure => &class.failures,
-            Outcome::Cancelled => &class.cancelled,
+            Outcome::Success => &self.successes,
+            Outcome::ServerError => &self.errors,
+            Outcome::Failure => &self.failures,
+            Outcome::Cancelled => &self.cancelled,
         };
         counter.fetch_add(1, Relaxed);
         if outcome != Outcome::Cancelled {
@@ -219,7 +295,18 @@ impl EndpointLoad {
 
     /// Own requests in flight of one class.
     pub fn in_flight_of(&self, class: RequestClass) -> u32 {
-        self.classes[class.index()].get().map_or(0, |load| load.in_flight.count())
+        self.in_flight_by_class.get()[class.index()].into()
+    }
+
+    /// Own requests in flight by class.
+    #[inline]
+    pub fn in_flight_by_class(&self) -> [u16; CLASSES_MAX] {
+        self.in_flight_by_class.get()
+    }
+
+    /// What is known of the time that this endpoint takes for requests of a class, without waiting.
+    pub fn service(&self, class: RequestClass) -> &ServiceTime {
+        &self.service[class.index()]
     }
 
     /// Requests in flight from all proxies, as well as can be told: reported by the endpoint on its last answer plus own sends since, where
@@ -272,15 +359,13 @@ impl EndpointLoad {
 
     /// Completed requests of all classes since the endpoint became known.
     pub fn counters(&self) -> Counters {
-        let mut sum = Counters::default();
-        for class in self.classes() {
-            sum.successes += class.successes.load(Relaxed);
-            sum.errors += class.errors.load(Relaxed);
-            sum.failures += class.failures.load(Relaxed);
-            sum.cancelled += class.cancelled.load(Relaxed);
-            sum.latency_us_sum += class.latency_us_sum.load(Relaxed);
+        Counters {
+            successes: self.successes.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            failures: self.failures.load(Relaxed),
+            cancelled: self.cancelled.load(Relaxed),
+            latency_us_sum: self.latency_us_sum.load(Relaxed),
         }
-        sum
     }
 
     /// Asks to send the next request as the trial of a half-open endpoint; granted to one at a time, over all workers. A grant that is
@@ -291,14 +376,6 @@ impl EndpointLoad {
 
     pub(crate) fn gauge(&self) -> &InFlight {
         &self.in_flight
-    }
-
-    pub(crate) fn classes(&self) -> impl Iterator<Item = &ClassLoad> {
-        self.classes.iter().filter_map(|class| class.get().map(|class| &**class))
-    }
-
-    fn class(&self, class: RequestClass) -> &ClassLoad {
-        self.classes[class.index()].get_or_init(Box::default)
     }
 
     /// Counts errors in a row; tells when a threshold is crossed, and again at each of its multiples, in case it was not heeded.

@@ -11,8 +11,9 @@ use crate::{
     backend::{Backend, BackendState},
     config::EndpointKey,
     gauge::RequestTime,
-    load::{Counters, EndpointLoad},
-    sketch::{Sketch, Snapshot},
+    load::{CLASSES_MAX, Counters, EndpointLoad, RequestClass},
+    pick::costs::Costs,
+    sketch::Snapshot,
     time::Timestamp,
 };
 
@@ -37,7 +38,8 @@ struct Reported {
     load: Arc<EndpointLoad>,
     counters: Counters,
     integral: RequestTime,
-    sketches: Vec<Snapshot>,
+    sketch: Snapshot,
+    answers: [u32; CLASSES_MAX],
 }
 
 impl BackendReporter {
@@ -62,7 +64,9 @@ impl BackendReporter {
         for endpoint in backend.endpoints() {
             let key = endpoint.config.key;
             let reported = self.endpoints.entry(key).or_insert_with(|| Reported::new(&endpoint.load));
-            endpoints.push(v1::EndpointLoad { ejected: backend.is_ejected(key), ..reported.delta(now, interval_s) });
+            let classes = reported.classes(backend.costs());
+            let ejected = backend.is_ejected(key);
+            endpoints.push(v1::EndpointLoad { ejected, classes, ..reported.delta(now, interval_s) });
         }
         if self.endpoints.len() > endpoints.len() {
             let listed: HashSet<_> = backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
@@ -118,8 +122,24 @@ impl Reported {
             load: load.clone(),
             counters: Counters::default(),
             integral: RequestTime::default(),
-            sketches: Vec::new(),
+            sketch: Snapshot::default(),
+            answers: [0; CLASSES_MAX],
         }
+    }
+
+    /// What is new of each class.
+    fn classes(&mut self, costs: Option<&Costs>) -> Vec<v1::ClassLoad> {
+        let mut classes = Vec::new();
+        for (number, before) in self.answers.iter_mut().enumerate() {
+            let class = RequestClass(number as u8);
+            let Some((cost_ms, answers)) = self.load.service(class).get() else { continue };
+            let successes = answers.wrapping_sub(std::mem::replace(before, answers));
+            let key = costs.and_then(|costs| costs.key(class)).unwrap_or_default().0;
+            if successes > 0 {
+                classes.push(v1::ClassLoad { key, successes, cost_ms });
+            }
+        }
+        classes
     }
 
     fn delta(&mut self, now: Timestamp, interval_s: f64) -> v1::EndpointLoad {
@@ -127,13 +147,7 @@ impl Reported {
         let before = std::mem::replace(&mut self.counters, counters);
         let (in_flight, integral) = self.load.gauge().read(now);
         let request_s = integral.seconds_since(std::mem::replace(&mut self.integral, integral));
-        let mut latency = Sketch::new();
-        for (class, load) in self.load.classes().enumerate() {
-            if self.sketches.len() <= class {
-                self.sketches.push(Snapshot::default());
-            }
-            latency.merge(&load.sketch.delta(&mut self.sketches[class]));
-        }
+        let latency = self.load.sketch.delta(&mut self.sketch);
         v1::EndpointLoad {
             key: self.load.key().0,
             in_flight_mean: if interval_s > 0.0 { (request_s / interval_s) as f32 } else { in_flight as f32 },
@@ -145,6 +159,7 @@ impl Reported {
             latency_ms_sum: ((counters.latency_us_sum - before.latency_us_sum) as f64 * 1e-3) as f32,
             latency: Some((&latency).into()),
             ejected: false,
+            classes: Vec::new(),
             error: self.load.error(now),
         }
     }
@@ -160,6 +175,7 @@ mod tests {
     use std::{num::NonZeroU16, time::Duration};
 
     use super::*;
+    use crate::sketch::Sketch;
     use crate::{
         config::{
             AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointState,

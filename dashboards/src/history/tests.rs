@@ -34,6 +34,10 @@ fn view(tick: u64, at_ms: i64, names: impl Iterator<Item = String>) -> View {
         latency_exponent: 0.0,
         latency_reference_ms: 1.0,
         error_exponent: 12.0,
+        weight_exponent: 1.0,
+        work_share: 0.0,
+        affinity_proxies: 0.0,
+        affinity_factor: 1.0,
     };
     let backend = BackendView {
         name: "default/web:80".into(),

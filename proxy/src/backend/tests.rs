@@ -6,9 +6,7 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::*;
-use crate::config::{
-    AdmissionControl, BackendTimeouts, CircuitBreaker, OutlierDetection, RequestClasses, RuleTerms,
-};
+use crate::config::{AdmissionControl, BackendTimeouts, CircuitBreaker, OutlierDetection, RequestClasses, RuleTerms};
 use crate::outlier::OutlierKind;
 
 const T: Timestamp = Timestamp::from_millis(1_000_000);
@@ -52,6 +50,7 @@ fn weights(backend: &Backend, weights: &[f32]) -> WeightTable {
         proxies: NonZeroU32::MIN,
         objective: Some(Duration::from_millis(80)),
         proxy_keys: Vec::new(),
+        position: None,
     }
 }
 
@@ -184,9 +183,9 @@ fn the_derived_objective_counts_where_none_is_set() {
 fn explaining_shows_the_terms_of_the_rule() {
     let backend = weighted(Algorithm::Adaptive, &[3.0, 1.0]);
     let _stays = backend.begin(1, T, RequestClass::default());
-    let terms = backend.explain(1, T).unwrap();
+    let terms = backend.explain(1, RequestClass(0), T).unwrap();
     assert_eq!((terms.in_flight, terms.count_factor, terms.weight_factor), (1.0, 2.0, 2.0));
-    assert!(backend.explain(9, T).is_none());
+    assert!(backend.explain(9, RequestClass(0), T).is_none());
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use http::HeaderName;
 
-use super::{Check, ClassCost, ClassKey, ClassTable, InvalidResource};
+use super::{Check, ClassCost, ClassKey, ClassTable, InvalidResource, RuleParameters};
 use crate::{api::v1, load::CLASSES_MAX};
 
 /// Costs are within these, in milliseconds: a microsecond and an hour.
@@ -62,9 +62,27 @@ pub struct RuleTerms {
     pub class_shedding: bool,
 }
 
+impl RuleTerms {
+    /// Everything.
+    pub const ALL: Self =
+        Self { weights: true, latency: true, errors: true, class_costs: true, affinity: true, class_shedding: true };
+
+    /// What the parameters come to when only these terms act.
+    pub(crate) fn applied_to(self, parameters: RuleParameters) -> RuleParameters {
+        let on = |acts: bool, value: f32| if acts { value } else { 0.0 };
+        RuleParameters {
+            weight_exponent: on(self.weights, parameters.weight_exponent),
+            latency_exponent: on(self.latency, parameters.latency_exponent),
+            error_exponent: on(self.errors, parameters.error_exponent),
+            affinity_proxies: on(self.affinity, parameters.affinity_proxies),
+            ..parameters
+        }
+    }
+}
+
 impl Default for RuleTerms {
     fn default() -> Self {
-        Self { weights: true, latency: true, errors: true, class_costs: true, affinity: true, class_shedding: true }
+        Self::ALL
     }
 }
 
@@ -136,12 +154,18 @@ impl TryFrom<v1::ClassTable> for ClassTable {
             })
         };
         let mut keys = HashSet::with_capacity(wire.classes.len());
+        let mut numbers = HashSet::with_capacity(wire.classes.len());
         let mut classes = Vec::with_capacity(wire.classes.len());
         for (index, class) in wire.classes.into_iter().enumerate() {
             let field = |name: &str| format!("classes[{index}].{name}");
             let key = ClassKey(class.key);
             check
                 .that(keys.insert(key), field("key"), || format!("{key} stands there twice: keys must be distinct"))?;
+            let number = u8::try_from(class.number).ok().filter(|number| (1..CLASSES_MAX as u8).contains(number));
+            let number = number.filter(|number| numbers.insert(*number)).ok_or_else(|| {
+                let reason = format!("{} is out of 1..={} or stands there twice", class.number, CLASSES_MAX - 1);
+                check.error(field("number"), reason)
+            })?;
             let fits = (1..=NAME_BYTES_MAX).contains(&class.name.len());
             check.that(fits, field("name"), || format!("must have 1 to {NAME_BYTES_MAX} bytes"))?;
             cost(class.cost_ms, field("cost_ms"))?;
@@ -151,7 +175,7 @@ impl TryFrom<v1::ClassTable> for ClassTable {
             share(class.share, "share")?;
             share(class.priority, "priority")?;
             let v1::ClassCost { name, cost_ms, share, priority, .. } = class;
-            classes.push(ClassCost { key, name, cost_ms, share, priority });
+            classes.push(ClassCost { key, number, name, cost_ms, share, priority });
         }
         cost(wire.other_cost_ms, "other_cost_ms".to_owned())?;
         if let Some(index) = wire.factors.iter().position(|factor| !FACTORS.contains(factor)) {
@@ -178,7 +202,14 @@ mod tests {
     use super::*;
 
     fn table() -> v1::ClassTable {
-        let class = |key, name: &str| v1::ClassCost { key, name: name.into(), cost_ms: 2.0, share: 0.5, priority: 0.0 };
+        let class = |key, name: &str| v1::ClassCost {
+            key,
+            number: key as u32,
+            name: name.into(),
+            cost_ms: 2.0,
+            share: 0.5,
+            priority: 0.0,
+        };
         v1::ClassTable {
             backend: "b".into(),
             classes: vec![class(1, "GET /a"), class(2, "GET /b")],
@@ -198,6 +229,9 @@ mod tests {
     fn a_class_table_that_does_not_hold_is_refused_by_its_field() {
         assert!(ClassTable::try_from(table()).is_ok());
         check(|table| table.classes[1].key = 1, "classes[1].key");
+        check(|table| table.classes[1].number = 1, "classes[1].number");
+        check(|table| table.classes[1].number = 16, "classes[1].number");
+        check(|table| table.classes[1].number = 0, "classes[1].number");
         check(|table| table.classes[0].name.clear(), "classes[0].name");
         check(|table| table.classes[0].name = "x".repeat(NAME_BYTES_MAX + 1), "classes[0].name");
         check(|table| table.classes[1].cost_ms = 0.0, "classes[1].cost_ms");

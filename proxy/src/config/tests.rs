@@ -96,6 +96,7 @@ fn weights_and_parameters_are_checked_one_by_one() {
         latency_exponent: 1.0,
         latency_reference_ms: 10.0,
         error_exponent: 12.0,
+        ..Default::default()
     };
     let table = v1::WeightTable {
         backend: "b".to_owned(),

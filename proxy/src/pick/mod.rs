@@ -5,6 +5,7 @@
 
 pub mod alias;
 pub mod c3_local;
+pub mod costs;
 pub mod least_request;
 pub mod peak_ewma;
 pub mod random;
@@ -45,6 +46,8 @@ pub struct Candidate {
     pub inverse_weight: f32,
     /// Error average pooled over all proxies when it was received, 0..=1.
     pub pooled_error: f32,
+    /// Whether this proxy is one of those that prefer the endpoint (soft affinity).
+    pub preferred: bool,
 }
 
 /// What the algorithms choose from, and what they share between tables.
@@ -56,6 +59,8 @@ pub struct Pool {
     pub proxies: f32,
     /// When the pooled errors were received; they fade from then on. `None`: all are zero.
     pub(crate) errors_at: Option<Coarse>,
+    /// What is known of the classes of requests.
+    pub costs: Option<Arc<costs::Costs>>,
     /// State that outlives tables.
     pub shared: Arc<Shared>,
 }

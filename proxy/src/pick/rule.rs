@@ -1,14 +1,26 @@
 //! Trimtab's rule: score every candidate by how long this request would take there, take the lowest.
 //!
-//! `(n̂ + g)^κ / w · (latency / reference)^z · (1 − e)^−a`, where n̂, the latency average and e (the larger of the own and the pooled
-//! error average) are live, and everything else comes from the controller. Up to [`SCAN_MAX`] candidates all are scanned; of more,
-//! [`SAMPLES`] are drawn in proportion to their weights.
+//! `base^κ / w^ω · (latency / reference)^z · (1 − e)^−a`, where the latency average and e (the larger of the own and the pooled
+//! error average) are live, and everything else comes from the controller. The base is the expected time in units of the mean request's cost:
+//!
+//! - `y + T_x + h·Σ n_k T_k / c + (g − 1)` where classes and the endpoint's slots c are known: T_k is the cost of class k there, n_k how many are in
+//!   flight, x the request's class, and y the wait for a slot ([`wait`]);
+//! - `(n̂ + g) · f_x` otherwise: all requests count alike but for what the request's class costs more there than elsewhere. With one class and
+//!   one slot both say `n̂ + g`.
+//!
+//! Up to [`SCAN_MAX`] candidates all are scanned; of more, [`SAMPLES`] are drawn in proportion to their weights.
 
 use rand::RngCore;
 
-use super::{Candidate, Pick, PickRequest, Pool, alias::AliasTable, lowest};
+use super::{
+    Candidate, Pick, PickRequest, Pool,
+    alias::AliasTable,
+    costs::{Costs, wait},
+    lowest,
+};
 use crate::{
     config::RuleParameters,
+    load::{CLASSES_MAX, EndpointLoad, RequestClass},
     time::{Coarse, Timestamp},
 };
 
@@ -29,6 +41,10 @@ pub struct Rule {
     latency: Power,
     reference_ms: f32,
     error: Power,
+    weight: Power,
+    work_share: f32,
+    /// Proxies that share an endpoint with this one where it is preferred, and the factor where it is not.
+    affinity: Option<(f32, f64)>,
     draw: Option<AliasTable>,
 }
 
@@ -37,25 +53,31 @@ pub struct Rule {
 pub struct Terms {
     /// n̂: requests in flight there, from all proxies, as estimated.
     pub in_flight: f32,
-    /// The latency average that was used, in milliseconds.
+    /// The latency average that was used, in milliseconds, as the mean request would take.
     pub latency_ms: f32,
     /// The error average that was used, 0..=1.
     pub error: f32,
-    /// `(n̂ + g)^κ`.
+    /// What the request waits for a slot, in units of the mean request's cost; 0 where slots are unknown.
+    pub wait: f32,
+    /// What it takes there itself, in the same unit; 1 where nothing is known of its class.
+    pub cost: f32,
+    /// `base^κ`.
     pub count_factor: f64,
-    /// `1 / w`, where w is relative to the mean weight.
+    /// `1 / w^ω`, where w is relative to the mean weight.
     pub weight_factor: f64,
     /// `(latency / reference)^z`.
     pub latency_factor: f64,
     /// `(1 − e)^−a`.
     pub error_factor: f64,
+    /// 1 where this proxy prefers the endpoint, and where there is no affinity.
+    pub affinity_factor: f64,
 }
 
 impl Terms {
     /// The product; finite and > 0.
     #[inline]
     pub fn score(&self) -> f64 {
-        self.count_factor * self.weight_factor * self.latency_factor * self.error_factor
+        self.count_factor * self.weight_factor * self.latency_factor * self.error_factor * self.affinity_factor
     }
 }
 
@@ -69,32 +91,95 @@ impl Rule {
             latency: Power::new(parameters.latency_exponent),
             reference_ms: parameters.latency_reference_ms,
             error: Power::new(parameters.error_exponent),
+            weight: Power::new(parameters.weight_exponent),
+            work_share: parameters.work_share,
+            affinity: (parameters.affinity_proxies >= 1.0 && pool.proxies > parameters.affinity_proxies)
+                .then_some((parameters.affinity_proxies, parameters.affinity_factor.into())),
             draw: (pool.candidates.len() > SCAN_MAX).then(|| AliasTable::new(weights)),
         }
     }
 
-    /// The terms of one candidate: the very ones that picking compares.
-    pub fn explain(&self, pool: &Pool, candidate: &Candidate, now: Timestamp) -> Terms {
-        self.terms(pool, candidate, Coarse::of(now), pooled_fade(pool, Coarse::of(now)))
+    /// The terms of one candidate for a request of a class: the very ones that picking compares.
+    pub fn explain(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, now: Timestamp) -> Terms {
+        self.terms(pool, candidate, class, Coarse::of(now), pooled_fade(pool, Coarse::of(now)))
     }
 
     #[inline]
-    fn terms(&self, pool: &Pool, candidate: &Candidate, now: Coarse, fade: f32) -> Terms {
+    fn terms(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, now: Coarse, fade: f32) -> Terms {
         let load = &*candidate.load;
-        let in_flight = load.in_flight_at(now, pool.proxies);
+        let (sharing, affinity_factor) = match self.affinity {
+            Some((few, _)) if candidate.preferred => (few, 1.0),
+            Some((_, factor)) => (pool.proxies, factor),
+            None => (pool.proxies, 1.0),
+        };
+        let peers = load.peers(now);
+        let in_flight = match &peers {
+            Some(peers) => (load.in_flight() + peers.iter().map(|count| u32::from(*count)).sum::<u32>()) as f32,
+            None => load.in_flight_at(now, sharing),
+        };
         let latency_ms =
             load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(self.reference_ms).max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
+        let (base, wait, cost) = match &pool.costs {
+            None => (in_flight + self.offset, 0.0, 1.0),
+            Some(costs) => self.expected(costs, candidate.index as usize, load, in_flight, class, peers.as_ref()),
+        };
         Terms {
             in_flight,
             latency_ms,
             error,
-            count_factor: self.count.of(in_flight + self.offset),
-            weight_factor: f64::from(candidate.inverse_weight),
+            wait,
+            cost,
+            count_factor: self.count.of(base),
+            weight_factor: self.weight.of(candidate.inverse_weight),
             latency_factor: self.latency.of(latency_ms / self.reference_ms),
             error_factor: if error > 1e-4 { self.error.of(1.0 / (1.0 - error)) } else { 1.0 },
+            affinity_factor,
         }
     }
+
+    /// Base, wait and cost of a request where classes are known.
+    #[inline]
+    fn expected(
+        &self,
+        costs: &Costs,
+        index: usize,
+        load: &EndpointLoad,
+        in_flight: f32,
+        class: RequestClass,
+        peers: Option<&[u16; CLASSES_MAX]>,
+    ) -> (f32, f32, f32) {
+        let cost = costs.at(index, class);
+        let slots = costs.slots(index);
+        if slots <= 0.0 {
+            return ((in_flight + self.offset) * cost / costs.relative(class), 0.0, cost);
+        }
+        // The least that can be: nothing is scored 0.
+        let own = (cost + self.offset - 1.0).max(1e-3);
+        if in_flight <= 0.0 {
+            return (own, 0.0, cost);
+        }
+        let row = costs.row(index);
+        let counts = match peers {
+            Some(peers) => {
+                let own = load.in_flight_by_class();
+                std::array::from_fn(|class| f32::from(own[class]) + f32::from(peers[class]))
+            }
+            None => in_flight_by_class(load, in_flight, costs.mix()),
+        };
+        let work: f32 = counts.iter().zip(row).map(|(count, cost)| count * cost).sum();
+        let wait = wait(&counts, row, slots);
+        (wait + self.work_share * work / slots + own, wait, cost)
+    }
+}
+
+/// Own requests by class, and those of others in the classes that are usual.
+#[inline]
+fn in_flight_by_class(load: &EndpointLoad, in_flight: f32, mix: &[f32; CLASSES_MAX]) -> [f32; CLASSES_MAX] {
+    let own = load.in_flight_by_class();
+    let total: u32 = own.iter().map(|count| u32::from(*count)).sum();
+    let others = (in_flight - total as f32).max(0.0);
+    std::array::from_fn(|class| f32::from(own[class]) + others * mix[class])
 }
 
 impl Pick for Rule {
@@ -107,7 +192,7 @@ impl Pick for Rule {
     ) -> Option<usize> {
         let now = Coarse::of(now);
         let fade = pooled_fade(pool, now);
-        let score = |candidate: &Candidate| self.terms(pool, candidate, now, fade).score();
+        let score = |candidate: &Candidate| self.terms(pool, candidate, request.class, now, fade).score();
         let Some(draw) = &self.draw else {
             return lowest(pool, request, 0..pool.candidates.len(), rng, score);
         };
@@ -174,6 +259,7 @@ mod tests {
     use crate::pick::testing::{IDLE, NOW, Spec, any_specs, check_shares, histogram, keyed_pool, pool};
 
     const PARAMETERS: RuleParameters = RuleParameters::LOCAL;
+    const CLASS: RequestClass = RequestClass(0);
 
     /// The formula, written down as it stands in the documentation.
     fn slow_score(spec: &Spec, proxies: f64, p: &RuleParameters) -> f64 {
@@ -195,6 +281,7 @@ mod tests {
                 latency_exponent,
                 latency_reference_ms,
                 error_exponent,
+                ..RuleParameters::LOCAL
             })
     }
 
@@ -236,7 +323,7 @@ mod tests {
         let pool = pool(&[Spec { error: 0.3, ..IDLE }, IDLE], 1.0);
         let rule = Rule::new(&pool, &PARAMETERS);
         let factor = |seconds: u64| {
-            rule.explain(&pool, &pool.candidates[0], NOW + std::time::Duration::from_secs(seconds)).error_factor
+            rule.explain(&pool, &pool.candidates[0], CLASS, NOW + std::time::Duration::from_secs(seconds)).error_factor
         };
         assert!(factor(0) > 50.0, "0.7^-12 is 72: {}", factor(0));
         assert!(factor(10) < 1.1, "{}", factor(10));
@@ -252,11 +339,17 @@ mod tests {
             let pool = pool(&extremes, proxies);
             for (exponent, latency_exponent, error_exponent) in [(8.0, 4.0, 32.0), (7.9, 3.9, 31.9), (0.0, 0.0, 0.0)] {
                 for (offset, latency_reference_ms) in [(1e-3, 1e-3), (1e6, 1e7)] {
-                    let parameters =
-                        RuleParameters { exponent, offset, latency_exponent, latency_reference_ms, error_exponent };
+                    let parameters = RuleParameters {
+                        exponent,
+                        offset,
+                        latency_exponent,
+                        latency_reference_ms,
+                        error_exponent,
+                        ..PARAMETERS
+                    };
                     let rule = Rule::new(&pool, &parameters);
                     for candidate in &pool.candidates {
-                        let terms = rule.explain(&pool, candidate, NOW);
+                        let terms = rule.explain(&pool, candidate, CLASS, NOW);
                         assert!(terms.score().is_normal() && terms.score() > 0.0, "{parameters:?} {terms:?}");
                     }
                 }
@@ -276,7 +369,7 @@ mod tests {
             let rule = Rule::new(&pool, &parameters);
             let slow: Vec<f64> = specs.iter().map(|spec| slow_score(spec, proxies.into(), &parameters)).collect();
             for (candidate, slow) in pool.candidates.iter().zip(&slow) {
-                let terms = rule.explain(&pool, candidate, NOW);
+                let terms = rule.explain(&pool, candidate, CLASS, NOW);
                 prop_assert!((terms.score() / slow - 1.0).abs() < 2e-3, "{terms:?}: {} for {slow}", terms.score());
             }
             let mut rng = SmallRng::seed_from_u64(seed);

@@ -40,11 +40,13 @@ pub fn keyed_pool(specs: &[(u64, Spec)], proxies: f32) -> Pool {
         index: index as u32,
         inverse_weight: 1.0 / spec.weight,
         pooled_error: spec.error,
+        preferred: true,
     };
     Pool {
         candidates: specs.iter().enumerate().map(candidate).collect(),
         proxies,
         errors_at: Some(Coarse::of(NOW)),
+        costs: None,
         shared: Arc::default(),
     }
 }

@@ -176,6 +176,7 @@ async fn weights_are_applied_and_those_of_another_generation_are_not() {
         latency_exponent: 1.0,
         latency_reference_ms: 10.0,
         error_exponent: 12.0,
+        ..Default::default()
     };
     let mut table = v1::WeightTable {
         backend: BACKEND.into(),

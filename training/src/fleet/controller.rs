@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 
 use rand::{Rng, rngs::SmallRng};
 use trimtab_model::{
-    GuardConfig, Memory, Policy, decide,
+    GuardConfig, Memory, Policy,
+    classes::ClassMemory,
+    decide,
     decision::{Decision, Mode, RuleParameters},
     features::Features,
     observation::{EndpointKey as ModelKey, EndpointObservation, Observation},
@@ -13,12 +15,12 @@ use trimtab_model::{
 use trimtab_proxy::{
     api::v1,
     average::ErrorAverage,
-    config::{ErrorTable, RuleParameters as ProxyRuleParameters, WeightTable},
+    config::{ClassTable, ErrorTable, RuleParameters as ProxyRuleParameters, WeightTable},
     time::Timestamp,
 };
 
 use super::{
-    Control, FleetOptions,
+    ClassKnowledge, Control, FleetOptions, classes,
     observe::{Loads, Sample, Scrapes},
     proxy::{self, BACKEND, Proxy},
 };
@@ -61,6 +63,9 @@ enum Due {
     Tick,
     PushWeights(WeightTable),
     PushErrors(ErrorTable),
+    PushClasses(ClassTable),
+    Gossip,
+    Gossiped(Vec<Vec<[u16; 16]>>),
     PushEndpoints { ready: Vec<bool>, generation: u64 },
     PassTime,
 }
@@ -83,6 +88,7 @@ pub(super) struct Controller {
     scrapes: Vec<Scrapes>,
     loads: Vec<Loads>,
     errors: Vec<ErrorAverage>,
+    classes: ClassMemory,
     errors_pushed: Vec<f32>,
     /// Every tick so far, where somebody asked for them.
     ticks: Option<Vec<Tick>>,
@@ -106,6 +112,7 @@ impl Controller {
             scrapes: vec![Scrapes::default(); endpoints],
             loads: vec![Loads::default(); endpoints],
             errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
+            classes: classes::memory(scenario),
             errors_pushed: vec![0.0; endpoints],
             ticks: None,
         };
@@ -154,6 +161,9 @@ impl Controller {
             return;
         }
         self.enter(TICK_NS, Due::Tick);
+        if self.options.gossip_ns.is_some() && self.scenario.shares.len() > 1 {
+            self.enter(0, Due::Gossip);
+        }
         for proxy in 0..self.scenario.shares.len() {
             // Proxies report at the same pace, not at the same time.
             let phase_ns = self.rng.random_range(0..TICK_NS);
@@ -196,6 +206,9 @@ impl Controller {
             }
             Due::Reported(report) => {
                 for load in &report.endpoints {
+                    for class in &load.classes {
+                        self.classes.add(load.key, class.key, class.successes, class.cost_ms);
+                    }
                     self.loads[load.key as usize].add(TICK_NS as f64 / SECOND as f64, load);
                 }
             }
@@ -210,8 +223,31 @@ impl Controller {
                 self.enter(now_ns + TICK_NS, Due::Tick);
                 let table = self.decide(now_ns);
                 self.enter(heard_ns, Due::PushWeights(table));
+                self.push_classes(now_ns, heard_ns);
             }
             Due::PushWeights(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_weights(now_ns, &table)),
+            Due::PushClasses(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_classes(now_ns, &table)),
+            Due::Gossip => {
+                self.enter(now_ns + self.options.gossip_ns.unwrap_or(NEVER), Due::Gossip);
+                let counts = proxies.iter().map(Proxy::in_flight).collect();
+                self.enter(now_ns + 500_000, Due::Gossiped(counts));
+            }
+            Due::Gossiped(counts) => {
+                let endpoints = counts[0].len();
+                let mut total = vec![[0u16; 16]; endpoints];
+                for own in &counts {
+                    for (t, o) in total.iter_mut().zip(own) {
+                        for k in 0..16 {
+                            t[k] += o[k];
+                        }
+                    }
+                }
+                for (proxy, own) in proxies.iter_mut().zip(&counts) {
+                    let peers: Vec<[u16; 16]> =
+                        total.iter().zip(own).map(|(t, o)| std::array::from_fn(|k| t[k] - o[k])).collect();
+                    proxy.heard(now_ns, &peers);
+                }
+            }
             Due::PushErrors(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_errors(now_ns, &table)),
             Due::PushEndpoints { ready, generation } => {
                 for proxy in proxies {
@@ -222,6 +258,29 @@ impl Controller {
                 self.enter(now_ns + TIME_NS, Due::PassTime);
                 proxies.iter_mut().for_each(|proxy| proxy.pass_time(now_ns));
             }
+        }
+    }
+
+    /// Every other second, as learned averages move slowly; and at once for a new list of endpoints.
+    fn push_classes(&mut self, now_ns: u64, heard_ns: u64) {
+        const EVERY_TICKS: u64 = 4;
+        let endpoints: Vec<u64> = (0..self.scenario.endpoints.len() as u64).collect();
+        self.classes.pass(TICK_NS as f64 / SECOND as f64, &endpoints);
+        if self.tick % EVERY_TICKS != 1 {
+            return;
+        }
+        let slots =
+            |number: usize| self.scrapes[number].scraped(now_ns).worker_limit.map_or(0.0, |slots| slots.value as f32);
+        let slots = (0..endpoints.len()).map(slots).collect();
+        let table = match self.options.classes {
+            ClassKnowledge::None => None,
+            ClassKnowledge::Learned => {
+                classes::learned(&self.scenario, &mut self.classes, &endpoints, slots, self.generation)
+            }
+            ClassKnowledge::True => Some(classes::truth(&self.scenario, slots, self.generation)),
+        };
+        if let Some(table) = table {
+            self.enter(heard_ns, Due::PushClasses(table));
         }
     }
 
@@ -277,10 +336,15 @@ impl Controller {
                 latency_exponent: parameters.latency_exponent,
                 latency_reference_ms,
                 error_exponent: parameters.error_exponent,
+                weight_exponent: parameters.weight_exponent,
+                work_share: parameters.work_share,
+                affinity_proxies: parameters.affinity_proxies,
+                affinity_factor: parameters.affinity_factor,
             },
             proxies: NonZeroU32::new(observation.proxies).unwrap_or(NonZeroU32::MIN),
             objective: None,
             proxy_keys: Vec::new(),
+            position: None,
         }
     }
 

@@ -2,12 +2,13 @@
 //! outlier detection, admission), and the controller runs the production `decide` on observations made of simulated scrapes and
 //! of the proxies' own load reports.
 
+mod classes;
 mod controller;
 mod observe;
 mod proxy;
 
 use trimtab_model::{Policy, decision::RuleParameters};
-use trimtab_proxy::config::Algorithm;
+use trimtab_proxy::config::{Algorithm, RuleTerms};
 
 use crate::{
     scenario::Scenario,
@@ -31,6 +32,12 @@ pub struct FleetOptions {
     pub control: Control,
     /// Replaces the rule parameters that would be sent, but for the latency reference.
     pub parameters: Option<RuleParameters>,
+    /// What proxies are told of the classes of requests.
+    pub classes: ClassKnowledge,
+    /// Time between two exchanges of in-flight counts between proxies; `None`: there are none.
+    pub gossip_ns: Option<u64>,
+    /// Terms of the rule that act.
+    pub terms: RuleTerms,
     /// Whether proxies shed load.
     pub admission: bool,
     /// Whether proxies eject endpoints.
@@ -48,12 +55,26 @@ pub enum Control {
     Decide,
 }
 
+/// What proxies are told of the classes of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClassKnowledge {
+    /// Nothing: all requests are alike.
+    None,
+    /// What was learned from the proxies' reports.
+    Learned,
+    /// The truth from the start, but for changes of speed: how much learning costs.
+    True,
+}
+
 impl FleetOptions {
     /// Trimtab as it ships: its rule, `decide`, admission control and outlier detection.
     pub const TRIMTAB: Self = Self {
         algorithm: Algorithm::Adaptive,
         control: Control::Decide,
         parameters: None,
+        classes: ClassKnowledge::Learned,
+        gossip_ns: None,
+        terms: RuleTerms::ALL,
         admission: true,
         outlier_detection: true,
     };
@@ -68,7 +89,14 @@ impl FleetOptions {
             Algorithm::C3Local => Control::Equal,
             _ => Control::None,
         };
-        Self { algorithm, control, parameters: None, admission: false, outlier_detection: false }
+        Self {
+            algorithm,
+            control,
+            classes: ClassKnowledge::None,
+            admission: false,
+            outlier_detection: false,
+            ..Self::TRIMTAB
+        }
     }
 }
 

@@ -8,16 +8,16 @@ use trimtab_proxy::{
     api::v1,
     backend::Backend,
     config::{
-        AdmissionControl, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey, EndpointState,
-        ErrorTable, OutlierDetection, RequestClasses, RuleTerms, WeightTable,
+        AdmissionControl, BackendConfig, BackendTimeouts, CircuitBreaker, ClassTable, EndpointConfig, EndpointKey,
+        EndpointState, ErrorTable, OutlierDetection, RequestClasses, WeightTable,
     },
-    load::{Attempt, OrcaLoad, Outcome as ProxyOutcome, RequestClass},
+    load::{Attempt, OrcaLoad, Outcome as ProxyOutcome},
     pick::PickRequest,
     report::BackendReporter,
     time::Timestamp,
 };
 
-use super::FleetOptions;
+use super::{FleetOptions, classes};
 use crate::{
     scenario::Scenario,
     simulator::{
@@ -33,6 +33,7 @@ pub(super) const BACKEND: &str = "simulation/backend:80";
 /// A simulated proxy.
 #[derive(Debug)]
 pub(super) struct Proxy {
+    number: u32,
     backend: Backend,
     reporter: BackendReporter,
     rng: SmallRng,
@@ -52,6 +53,7 @@ impl Proxy {
     pub fn new(scenario: &Scenario, options: &FleetOptions, number: usize) -> Self {
         let ready = vec![true; scenario.endpoints.len()];
         Self {
+            number: number as u32,
             backend: Backend::new(config(scenario, options, &ready, 0), None, Timestamp::ZERO),
             reporter: BackendReporter::new(Timestamp::ZERO),
             rng: stream(scenario.seed, Purpose::Routing, number as u64),
@@ -61,7 +63,7 @@ impl Proxy {
 
     pub fn route(&mut self, arrival: &Arrival) -> Routing {
         let now = Timestamp(arrival.now_ns);
-        let class = RequestClass(arrival.class);
+        let class = self.backend.class_of(classes::key(arrival.class));
         let number = arrival.request as usize;
         if self.tokens.len() <= number {
             self.tokens.resize_with(number + 1, Tokens::default);
@@ -126,6 +128,16 @@ impl Proxy {
         self.reporter.errors(&self.backend, Timestamp(now_ns))
     }
 
+    pub fn in_flight(&self) -> Vec<[u16; 16]> {
+        self.backend.endpoints().iter().map(|endpoint| endpoint.load.in_flight_by_class()).collect()
+    }
+
+    pub fn heard(&self, now_ns: u64, peers: &[[u16; 16]]) {
+        for (endpoint, counts) in self.backend.endpoints().iter().zip(peers) {
+            endpoint.load.heard_from_peers(Timestamp(now_ns), counts);
+        }
+    }
+
     /// Ejections that are over, weights that have aged.
     pub fn pass_time(&mut self, now_ns: u64) {
         self.replace(self.backend.with_time(Timestamp(now_ns)));
@@ -138,7 +150,13 @@ impl Proxy {
 
     /// Tables that do not hold, or are about another endpoint list, are ignored as in production.
     pub fn apply_weights(&mut self, now_ns: u64, table: &WeightTable) {
-        self.replace(self.backend.with_weights(table, Timestamp(now_ns)).ok().flatten());
+        let table = WeightTable { position: Some(self.number), ..table.clone() };
+        self.replace(self.backend.with_weights(&table, Timestamp(now_ns)).ok().flatten());
+    }
+
+    /// See [`Self::apply_weights`].
+    pub fn apply_classes(&mut self, now_ns: u64, table: &ClassTable) {
+        self.replace(self.backend.with_classes(table, Timestamp(now_ns)).ok().flatten());
     }
 
     /// See [`Self::apply_weights`].
@@ -180,6 +198,6 @@ pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool]
         timeouts: BackendTimeouts::default(),
         objective: Some(Duration::from_nanos(scenario.objective_ns)),
         classes: RequestClasses::default(),
-        terms: RuleTerms::default(),
+        terms: options.terms,
     }
 }

@@ -1,0 +1,211 @@
+//! What requests of each class cost at each endpoint, laid out for picking, and what follows from it and from the counts in flight: how long
+//! *this* request would wait and take at an endpoint.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{ClassKey, ClassTable},
+    load::{CLASSES_MAX, RequestClass},
+};
+
+/// Costs are kept within this factor of the mean one, and factors of an endpoint within this of 1: keeps scores finite whatever is pushed.
+const RATIO_MAX: f32 = 1e4;
+
+/// Class costs of one backend. Immutable; shared by tables that agree on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Costs {
+    /// By class number; class 0 has no key.
+    keys: [Option<ClassKey>; CLASSES_MAX],
+    names: [Arc<str>; CLASSES_MAX],
+    /// Cost of each class at the average endpoint over that of the mean request.
+    relative: [f32; CLASSES_MAX],
+    /// Share of the requests that each class is.
+    share: [f32; CLASSES_MAX],
+    /// Share of the concurrency limit that each class may fill at least.
+    priority: [f32; CLASSES_MAX],
+    /// Expected share of what is in flight somewhere that each class is.
+    mix: [f32; CLASSES_MAX],
+    /// Tells numberings apart.
+    numbering: u64,
+    /// Cost of the mean request at the average endpoint.
+    mean_ms: f32,
+    /// Endpoint-major: cost of a class at an endpoint over that of the mean request at the average one.
+    at: Box<[[f32; CLASSES_MAX]]>,
+    /// One an endpoint; 0: unknown.
+    slots: Box<[f32]>,
+}
+
+impl Costs {
+    /// From a table for so many endpoints.
+    pub fn new(table: &ClassTable, endpoints: usize) -> Self {
+        let listed_share: f32 = table.classes.iter().map(|class| class.share).sum();
+        let other_share = (1.0 - listed_share).max(0.0);
+        let weight = (listed_share + other_share).max(1e-6);
+        let mean_ms = (table.classes.iter().map(|class| class.share * class.cost_ms).sum::<f32>()
+            + other_share * table.other_cost_ms)
+            / weight;
+        let mut costs = Self {
+            keys: [None; CLASSES_MAX],
+            names: std::array::from_fn(|_| Arc::from("")),
+            relative: [table.other_cost_ms / mean_ms; CLASSES_MAX],
+            share: [0.0; CLASSES_MAX],
+            priority: [0.0; CLASSES_MAX],
+            mix: [0.0; CLASSES_MAX],
+            numbering: numbering(table),
+            mean_ms,
+            at: Box::default(),
+            slots: if table.slots.is_empty() { vec![0.0; endpoints].into() } else { table.slots.clone().into() },
+        };
+        costs.share[0] = other_share / weight;
+        for class in &table.classes {
+            let number = RequestClass(class.number).index();
+            costs.keys[number] = Some(class.key);
+            costs.names[number] = Arc::from(class.name.as_str());
+            costs.relative[number] = (class.cost_ms / mean_ms).clamp(1.0 / RATIO_MAX, RATIO_MAX);
+            costs.share[number] = class.share / weight;
+            costs.priority[number] = class.priority;
+        }
+        // A request stays for its own time and for a wait that is much the same for all.
+        let stay: [f32; CLASSES_MAX] = std::array::from_fn(|class| costs.share[class] * (1.0 + costs.relative[class]));
+        let total = stay.iter().sum::<f32>().max(1e-6);
+        costs.mix = stay.map(|stay| stay / total);
+        let width = table.classes.len() + 1;
+        costs.at = (0..endpoints)
+            .map(|endpoint| {
+                let mut row = costs.relative;
+                if let Some(factors) = table.factors.get(endpoint * width..(endpoint + 1) * width) {
+                    let mut apply = |number: usize, factor: f32| {
+                        row[number] = (row[number] * factor).clamp(1.0 / RATIO_MAX, RATIO_MAX);
+                    };
+                    apply(0, factors[0]);
+                    for (class, factor) in table.classes.iter().zip(&factors[1..]) {
+                        apply(RequestClass(class.number).index(), *factor);
+                    }
+                }
+                row
+            })
+            .collect();
+        costs
+    }
+
+    /// The same for another list of endpoints: `origin` tells where each was before; those that are new are average ones of unknown slots.
+    #[must_use]
+    pub fn for_endpoints(&self, origin: impl Iterator<Item = Option<usize>> + Clone) -> Self {
+        Self {
+            at: origin.clone().map(|before| before.map_or(self.relative, |index| self.at[index])).collect(),
+            slots: origin.map(|before| before.map_or(0.0, |index| self.slots[index])).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// The class with this key; 0 if it has none of its own.
+    #[inline]
+    pub fn class_of(&self, key: ClassKey) -> RequestClass {
+        let number = self.keys.iter().position(|other| *other == Some(key)).unwrap_or(0);
+        RequestClass(number as u8)
+    }
+
+    /// Which class a number stands for.
+    pub fn key(&self, class: RequestClass) -> Option<ClassKey> {
+        self.keys[class.index()]
+    }
+
+    /// Its name, for people.
+    pub fn name(&self, class: RequestClass) -> &str {
+        &self.names[class.index()]
+    }
+
+    /// The same in two proxies if their numbers of classes stand for the same classes.
+    pub fn numbering(&self) -> u64 {
+        self.numbering
+    }
+
+    /// Its cost at the average endpoint, in milliseconds.
+    pub fn cost_ms(&self, class: RequestClass) -> f32 {
+        self.relative[class.index()] * self.mean_ms
+    }
+
+    /// Its share of the requests, 0..=1.
+    pub fn share(&self, class: RequestClass) -> f32 {
+        self.share[class.index()]
+    }
+
+    /// Share of the concurrency limit that each class may fill: `1 − 0.7 · (share of the work that is in cheaper classes + half its own)`, but at
+    /// least its priority. In overload this sheds costly requests first and answers many more in time (DESIGN.md, "In overload").
+    pub fn limit_shares(&self) -> [f32; CLASSES_MAX] {
+        const STEEPNESS: f32 = 0.7;
+        let work: [f32; CLASSES_MAX] = std::array::from_fn(|class| self.share[class] * self.relative[class]);
+        let total = work.iter().sum::<f32>().max(1e-9);
+        std::array::from_fn(|class| {
+            let cheaper: f32 = (0..CLASSES_MAX)
+                .filter(|other| self.relative[*other] < self.relative[class])
+                .map(|other| work[other])
+                .sum();
+            (1.0 - STEEPNESS * (cheaper + work[class] / 2.0) / total).max(self.priority[class])
+        })
+    }
+
+    /// Cost of a request of this class at an endpoint over that of the mean request at the average endpoint.
+    #[inline]
+    pub fn at(&self, endpoint: usize, class: RequestClass) -> f32 {
+        self.at[endpoint][class.index()]
+    }
+
+    /// Cost of a request of this class at the average endpoint over that of the mean request.
+    #[inline]
+    pub(crate) fn relative(&self, class: RequestClass) -> f32 {
+        self.relative[class.index()]
+    }
+
+    /// Requests that an endpoint serves at once; 0: unknown.
+    #[inline]
+    pub fn slots(&self, endpoint: usize) -> f32 {
+        self.slots[endpoint]
+    }
+
+    /// Expected share of each class in what is in flight somewhere.
+    #[inline]
+    pub(crate) fn mix(&self) -> &[f32; CLASSES_MAX] {
+        &self.mix
+    }
+
+    /// Costs of all classes at an endpoint.
+    #[inline]
+    pub(crate) fn row(&self, endpoint: usize) -> &[f32; CLASSES_MAX] {
+        &self.at[endpoint]
+    }
+}
+
+/// How long a request waits for a slot at an endpoint that serves first come, first served, where `counts[k]` requests of cost `costs[k]`
+/// are in flight: the `y` that solves `Σ counts[k] · min(costs[k], y) = slots · y`; 0 while a slot is free. A heavy request ahead delays
+/// as long as the others take to pass by it, not as long as it takes itself.
+#[inline]
+pub fn wait(counts: &[f32; CLASSES_MAX], costs: &[f32; CLASSES_MAX], slots: f32) -> f32 {
+    let total: f32 = counts.iter().sum();
+    if total < slots {
+        return 0.0;
+    }
+    // `Σ counts · min(costs, y) − slots · y` is concave in y and 0 at 0, so Newton's method from the right of its other root comes down to it
+    // in at most one step a class. With all requests counted whole y = work / slots, which is to the right.
+    let mut y = counts.iter().zip(costs).map(|(count, cost)| count * cost).sum::<f32>() / slots;
+    for _ in 0..CLASSES_MAX {
+        let (mut whole, mut longer) = (0.0, 0.0);
+        for (count, cost) in counts.iter().zip(costs) {
+            if *cost <= y { whole += count * cost } else { longer += count }
+        }
+        let next = whole / (slots - longer);
+        if longer == 0.0 || longer >= slots || next >= y {
+            break;
+        }
+        y = next;
+    }
+    y
+}
+
+/// FNV-1a over numbers and keys in the order of the numbers.
+fn numbering(table: &ClassTable) -> u64 {
+    let mut pairs: Vec<(u8, ClassKey)> = table.classes.iter().map(|class| (class.number, class.key)).collect();
+    pairs.sort_unstable();
+    let bytes = pairs.iter().flat_map(|(number, key)| std::iter::once(*number).chain(key.0.to_le_bytes()));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
