@@ -33,7 +33,7 @@ fn shortest_expected_delay_32_endpoints(bencher: Bencher<'_, '_>) {
     let scenario = scenario();
     bencher
         .counter(requests(&scenario))
-        .bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())));
+        .bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario)));
 }
 
 /// Trimtab's rule with weights, outlier detection, admission control and `decide` twice a second.

@@ -4,8 +4,9 @@
 use trimtab_proxy::config::Algorithm;
 
 use crate::{
-    bounds::ShortestExpectedDelay,
+    bounds::{Bound, ShortestExpectedDelay},
     fleet::{Fleet, FleetOptions},
+    rivals,
     scenario::{Scenario, ScenarioError},
     simulator::{Router, Summary, simulate},
 };
@@ -50,19 +51,26 @@ pub trait Contest: Send + Sync {
 
 /// Everyone, in the order of tables: ours, rivals, bounds.
 pub fn all() -> Vec<Box<dyn Contest>> {
-    OURS.iter().map(|ours| Box::new(*ours) as Box<dyn Contest>).collect()
+    let ours = OURS.into_iter().map(|ours| Box::new(ours) as Box<dyn Contest>);
+    let rivals = rivals::all().into_iter().map(|rival| Box::new(rival) as Box<dyn Contest>);
+    let bounds = Bound::ALL.into_iter().map(|bound| Box::new(bound) as Box<dyn Contest>);
+    ours.chain(rivals).chain(bounds).collect()
 }
 
-/// The contestant of this name.
+/// The contestant of this name; a rival's may carry the suffixes that [`rivals::by_name`] knows.
 ///
 /// # Errors
 /// Lists the right names if there is none.
 pub fn by_name(name: &str) -> Result<Box<dyn Contest>, UnknownPolicy> {
-    let everyone = all();
-    let names = || everyone.iter().map(|one| one.name().to_owned()).collect();
+    if let Some(rival) = rivals::by_name(name) {
+        return Ok(Box::new(rival));
+    }
+    let mut everyone = all();
     match everyone.iter().position(|one| one.name() == name) {
-        Some(place) => Ok(all().swap_remove(place)),
-        None => Err(UnknownPolicy { name: name.into(), known: names() }),
+        Some(place) => Ok(everyone.swap_remove(place)),
+        None => {
+            Err(UnknownPolicy { name: name.into(), known: everyone.iter().map(|one| one.name().to_owned()).collect() })
+        }
     }
 }
 
@@ -87,16 +95,9 @@ const fn named(name: &'static str, description: &'static str, role: Role, contes
     Named { name, description, role, contestant }
 }
 
-const OURS: [Named; 4] = [
+const OURS: [Named; 2] = [
     named("trimtab", "what ships: weights, live counts, pooled errors, shedding", Role::Ours, Contestant::TRIMTAB),
     named("trimtab-local", "the same without weights", Role::Ours, Contestant::Fleet(FleetOptions::LOCAL)),
-    named(
-        "c3-local",
-        "(own in-flight x proxies + 1)^3 x latency",
-        Role::Rival,
-        Contestant::baseline(Algorithm::C3Local),
-    ),
-    named("shortest-expected-delay", "true counts, slots and speeds", Role::Bound, Contestant::Omniscient),
 ];
 
 impl Contest for Named {
@@ -114,7 +115,7 @@ impl Contest for Named {
 
     fn router(&self, scenario: &Scenario) -> Box<dyn Router> {
         match &self.contestant {
-            Contestant::Omniscient => Box::new(ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())),
+            Contestant::Omniscient => Box::new(ShortestExpectedDelay::new(scenario)),
             Contestant::Fleet(options) => Box::new(Fleet::new(scenario, options)),
         }
     }
@@ -157,9 +158,7 @@ impl Contestant {
     /// If the scenario does not hold.
     pub fn run(&self, scenario: &Scenario) -> Result<Summary, ScenarioError> {
         match self {
-            Self::Omniscient => {
-                simulate(scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len()))
-            }
+            Self::Omniscient => simulate(scenario, &mut ShortestExpectedDelay::new(scenario)),
             Self::Fleet(options) => simulate(scenario, &mut Fleet::new(scenario, options)),
         }
     }

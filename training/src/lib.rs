@@ -5,6 +5,7 @@ pub mod contest;
 pub mod fleet;
 pub mod learn;
 pub mod report;
+pub mod rivals;
 pub mod scenario;
 pub mod search;
 pub mod simulator;

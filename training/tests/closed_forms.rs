@@ -108,7 +108,7 @@ fn a_seed_replays_bit_for_bit_and_another_does_not() {
     let mut scenario = scenario(Discipline::Fcfs, 2, 8, 0.9, Distribution::Exponential);
     scenario.measured_ns.end = 200 * SECOND;
     let run = |scenario: &Scenario| {
-        simulate(scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len())).unwrap()
+        simulate(scenario, &mut ShortestExpectedDelay::new(scenario)).unwrap()
     };
     let first = run(&scenario);
     assert_eq!(first, run(&scenario));

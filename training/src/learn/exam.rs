@@ -125,5 +125,5 @@ pub fn mean(numbers: &[f64]) -> f64 {
 }
 
 fn bound(scenario: &Scenario) -> Result<Summary, ScenarioError> {
-    simulate(scenario, &mut ShortestExpectedDelay::new(&scenario.classes, scenario.endpoints.len()))
+    simulate(scenario, &mut ShortestExpectedDelay::new(scenario))
 }

@@ -304,21 +304,6 @@ impl Endpoint {
     }
 }
 
-/// Expected time, in nanoseconds, that a request with mean work would spend at an endpoint that has `ahead` others
-/// assigned, at its present speed; infinite at one that stands still.
-#[inline]
-pub fn expected_ns(endpoint: &Endpoint, ahead: u32, mean_work_ns: f64) -> f64 {
-    let slots = f64::from(endpoint.spec.slots);
-    let ahead = f64::from(ahead);
-    let in_turns = match endpoint.spec.discipline {
-        // Wait for the (ahead - slots + 1)-th departure of a full endpoint, then be served.
-        Discipline::Fcfs => 1.0 + ((ahead + 1.0 - slots) / slots).max(0.0),
-        Discipline::ProcessorSharing => ((ahead + 1.0) / slots).max(1.0),
-    };
-    let speed = endpoint.speed();
-    if speed > 0.0 { in_turns * mean_work_ns / speed } else { f64::INFINITY }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,14 +371,5 @@ mod tests {
         pod.complete(100);
         let meter = pod.meter(150);
         assert_eq!((meter.busy_ns, meter.inside_ns), (150.0, 250.0));
-    }
-
-    #[test]
-    fn the_expected_time_is_the_service_time_while_a_slot_is_free() {
-        let pod = endpoint(Discipline::Fcfs, 2);
-        assert_eq!(expected_ns(&pod, 1, 10.0), 10.0);
-        assert_eq!(expected_ns(&pod, 2, 10.0), 15.0);
-        let shared = endpoint(Discipline::ProcessorSharing, 2);
-        assert_eq!(expected_ns(&shared, 3, 10.0), 20.0);
     }
 }

@@ -133,6 +133,10 @@ impl<R: Router + ?Sized> Router for Box<R> {
         (**self).readiness(now_ns, endpoint, ready);
     }
 
+    fn next_waiting(&mut self, now_ns: u64, endpoints: &[Endpoint]) -> Option<(u32, u32)> {
+        (**self).next_waiting(now_ns, endpoints)
+    }
+
     fn control_at_ns(&self) -> u64 {
         (**self).control_at_ns()
     }
