@@ -97,6 +97,48 @@ fn one_slot_with_general_service_follows_pollaczek_and_khinchine() {
 }
 
 #[test]
+fn a_full_queue_refuses_as_m_m_1_k_loses() {
+    for (load, room) in [(0.9, 5), (1.3, 8)] {
+        let mut scenario = scenario(Discipline::Fcfs, 1, 8, load, Distribution::Exponential);
+        scenario.endpoints.iter_mut().for_each(|spec| spec.room = room);
+        let summary = run(&scenario);
+        let power = |exponent: u32| f64::powi(load, exponent as i32);
+        let loss = (1.0 - load) * power(room) / (1.0 - power(room + 1));
+        close(summary.error_share, loss, "loss");
+        // Little's law on those that got in.
+        let inside = load / (1.0 - load) - f64::from(room + 1) * power(room + 1) / (1.0 - power(room + 1));
+        close(summary.latency_ms_mean, MEAN_MS * inside / (load * (1.0 - loss)), "mean");
+    }
+}
+
+#[test]
+fn without_a_queue_requests_are_lost_as_erlang_b_says() {
+    let (slots, load) = (4, 0.7);
+    let mut scenario = scenario(Discipline::Fcfs, slots, 4, load, Distribution::LogNormal { cv: 1.0 });
+    scenario.endpoints.iter_mut().for_each(|spec| spec.room = slots);
+    let offered = load * f64::from(slots);
+    let blocking = (1..=slots).fold(1.0, |b, k| offered * b / (f64::from(k) + offered * b));
+    // Whatever the distribution of service times.
+    close(run(&scenario).error_share, blocking, "loss");
+}
+
+#[test]
+fn a_group_that_suits_a_class_badly_behaves_as_m_m_c_with_more_work() {
+    let (slots, load) = (2, 0.6);
+    let mut scenario = scenario(Discipline::Fcfs, slots, 4, load, Distribution::Exponential);
+    scenario.groups = vec![0, 1, 1, 0];
+    scenario.affinity = vec![1.0, 2.0];
+    scenario.rate_rps = load * scenario.capacity_rps();
+    let mean = |factor: f64| {
+        // Requests are spread evenly; the mean factor is 1.5.
+        let load = load * factor / 1.5;
+        let wait = erlang_c(slots, load * f64::from(slots)) * factor * MEAN_MS / (f64::from(slots) * (1.0 - load));
+        factor * MEAN_MS + wait
+    };
+    close(run(&scenario).latency_ms_mean, (mean(1.0) + mean(2.0)) / 2.0, "mean");
+}
+
+#[test]
 fn the_network_delays_both_ways() {
     let mut scenario = scenario(Discipline::Fcfs, 1, 8, 0.5, Distribution::Exponential);
     scenario.one_way_ns = 3_000_000;

@@ -9,6 +9,8 @@ use super::{Report, has_overload};
 
 /// Up to so many runs, each is listed with its fingerprint.
 const RUNS_LISTED: usize = 12;
+/// An interval with half a width beyond this share of the mean is told by its ends.
+const WIDE: f64 = 0.2;
 /// Shares that round to less in every column are left out.
 const PERCENT_SHOWN: f64 = 0.005;
 
@@ -44,7 +46,8 @@ pub fn all(report: &Report<'_>) -> Vec<String> {
     if let Some((title, table)) = paired(report) {
         lines.extend([String::new(), title, table]);
     }
-    if report.args.runs || report.results.runs.len() <= RUNS_LISTED {
+    let asked_for = report.results.runs.iter().filter(|run| report.shown.contains(&run.policy)).count();
+    if report.args.runs || asked_for <= RUNS_LISTED {
         lines.extend([String::new(), "runs".to_owned(), runs(report)]);
     }
     lines
@@ -183,19 +186,23 @@ fn names_of(cell: &Cell) -> [String; 4] {
     ]
 }
 
-/// A value with half of its interval's width; a dash where runs failed or answered nothing.
+/// A value with half of its interval's width, or with the interval where that is wide; a dash where runs failed or answered nothing.
 fn text(value: Option<Interval>, metric: Metric) -> String {
     let Some(value) = value else { return "–".to_owned() };
     let digits = match value.mean.abs() {
+        _ if matches!(metric, Metric::Goodput | Metric::Shed) => 1,
         mean if mean >= 100.0 => 0,
         mean if mean >= 10.0 => 1,
         // Errors are told to a hundredth of a percent, ratios to a hundredth.
-        _ if metric == Metric::Goodput || metric == Metric::Shed => 1,
         _ => 2,
     };
-    match value.half_width() {
-        Some(half) => format!("{:.digits$} ±{half:.digits$}", value.mean),
-        None => format!("{:.digits$}", value.mean),
+    match (value.half_width(), value.bounds) {
+        // Intervals of ratios are even in their logarithms: ± would mislead where they are wide.
+        (Some(half), Some((low, high))) if metric.is_latency() && half > WIDE * value.mean => {
+            format!("{:.digits$} ({low:.digits$}–{high:.digits$})", value.mean)
+        }
+        (Some(half), _) => format!("{:.digits$} ±{half:.digits$}", value.mean),
+        (None, _) => format!("{:.digits$}", value.mean),
     }
 }
 
@@ -204,5 +211,22 @@ fn points(value: Option<Interval>) -> String {
     match value.half_width() {
         Some(half) => format!("{:+.1} ±{half:.1}", value.mean),
         None => format!("{:+.1}", value.mean),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrow_intervals_are_told_by_half_their_width_and_wide_ones_by_their_ends() {
+        let check =
+            |mean, bounds, metric, expected| assert_eq!(text(Some(Interval { mean, bounds }), metric), expected);
+        check(1.117, Some((1.08, 1.16)), Metric::P99, "1.12 ±0.04");
+        check(1.0, Some((0.5, 2.0)), Metric::P99, "1.00 (0.50–2.00)");
+        check(0.0123, Some((0.0, 0.0323)), Metric::Errors, "0.01 ±0.02");
+        check(100.0, Some((100.0, 100.0)), Metric::Goodput, "100.0 ±0.0");
+        check(62.5, None, Metric::P50, "62.5");
+        assert_eq!(text(None, Metric::P99), "–");
     }
 }

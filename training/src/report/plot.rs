@@ -30,14 +30,19 @@ type Row = (String, Vec<Option<Interval>>);
 pub fn families(results: &Results<'_>, shown: &[usize], metric: Metric, note: &str) -> Result<String, PlotError> {
     let mut families: Vec<Family> = results.grid.cells.iter().map(|cell| cell.family).collect();
     families.dedup();
+    // Where load is more than can be served, who sheds answers other requests than who does not: their latencies do not compare.
+    let overload = families.iter().filter(|family| family.is_overload()).count();
+    if metric.is_latency() && overload < families.len() {
+        families.retain(|family| !family.is_overload());
+    }
     let values = |wanted: &dyn Fn(Family) -> bool| -> Vec<Option<Interval>> {
         shown.iter().map(|policy| results.over(|cell| wanted(cell.family), *policy, metric)).collect()
     };
     let mut rows: Vec<Row> =
         families.iter().map(|family| (family.name().to_owned(), values(&|other| other == *family))).collect();
-    let compared = families.iter().filter(|family| !family.is_overload()).count();
-    if metric.is_latency() && compared > 1 {
-        rows.push(("all but overload".into(), values(&|family| !family.is_overload())));
+    if metric.is_latency() && families.len() > 1 {
+        let name = if overload > 0 { "all but overload" } else { "all" };
+        rows.push((name.into(), values(&|family| families.contains(&family))));
     }
     let title = match metric {
         Metric::P99 => "99th percentile of latency",

@@ -41,7 +41,7 @@ pub fn record(policy: &dyn Contest, scenario: &Scenario) -> Result<(Summary, Vec
         router: policy.router(scenario),
         from_ns,
         arrived_ns: Vec::new(),
-        bins: (0..count).map(|_| (0, Histogram::new(2).expect("two digits are a valid precision"))).collect(),
+        bins: (0..count).map(|_| (0, histogram())).collect(),
     };
     let summary = simulate(scenario, &mut recorder)?;
     let bins = recorder.bins.iter().enumerate().map(|(number, (arrived, latency_us))| {
@@ -55,6 +55,11 @@ pub fn record(policy: &dyn Contest, scenario: &Scenario) -> Result<(Summary, Vec
         }
     });
     Ok((summary, bins.collect()))
+}
+
+/// Microseconds to one hour; what takes longer counts as that.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 3_600 * SECOND / MICROSECOND, 2).expect("constant bounds are valid")
 }
 
 /// A router that notes what happens at another.
@@ -124,5 +129,8 @@ mod tests {
         assert_eq!(summary, policy.run(&scenario).unwrap());
         assert_eq!(bins.len(), 12);
         assert_eq!(bins.iter().filter(|bin| bin.at_s > 0.0).map(|bin| bin.arrived).sum::<u64>(), summary.arrived);
+        // The tails of half seconds lie around that of the whole run.
+        let highest_ms = bins.iter().filter_map(|bin| bin.latency_ms_p99).fold(0.0, f64::max);
+        assert!(highest_ms > 0.9 * summary.latency_ms_p99, "{highest_ms} ms, all {} ms", summary.latency_ms_p99);
     }
 }
