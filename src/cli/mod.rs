@@ -7,6 +7,7 @@ mod proxy;
 mod signals;
 mod simulate;
 mod source;
+mod train;
 mod up;
 mod weights;
 
@@ -61,6 +62,8 @@ pub enum Command {
     Weights(weights::WeightsArgs),
     /// Compare policies in the simulator: tables with intervals, plots, JSON
     Simulate(Box<simulate::SimulateArgs>),
+    /// Make a policy: learn in simulation, keep the best on validation, resume after a kill
+    Train(Box<train::TrainArgs>),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -74,6 +77,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Proxy(args) => block_on(proxy::run(args)),
         Command::Weights(args) => block_on(weights::run(args)),
         Command::Simulate(args) => simulate::run(*args),
+        Command::Train(args) => train::run(&args),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -39,6 +39,29 @@ fn flags_that_make_no_sense_are_named() {
 }
 
 #[test]
+fn training_that_cannot_be_names_the_file_or_the_flag() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = |name: &str| folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    check(&["train"], 2, &["--from"]);
+    check(&["train", "--from", "dreams", "--out", "x"], 2, &["--from", "dreams", "simulation"]);
+    check(&["train", "--from", "simulation", "--out", "x", "--policy", "deep"], 2, &["--policy", "deep", "network"]);
+    check(&["train", "--from", "simulation", "--out", "x", "--time-budget", "long"], 2, &["--time-budget", "long"]);
+    let simulation = |more: &[&str], code: i32, wanted: &[&str]| {
+        check(&[&["train", "--from", "simulation", "--out"], more].concat(), code, wanted);
+    };
+    simulation(&[&out("none"), "--resume"], 1, &["--resume", "none", "state.safetensors", "is not there"]);
+    let taken = file(folder.path(), "taken", "a file");
+    simulation(&[&taken], 1, &["--out", "taken"]);
+    std::fs::create_dir(out("run")).expect("a folder");
+    file(&folder.path().join("run"), "state.safetensors", "nonsense");
+    simulation(&[&out("run")], 1, &["--out", "run", "--resume"]);
+    simulation(&[&out("run"), "--resume"], 1, &["state.safetensors", "not the state of a training"]);
+    let broken = file(folder.path(), "policy.safetensors", "nonsense");
+    check(&["train", "--evaluate", &broken], 1, &["--evaluate", "policy.safetensors", "not a whole safetensors file"]);
+    check(&["train", "--evaluate", &out("absent")], 1, &["--evaluate", "absent"]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
     let address = taken.local_addr().expect("bound").to_string();

@@ -21,6 +21,10 @@ use crate::{
 pub const PROXIES: [usize; 3] = [1, 4, 16];
 /// Numbers of endpoints that results are told for.
 pub const ENDPOINTS: [usize; 2] = [8, 32];
+/// Requests of a lesson: a 99th percentile of so many is known to about 3 %, and candidates are compared on the same ones.
+const LESSON_REQUESTS: u32 = 30_000;
+/// However many they are, troubles of some seconds must play out.
+const LESSON_NS_MIN: u64 = 6 * SECOND;
 /// Seeds of lessons are of their own stream of the course's randomness.
 const DECKS: u64 = 1 << 32;
 
@@ -33,6 +37,8 @@ pub struct Lesson {
     pub setting: Setting,
     /// How the world around it differs from the family's; nothing for the family's own.
     pub surroundings: Option<Surroundings>,
+    /// Requests after which no more are measured; nothing: the setting's seconds hold.
+    pub requests_max: Option<u32>,
 }
 
 /// How well the controller sees, and how far everything is apart.
@@ -56,6 +62,11 @@ impl Lesson {
             scenario.telemetry.scrape_interval_ns = surroundings.scrape_interval_ns;
             scenario.one_way_ns = surroundings.one_way_ns;
         }
+        if let Some(requests) = self.requests_max {
+            let measured_ns = scenario.measured_ns.end - scenario.measured_ns.start;
+            let enough_ns = ((f64::from(requests) / scenario.rate_rps * SECOND as f64) as u64).max(LESSON_NS_MIN);
+            scenario.measured_ns.end = scenario.measured_ns.start + enough_ns.min(measured_ns);
+        }
         Ok(scenario)
     }
 }
@@ -70,6 +81,9 @@ pub struct Course {
 }
 
 impl Course {
+    /// Validation lessons of one seed: every training family with 1, 4 and 16 proxies and 8 and 32 endpoints.
+    pub const SEED_LESSONS: usize = Family::TRAINING.len() * PROXIES.len() * ENDPOINTS.len();
+
     /// The lessons of one generation.
     pub fn lessons(&self, generation: u64, count: usize) -> Vec<Lesson> {
         let mut rng = stream(self.seed, Purpose::Learning, generation);
@@ -83,31 +97,34 @@ impl Course {
     }
 
     /// Lessons from which the distribution of the policy's input is measured: every card with small, usual and large
-    /// numbers of endpoints in turn, so that none of them is a rare value.
-    pub fn survey(&self, rounds: usize) -> Vec<Lesson> {
+    /// numbers of endpoints in turn, so that none of them is a rare value. So many of them.
+    pub fn survey(&self, count: usize) -> Vec<Lesson> {
         const SIZES: [usize; 8] = [8, 3, 32, 100, 8, 2, 32, 200];
         let mut rng = stream(self.seed, Purpose::Learning, DECKS - 1);
-        let cards: Vec<_> = (0..rounds).flat_map(|_| deck()).collect();
-        let lesson = |(number, (family, proxies)): (usize, (Family, usize))| {
-            // A prime step: each family meets each size.
-            self.lesson(family, proxies, SIZES[(number + number / 39) % SIZES.len()], &mut rng)
-        };
-        cards.into_iter().enumerate().map(lesson).collect()
+        let deck = deck();
+        (0..count)
+            .map(|number| {
+                let (family, proxies) = deck[number % deck.len()];
+                // One further in each round: each card meets each size.
+                self.lesson(family, proxies, SIZES[(number + number / deck.len()) % SIZES.len()], &mut rng)
+            })
+            .collect()
     }
 
-    /// What policies are chosen by: every training family, 1, 4 and 16 proxies, 8 and 32 endpoints, so many seeds from
-    /// `first` on (of those for validation), as the families are.
-    pub fn validation(&self, first: u64, seeds: u64) -> Vec<Lesson> {
-        let from = seeds::VALIDATION.start + first;
+    /// What policies are chosen by, as the families are: [`SEED_LESSONS`](Self::SEED_LESSONS) for each seed from number
+    /// `first` on (of those for validation), so many of them.
+    pub fn validation(&self, first: u64, count: usize) -> Vec<Lesson> {
+        let seeds = (seeds::VALIDATION.start + first..seeds::VALIDATION.end).take(count.div_ceil(Self::SEED_LESSONS));
         let mut lessons = Vec::new();
-        for seed in from..from + seeds {
+        for seed in seeds {
             for (family, proxies) in deck() {
                 for endpoints in ENDPOINTS {
                     let setting = Setting { seconds: self.seconds, ..Setting::new(seed, proxies, endpoints) };
-                    lessons.push(Lesson { family, setting, surroundings: None });
+                    lessons.push(Lesson { family, setting, surroundings: None, requests_max: None });
                 }
             }
         }
+        lessons.truncate(count);
         lessons
     }
 
@@ -129,7 +146,7 @@ impl Course {
             scrape_interval_ns: (log_uniform(rng, 0.5, 5.0) * SECOND as f64) as u64,
             one_way_ns: (log_uniform(rng, 50.0, 1_000.0) * MICROSECOND as f64) as u64,
         };
-        Lesson { family, setting, surroundings: varied.then_some(drawn) }
+        Lesson { family, setting, surroundings: varied.then_some(drawn), requests_max: Some(LESSON_REQUESTS) }
     }
 }
 
@@ -138,12 +155,12 @@ fn deck() -> Vec<(Family, usize)> {
     Family::TRAINING.into_iter().flat_map(|family| PROXIES.map(|proxies| (family, proxies))).collect()
 }
 
-/// Mostly what results are told for; sometimes a few, sometimes many. Large ones are rare because they cost most.
+/// Mostly few, as they cost least; often what results are told for; sometimes many.
 fn endpoints(rng: &mut SmallRng) -> usize {
     match rng.random_range(0..100) {
-        0..40 => ENDPOINTS[0],
-        40..80 => ENDPOINTS[1],
-        80..96 => log_uniform(rng, 2.0, 64.0) as usize,
+        0..50 => ENDPOINTS[0],
+        50..70 => ENDPOINTS[1],
+        70..98 => log_uniform(rng, 2.0, 64.0) as usize,
         _ => 200,
     }
 }
@@ -172,8 +189,13 @@ mod tests {
 
     #[test]
     fn all_lessons_may_be_learned_from_and_none_is_of_another_generation() {
-        let lessons =
-            [COURSE.lessons(0, 39), COURSE.lessons(1, 39), COURSE.survey(1), COURSE.validation(0, 1)].concat();
+        let lessons = [
+            COURSE.lessons(0, 39),
+            COURSE.lessons(1, 39),
+            COURSE.survey(39),
+            COURSE.validation(0, Course::SEED_LESSONS),
+        ]
+        .concat();
         assert!(lessons.iter().all(|lesson| lesson.scenario().is_ok_and(|scenario| scenario.check().is_ok())));
         assert_eq!(COURSE.lessons(7, 12), COURSE.lessons(7, 12));
         assert_ne!(COURSE.lessons(7, 12), COURSE.lessons(8, 12));
@@ -182,7 +204,8 @@ mod tests {
 
     #[test]
     fn what_is_validated_on_is_never_trained_on() {
-        let validation = COURSE.validation(0, 2);
+        let validation = COURSE.validation(0, 2 * Course::SEED_LESSONS);
+        assert_eq!(validation.len(), 2 * Course::SEED_LESSONS);
         assert!(validation.iter().all(|lesson| seeds::VALIDATION.contains(&lesson.setting.seed)));
         let trained = (0..50).flat_map(|generation| COURSE.lessons(generation, 12));
         assert!(trained.into_iter().all(|lesson| seeds::TRAINING.contains(&lesson.setting.seed)));

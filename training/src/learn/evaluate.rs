@@ -11,19 +11,32 @@ use super::{
     parallel,
 };
 use crate::{
+    report::Interval,
     scenario::Family,
     simulator::{Summary, simulate},
 };
 
-/// An estimate with its 95 % interval.
+/// An estimate with its 95 % interval; one run has none.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Interval {
+pub struct Estimate {
     /// The estimate.
     pub value: f64,
-    /// Lower end.
-    pub low: f64,
-    /// Upper end.
-    pub high: f64,
+    /// Its lower end.
+    pub low: Option<f64>,
+    /// Its upper end.
+    pub high: Option<f64>,
+}
+
+impl Estimate {
+    /// Of nothing, nothing is known.
+    fn new(interval: Option<Interval>) -> Self {
+        let bounds = interval.and_then(|interval| interval.bounds);
+        Self {
+            value: interval.map_or(f64::NAN, |interval| interval.mean),
+            low: bounds.map(|(low, _)| low),
+            high: bounds.map(|(_, high)| high),
+        }
+    }
 }
 
 /// What one contestant did on one family (or on several).
@@ -34,19 +47,19 @@ pub struct Cell {
     /// Runs.
     pub runs: usize,
     /// 99th percentile ÷ the bound's, geometric mean.
-    pub p99_ratio: Interval,
+    pub p99_ratio: Estimate,
     /// Median ÷ the bound's, geometric mean.
-    pub p50_ratio: Interval,
+    pub p50_ratio: Estimate,
     /// 99th percentile ÷ the prior's on the same run, geometric mean.
-    pub p99_to_prior: Interval,
+    pub p99_to_prior: Estimate,
     /// Share of errors, mean.
     pub errors: f64,
     /// Share answered within the objective, mean.
     pub goodput: f64,
     /// The cost that training minimises, mean.
-    pub cost: Interval,
+    pub cost: Estimate,
     /// Cost less the prior's on the same run, mean.
-    pub cost_to_prior: Interval,
+    pub cost_to_prior: Estimate,
 }
 
 /// One contestant.
@@ -81,11 +94,11 @@ struct Run {
 pub fn evaluate(
     policies: &[(String, Policy)],
     first: u64,
-    seeds: u64,
+    seeds: usize,
     seconds: Option<u64>,
     jobs: usize,
 ) -> Result<Vec<Column>, LearnError> {
-    let exam = Exam::new(Course { seed: 0, seconds }.validation(first, seeds), jobs)?;
+    let exam = Exam::new(Course { seed: 0, seconds }.validation(first, seeds * Course::SEED_LESSONS), jobs)?;
     let mut contestants: Vec<(String, Examinee)> =
         Examinee::rivals().into_iter().map(|(name, rival)| (name.to_owned(), rival)).collect();
     let own = policies.iter().map(|(name, policy)| (name.clone(), Examinee::policy(policy.clone())));
@@ -120,8 +133,7 @@ fn column(name: String, exam: &Exam, runs: &[Run], prior: &[Summary]) -> Column 
         let ratio = |of: fn(&Summary) -> f64, to: &[Summary]| {
             let logs: Vec<f64> =
                 indices.iter().map(|&i| (of(&summaries[i]).max(1e-3) / of(&to[i]).max(1e-3)).ln()).collect();
-            let interval = interval(&logs);
-            Interval { value: interval.value.exp(), low: interval.low.exp(), high: interval.high.exp() }
+            Estimate::new(Interval::of_logarithms(&logs))
         };
         let average = |of: fn(&Summary) -> f64| mean(&indices.iter().map(|&i| of(&summaries[i])).collect::<Vec<_>>());
         Cell {
@@ -132,8 +144,10 @@ fn column(name: String, exam: &Exam, runs: &[Run], prior: &[Summary]) -> Column 
             p99_to_prior: ratio(|s| s.latency_ms_p99, prior),
             errors: average(|s| s.error_share + s.unroutable_share),
             goodput: average(|s| s.goodput_share),
-            cost: interval(&indices.iter().map(|&i| costs[i]).collect::<Vec<_>>()),
-            cost_to_prior: interval(&indices.iter().map(|&i| costs[i] - prior_costs[i]).collect::<Vec<_>>()),
+            cost: Estimate::new(Interval::of(&indices.iter().map(|&i| costs[i]).collect::<Vec<_>>())),
+            cost_to_prior: Estimate::new(Interval::of(
+                &indices.iter().map(|&i| costs[i] - prior_costs[i]).collect::<Vec<_>>(),
+            )),
         }
     };
     let families = Family::TRAINING.map(|family| of(family.name(), &|other| other == family)).to_vec();
@@ -152,49 +166,5 @@ fn column(name: String, exam: &Exam, runs: &[Run], prior: &[Summary]) -> Column 
             .map(|family| unfamiliar(&|other| other == family))
             .into_iter()
             .fold(0.0, f64::max),
-    }
-}
-
-/// The mean of independent numbers, and Student's 95 % interval; as wide as can be for fewer than two.
-pub fn interval(numbers: &[f64]) -> Interval {
-    let value = mean(numbers);
-    let count = numbers.len() as f64;
-    if count < 2.0 {
-        return Interval { value, low: f64::NEG_INFINITY, high: f64::INFINITY };
-    }
-    let variance = numbers.iter().map(|number| (number - value) * (number - value)).sum::<f64>() / (count - 1.0);
-    let half = student_975(count - 1.0) * (variance / count).sqrt();
-    Interval { value, low: value - half, high: value + half }
-}
-
-/// The 97.5 % quantile of Student's distribution (Abramowitz and Stegun 26.7.5; exact for one and two degrees of freedom).
-fn student_975(degrees: f64) -> f64 {
-    if degrees < 1.5 {
-        return 12.706;
-    }
-    if degrees < 2.5 {
-        return 4.303;
-    }
-    let z: f64 = 1.959_964;
-    let (z3, z5, z7) = (z.powi(3), z.powi(5), z.powi(7));
-    z + (z3 + z) / (4.0 * degrees)
-        + (5.0 * z5 + 16.0 * z3 + 3.0 * z) / (96.0 * degrees.powi(2))
-        + (3.0 * z7 + 19.0 * z5 + 17.0 * z3 - 15.0 * z) / (384.0 * degrees.powi(3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn intervals_are_those_of_student() {
-        // Tables: 3.182 for 3 degrees of freedom, 2.228 for 10, 2.042 for 30.
-        for (degrees, expected) in [(3.0, 3.182), (10.0, 2.228), (30.0, 2.042)] {
-            assert!((student_975(degrees) - expected).abs() < 0.03, "{degrees}: {}", student_975(degrees));
-        }
-        let found = interval(&[1.0, 2.0, 3.0, 4.0]);
-        assert!((found.value - 2.5).abs() < 1e-12 && (found.high - found.low - 2.0 * 2.054).abs() < 0.05, "{found:?}");
-        assert_eq!(interval(&[7.0; 5]), Interval { value: 7.0, low: 7.0, high: 7.0 });
-        assert!(interval(&[7.0]).high.is_infinite());
     }
 }

@@ -53,12 +53,12 @@ pub struct Options {
     pub seconds: Option<u64>,
     /// Generations from one validation to the next.
     pub validate_every: u64,
-    /// Seeds of the validation scenarios; each is 78 runs.
-    pub validation_seeds: u64,
+    /// Scenarios of a validation.
+    pub validation_lessons: usize,
     /// Validations without anything better after which a stage ends.
     pub patience: u64,
-    /// Rounds through all families and numbers of proxies in which the distribution of the policy's input is measured.
-    pub survey_rounds: usize,
+    /// Scenarios on which the distribution of the policy's input is measured.
+    pub survey_lessons: usize,
 }
 
 impl Default for Options {
@@ -71,9 +71,9 @@ impl Default for Options {
             lessons: 13,
             seconds: Some(12),
             validate_every: 10,
-            validation_seeds: 2,
+            validation_lessons: 2 * Course::SEED_LESSONS,
             patience: 12,
-            survey_rounds: 2,
+            survey_lessons: 78,
         }
     }
 }
@@ -92,14 +92,10 @@ impl Options {
         require(self.lessons >= 1, "lessons", self.lessons.to_string(), "at least 1")?;
         require(self.seconds != Some(0), "seconds", "0".into(), "at least 1")?;
         require(self.validate_every >= 1, "validate-every", self.validate_every.to_string(), "at least 1")?;
-        require(
-            (1..=1000).contains(&self.validation_seeds),
-            "validation-seeds",
-            self.validation_seeds.to_string(),
-            "from 1 to 1000",
-        )?;
+        let validation = (1..=1000 * Course::SEED_LESSONS).contains(&self.validation_lessons);
+        require(validation, "validation-lessons", self.validation_lessons.to_string(), "from 1 to 78000")?;
         require(self.patience >= 1, "patience", self.patience.to_string(), "at least 1")?;
-        require(self.survey_rounds >= 1, "survey-rounds", self.survey_rounds.to_string(), "at least 1")?;
+        require(self.survey_lessons >= 1, "survey-lessons", self.survey_lessons.to_string(), "at least 1")?;
         require(self.generations != Some(0), "generations", "0".into(), "at least 1")?;
         let kind = |name: &String| {
             let unknown = |_| LearnError::Option {
@@ -192,7 +188,7 @@ impl Trainer {
     ) -> Result<Self, LearnError> {
         let kinds = options.kinds()?;
         tell("measuring what the policy gets to see");
-        let survey = survey(&course(&options), options.survey_rounds, jobs)?;
+        let survey = survey(&course(&options), options.survey_lessons, jobs)?;
         let (features, context) = survey.normalisations();
         let zero = Checkpoint::zero(0);
         let manifest = Manifest {
@@ -203,7 +199,7 @@ impl Trainer {
             ..zero.manifest().clone()
         };
         tell("measuring what the rivals achieve on the validation scenarios");
-        let exam = Exam::new(course(&options).validation(0, options.validation_seeds), jobs)?;
+        let exam = Exam::new(course(&options).validation(0, options.validation_lessons), jobs)?;
         let rivals = Examinee::rivals();
         let costs = exam.mean_costs(&rivals.clone().map(|(_, rival)| rival), jobs)?;
         let rivals = rivals.iter().zip(costs).map(|((name, _), cost)| ((*name).to_owned(), cost)).collect();
@@ -418,7 +414,7 @@ impl Trainer {
         }
         let history =
             get("history")?.chunks_exact(COLUMNS).map(row).collect::<Option<_>>().ok_or_else(|| wrong("history"))?;
-        let exam = Exam::new(course(&options).validation(0, options.validation_seeds), jobs)?;
+        let exam = Exam::new(course(&options).validation(0, options.validation_lessons), jobs)?;
         let mut trainer = Self {
             parameters: Parameters::new(kinds[0], &manifest, None)?,
             strategy: Strategy::new(Vec::new(), Vec::new(), Rates::noisy(1)),
@@ -518,8 +514,8 @@ fn training(options: &Options, kind: Kind, generations: u64) -> Training {
 }
 
 /// What the policy gets to see where the prior decides.
-fn survey(course: &Course, rounds: usize, jobs: usize) -> Result<Survey, LearnError> {
-    let scenarios = course.survey(rounds).iter().map(|lesson| lesson.scenario()).collect::<Result<Vec<_>, _>>()?;
+fn survey(course: &Course, lessons: usize, jobs: usize) -> Result<Survey, LearnError> {
+    let scenarios = course.survey(lessons).iter().map(|lesson| lesson.scenario()).collect::<Result<Vec<_>, _>>()?;
     let mut survey = Survey::default();
     // In batches: the ticks of all runs at once would take gigabytes.
     for batch in scenarios.chunks(4 * jobs.max(1)) {
