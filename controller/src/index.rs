@@ -104,7 +104,7 @@ impl Index {
                 }
             }
         }
-        for kind in [Kind::Backend, Kind::WeightTable, Kind::ErrorTable] {
+        for kind in [Kind::Backend, Kind::WeightTable, Kind::ErrorTable, Kind::ClassTable] {
             self.publisher.retain(kind, &names);
         }
         for listener in &config.listeners {
@@ -212,6 +212,9 @@ impl Index {
             let policy = self.policies.of(backend.spec.model.as_deref());
             let table = backend.tick(self.tick, &policy, &mut self.rng, now);
             self.publisher.set(Kind::WeightTable, name, &table);
+            if let Some(classes) = backend.class_table(now) {
+                self.publisher.set(Kind::ClassTable, name, &classes);
+            }
             if let Some(last) = &backend.last {
                 self.metrics.decided(&last.decision);
                 if let Some(recorder) = &self.recorder {

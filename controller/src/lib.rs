@@ -9,6 +9,7 @@ pub mod problem;
 pub mod provider;
 pub mod view;
 
+pub mod classes;
 pub mod clock;
 pub mod collect;
 pub mod controller;

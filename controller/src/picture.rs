@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use trimtab_model::decision::{Decision, Reason, RuleParameters};
 use trimtab_model::observation::EndpointKey;
+use trimtab_proxy::api::v1;
 
 use crate::clock::Now;
 use crate::gateway::EndpointSpec;
 use crate::keys::KeyMap;
 use crate::tick::{Backend, Outcome};
-use crate::view::{BackendView, EndpointState, EndpointView, GuardView};
+use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView};
 
 /// The picture of one backend.
 pub fn backend(backend: &Backend, now: Now) -> BackendView {
@@ -33,6 +34,7 @@ pub fn backend(backend: &Backend, now: Now) -> BackendView {
         concurrency_limit: backend.window.concurrency_limit(),
         parameters: decision.map_or(RuleParameters::LOCAL, |decision| decision.parameters),
         guard: decision.map(|decision| guard(backend, decision)).unwrap_or_default(),
+        classes: classes(backend),
         endpoints,
     }
 }
@@ -47,6 +49,23 @@ fn guard(backend: &Backend, decision: &Decision) -> Vec<GuardView> {
             detail: action.detail.clone(),
         })
         .collect()
+}
+
+fn classes(backend: &Backend) -> Vec<ClassView> {
+    let one = |(index, (class, shed_share)): (usize, (&v1::ClassCost, f64))| {
+        let factors = backend.classes.factors(index);
+        ClassView {
+            name: class.name.clone(),
+            key: format!("{:016x}", class.key),
+            share: f64::from(class.share),
+            cost_ms: f64::from(class.cost_ms),
+            factor_min: factors.map(|(min, _)| min),
+            factor_max: factors.map(|(_, max)| max),
+            priority: f64::from(class.priority),
+            shed_share,
+        }
+    };
+    backend.classes.pushed().enumerate().map(one).collect()
 }
 
 fn endpoints(backend: &Backend, backend_rps: f64, now: Now) -> Vec<EndpointView> {

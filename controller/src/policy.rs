@@ -311,9 +311,67 @@ pub struct Adaptive {
     /// How the endpoints' own metrics are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,
+    /// How requests are told apart by what they cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Classes>,
+    /// What the rule may take into account; everything, unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
     /// Which policy decides: "builtin", or the path of a checkpoint. Default: what the controller was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+}
+
+/// How requests are told apart: by method, path (with ids and numbers folded), size of the body, gRPC method. Those that matter get a
+/// class of their own, at most 15; the others share one.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Classes {
+    /// Whether they are. Default: true where the algorithm is Trimtab; the others do not tell requests apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Name of a header whose value, where a request has it, is its class; e.g. x-request-class. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// What is shed last in overload, whatever it costs; of several that match, the first counts. At most 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priorities: Option<Vec<ClassPriority>>,
+}
+
+/// How important some classes are.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClassPriority {
+    /// Name of a class as `trimtab weights` shows it, or a value of the header; "*" at the end stands for anything.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Share of the concurrency limit that these classes may fill at least; 1: they are never shed for what they cost. 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
+    pub priority: f64,
+}
+
+/// What the rule may take into account. Each is true by default.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Terms {
+    /// The weights that each tick decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<bool>,
+    /// The endpoints' latency as each proxy sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<bool>,
+    /// The endpoints' errors, pooled over the proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<bool>,
+    /// What requests of each class cost, in general and at each endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_costs: Option<bool>,
+    /// That each endpoint has proxies that prefer it, where there are many proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<bool>,
+    /// That admission control sheds expensive requests first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_shedding: Option<bool>,
 }
 
 /// How far the learned policy may act.

@@ -12,10 +12,11 @@ use trimtab_model::observation::{EndpointKey, Observation};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 use trimtab_proxy::api::v1;
 
+use crate::classes::Classes;
 use crate::clock::Now;
 use crate::collect::{self, Inputs};
 use crate::errors::PooledErrors;
-use crate::gateway::{BackendSpec, GuardrailSettings};
+use crate::gateway::{BackendSpec, GuardrailSettings, fingerprint};
 use crate::keys::KeyMap;
 use crate::loads::{Loads, Summed};
 use crate::objective::DerivedObjective;
@@ -36,6 +37,8 @@ pub struct Backend {
     pub loads: Loads,
     /// Pooled error averages.
     pub errors: PooledErrors,
+    /// Kinds of requests, and what they cost.
+    pub classes: Classes,
     /// What its endpoints' own metrics said.
     pub scrapes: KeyMap<ScrapeState>,
     /// What people see of the last seconds.
@@ -70,6 +73,7 @@ impl Backend {
             spec,
             loads: Loads::default(),
             errors: PooledErrors::default(),
+            classes: Classes::default(),
             scrapes: KeyMap::default(),
             window: Window::new(now),
             last: None,
@@ -112,6 +116,7 @@ impl Backend {
         let known = |key| self.names.contains_key(&key);
         self.loads.add(proxy, interval_ms, load, known, now);
         self.window.latencies(load, known);
+        self.classes.reported(proxy, load, known, now);
     }
 
     /// Proxies that have reported lately, at least 1.
@@ -159,6 +164,13 @@ impl Backend {
         table
     }
 
+    /// The table of classes, if it is to be pushed anew. Once a tick.
+    pub fn class_table(&mut self, now: Now) -> Option<v1::ClassTable> {
+        let scrapes = &self.scrapes;
+        let slots = |key| scrapes.get(&key)?.numbers.worker_limit.map(|stamped| stamped.value);
+        self.classes.tick(&self.spec.resource, slots, now)
+    }
+
     /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.
     pub fn interim_table(&mut self, tick: u64, now: Now) -> v1::WeightTable {
         let known: KeyMap<f64> = match &self.last {
@@ -204,7 +216,11 @@ impl Backend {
             }),
             proxies,
             objective_ms,
-            proxy_keys: Vec::new(),
+            proxy_keys: {
+                let mut keys: Vec<u64> = self.reporters.keys().map(|id| fingerprint::proxy_key(id)).collect();
+                keys.sort_unstable();
+                keys
+            },
         }
     }
 

@@ -88,6 +88,9 @@ pub struct BackendView {
     pub parameters: RuleParameters,
     /// What the guard did at this tick.
     pub guard: Vec<GuardView>,
+    /// Kinds of requests that are told apart.
+    #[serde(default)]
+    pub classes: Vec<ClassView>,
     /// Endpoints, in list order.
     pub endpoints: Vec<EndpointView>,
 }
@@ -101,6 +104,27 @@ pub struct GuardView {
     pub endpoint: Option<String>,
     /// What was wanted, what was allowed.
     pub detail: String,
+}
+
+/// One class of requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClassView {
+    /// E.g. `GET /users/{}`.
+    pub name: String,
+    /// Stable identity, hexadecimal.
+    pub key: String,
+    /// Share of the backend's requests, 0..=1.
+    pub share: f64,
+    /// What one costs at the average endpoint when nothing is queued.
+    pub cost_ms: f64,
+    /// What it costs at the endpoint that finds it easiest, relative to that; `None`: not known yet.
+    pub factor_min: Option<f64>,
+    /// And at the one that finds it hardest.
+    pub factor_max: Option<f64>,
+    /// Share of the concurrency limit that it may fill whatever it costs, 0..=1.
+    pub priority: f64,
+    /// Share of its requests that admission control turned away lately, 0..=1.
+    pub shed_share: f64,
 }
 
 /// One endpoint after one tick.

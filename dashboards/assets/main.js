@@ -4,6 +4,7 @@ import { fetchHistory, fetchReasons, Stream } from './api.js';
 import { byId, installTips, setText } from './dom.js';
 import { freshTheme, onTheme } from './color.js';
 import { showCharts } from './charts.js';
+import { showClasses } from './classes.js';
 import { explain, showGuard } from './guard.js';
 import { showBackends, showBanners, showFacts, showFoot, showLink } from './header.js';
 import { showNumbers } from './numbers.js';
@@ -124,6 +125,7 @@ function draw() {
   showNumbers(store, range);
   showCharts(store, range, choose);
   showGuard(store, range);
+  showClasses(store);
   showTable(store);
   showFoot(store);
 }

@@ -27,7 +27,7 @@ macro_rules! asset {
 }
 
 /// All files.
-pub const ALL: [Asset; 20] = [
+pub const ALL: [Asset; 21] = [
     Asset { path: "/", content_type: HTML, body: include_str!("../assets/index.html") },
     asset!("icon.svg", SVG),
     asset!("base.css", CSS),
@@ -48,4 +48,5 @@ pub const ALL: [Asset; 20] = [
     asset!("numbers.js", JS),
     asset!("guard.js", JS),
     asset!("table.js", JS),
+    asset!("classes.js", JS),
 ];

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use trimtab_controller::view::{
-    BackendView, EndpointState, EndpointView, Mode, ProxyView, Reason, RecordingView, RuleParameters, View,
+    BackendView, ClassView, EndpointState, EndpointView, Mode, ProxyView, Reason, RecordingView, RuleParameters, View,
 };
 
 use crate::guard::{self, Action};
@@ -171,6 +171,7 @@ struct BackendEvent<'a> {
     concurrency_limit: Option<Short>,
     parameters: RuleParameters,
     guard: Vec<Action>,
+    classes: &'a [ClassView],
     endpoints: Columns<'a>,
 }
 
@@ -214,6 +215,7 @@ impl<'a> BackendEvent<'a> {
             concurrency_limit: backend.concurrency_limit.map(Short),
             parameters: backend.parameters,
             guard: guard::fold(&backend.guard),
+            classes: &backend.classes,
             endpoints: Columns::new(backend),
         }
     }

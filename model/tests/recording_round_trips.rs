@@ -32,6 +32,8 @@ fn request() -> impl Strategy<Value = RequestRow> {
         request_bytes: n.4,
         response_bytes: n.5,
         attempts: n.6,
+        class_key: status.map(u64::from),
+        class_name: status.map(|status| format!("GET /{status}")),
     })
 }
 
@@ -76,6 +78,12 @@ fn what_does_not_fit_is_refused_by_column() {
     without.remove_column(4);
     refused(&without, "recording of requests: column `class` is missing, it must be UInt32");
 
+    let mut older = batch.clone();
+    let (key, name) = (older.num_columns() - 2, older.num_columns() - 1);
+    older.remove_column(name);
+    older.remove_column(key);
+    assert!(from_batch::<RequestRow>(&older).is_ok(), "columns that may be null may be missing");
+
     let other = Schema::new(vec![Field::new("at_ms", DataType::Float64, false)]);
     let other = RecordBatch::try_new(Arc::new(other), vec![Arc::new(Float64Array::from(vec![1.0]))]).unwrap();
     refused(&other, "recording of requests: column `at_ms` is Float64, it must be Int64");
@@ -94,6 +102,8 @@ fn what_does_not_fit_is_refused_by_column() {
         request_bytes: 0,
         response_bytes: 0,
         attempts: 1,
+        class_key: None,
+        class_name: None,
     };
     let batch = to_batch(&[row]).unwrap();
     let mut columns = batch.columns().to_vec();

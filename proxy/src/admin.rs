@@ -19,6 +19,7 @@ use crate::{
     backend::Backend,
     clock,
     metrics::{self, Sources},
+    load::{CLASSES_MAX, RequestClass},
     outlier::Phase,
     table::{BackendEntry, Table},
 };
@@ -139,6 +140,29 @@ fn backend(entry: &BackendEntry) -> Value {
             "affinity_proxies": parameters.affinity_proxies,
             "affinity_factor": parameters.affinity_factor,
         },
+        "classes": classes(backend),
         "endpoints": endpoints,
     })
+}
+
+/// What is known of the classes of requests; the first is what has no class of its own.
+fn classes(backend: &Backend) -> Vec<Value> {
+    let Some(costs) = backend.costs() else { return Vec::new() };
+    let limit_shares = costs.limit_shares();
+    (0..CLASSES_MAX)
+        .map(|number| RequestClass(number as u8))
+        .filter(|class| class.0 == 0 || costs.key(*class).is_some())
+        .map(|class| {
+            json!({
+                "class": class.0,
+                "key": costs.key(class).map(|key| key.to_string()),
+                "name": costs.key(class).map_or("others", |_| costs.name(class)),
+                "cost_ms": costs.cost_ms(class),
+                "share": costs.share(class),
+                "limit_share": limit_shares[usize::from(class.0)],
+                "in_flight": backend.endpoints().iter().map(|endpoint| endpoint.load.in_flight_of(class)).sum::<u32>(),
+                "shed": backend.shed_of(class),
+            })
+        })
+        .collect()
 }

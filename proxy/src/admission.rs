@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     config::{AdmissionControl, CircuitBreaker},
-    load::{Outcome, RequestClass},
+    load::{CLASSES_MAX, Outcome, RequestClass},
     time::{Timestamp, nanos},
 };
 
@@ -140,6 +140,8 @@ pub struct Admission {
     window_end: AtomicU64,
     /// When the limit sank last. Requests that began before tell about the time before.
     lowered_at: AtomicU64,
+    /// Requests that met the limit, by class; counts up.
+    shed_of: [AtomicU64; CLASSES_MAX],
 }
 
 impl Admission {
@@ -155,6 +157,7 @@ impl Admission {
             latency_us_sum: AtomicU64::new(0),
             window_end: AtomicU64::new(0),
             lowered_at: AtomicU64::new(0),
+            shed_of: [const { AtomicU64::new(0) }; CLASSES_MAX],
         }
     }
 
@@ -172,6 +175,7 @@ impl Admission {
         if before > 0 && self.limit(rules).is_some_and(|limit| before as f32 >= limit * rules.share(class)) {
             self.in_flight.fetch_sub(1, Relaxed);
             self.shed.fetch_add(1, Relaxed);
+            self.shed_of[class.index()].fetch_add(1, Relaxed);
             return Err(Shed::Overload { retry_after: RETRY_AFTER });
         }
         if before >= self.peak.load(Relaxed) {
@@ -211,6 +215,11 @@ impl Admission {
                 self.close_window(rules, now, slow_mark);
             }
         }
+    }
+
+    /// Requests of a class that met the concurrency limit so far.
+    pub fn shed_of(&self, class: RequestClass) -> u64 {
+        self.shed_of[class.index()].load(Relaxed)
     }
 
     /// Requests in flight.

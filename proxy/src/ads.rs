@@ -1,4 +1,4 @@
-//! The client of delta ADS (envoy.service.discovery.v3): subscribes to everything of our five types, hands each response to the keeper
+//! The client of delta ADS (envoy.service.discovery.v3): subscribes to everything of our six types, hands each response to the keeper
 //! of the table as a whole, and answers with an acknowledgement or a refusal that names what is wrong.
 //!
 //! When the controller is gone the last table stands. On return it is told what the proxy has, so that only the difference travels.

@@ -352,6 +352,11 @@ impl Backend {
         self.state.admission.limit(&self.admission)
     }
 
+    /// Requests of a class that met the concurrency limit so far.
+    pub fn shed_of(&self, class: RequestClass) -> u64 {
+        self.state.admission.shed_of(class)
+    }
+
     /// Requests let in and not over yet.
     pub fn in_flight(&self) -> u32 {
         self.state.admission.in_flight()

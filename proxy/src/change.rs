@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::{
     api::{self, v1},
-    config::{BackendConfig, ErrorTable, InvalidResource, WeightTable},
+    config::{BackendConfig, ClassTable, ErrorTable, InvalidResource, WeightTable},
     route::{ListenerConfig, RouteConfig},
 };
 
@@ -32,11 +32,21 @@ pub enum Change {
     Weights(Vec<WeightTable>),
     /// Pooled errors; the same.
     Errors(Vec<ErrorTable>),
+    /// What is known of classes of requests; the same.
+    Classes(Vec<ClassTable>),
+    /// The same, found out by the proxy itself, which has no controller.
+    OwnClasses(Vec<ClassTable>),
 }
 
 /// The types that a proxy subscribes to, in the order in which they are to be applied.
-pub const TYPES: [&str; 5] =
-    [api::BACKEND_TYPE, api::HTTP_ROUTE_TYPE, api::LISTENER_TYPE, api::WEIGHT_TABLE_TYPE, api::ERROR_TABLE_TYPE];
+pub const TYPES: [&str; 6] = [
+    api::BACKEND_TYPE,
+    api::HTTP_ROUTE_TYPE,
+    api::LISTENER_TYPE,
+    api::WEIGHT_TABLE_TYPE,
+    api::ERROR_TABLE_TYPE,
+    api::CLASS_TABLE_TYPE,
+];
 
 impl Change {
     /// Decodes and validates a response.
@@ -53,6 +63,7 @@ impl Change {
             api::LISTENER_TYPE => Self::Listeners(all::<v1::Listener, _>(type_url, resources, |r| &r.name)?, removed),
             api::HTTP_ROUTE_TYPE => Self::Routes(all::<v1::HttpRoute, _>(type_url, resources, |r| &r.name)?, removed),
             api::WEIGHT_TABLE_TYPE => Self::Weights(all::<v1::WeightTable, _>(type_url, resources, |r| &r.backend)?),
+            api::CLASS_TABLE_TYPE => Self::Classes(all::<v1::ClassTable, _>(type_url, resources, |r| &r.backend)?),
             api::ERROR_TABLE_TYPE => Self::Errors(all::<v1::ErrorTable, _>(type_url, resources, |r| &r.backend)?),
             other => {
                 return Err(InvalidResource {
@@ -111,5 +122,9 @@ mod tests {
         check(api::LISTENER_TYPE, "l", &[0xff], "Listener l: resource: does not decode");
         check(api::BACKEND_TYPE, "l", &body, "Backend l: resource.type_url");
         check("x", "l", &body, "was not subscribed to");
+        let table = v1::ClassTable { backend: "b".into(), other_cost_ms: -1.0, ..Default::default() };
+        let resource = WireResource { name: "b", type_url: api::CLASS_TABLE_TYPE, body: &table.encode_to_vec() };
+        let error = Change::decode(api::CLASS_TABLE_TYPE, &[resource], Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "ClassTable b: other_cost_ms: -1 is not within 0.001 and 3600000 ms");
     }
 }

@@ -40,6 +40,8 @@ pub struct Keeper {
     status: watch::Sender<ProxyStatus>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     share_ports: bool,
+    /// This proxy's key, as it stands in weight tables.
+    proxy_key: u64,
     /// Sockets on their way to their workers, once the table that knows them is published.
     openings: Vec<(mpsc::UnboundedSender<Command>, Command)>,
     listeners: BTreeMap<String, ListenerConfig>,
@@ -69,18 +71,20 @@ struct Bound {
 }
 
 impl Keeper {
-    /// An empty table for these workers.
+    /// An empty table for these workers, of the proxy with this key.
     pub fn new(
         table: Arc<ArcSwap<Table>>,
         status: watch::Sender<ProxyStatus>,
         workers: Vec<mpsc::UnboundedSender<Command>>,
         share_ports: bool,
+        proxy_key: u64,
     ) -> Self {
         Self {
             table,
             status,
             workers,
             share_ports,
+            proxy_key,
             openings: Vec::new(),
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -138,6 +142,7 @@ impl Keeper {
     /// # Errors
     /// Resources that hold by themselves but not here: a port in use, weights that do not fit the endpoints.
     pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<(), Vec<InvalidResource>> {
+        let by_controller = !matches!(change, Change::OwnClasses(_));
         let errors = match change {
             Change::Backends(set, removed) => {
                 set.into_iter().for_each(|config| self.set_backend(config, now));
@@ -158,14 +163,23 @@ impl Keeper {
                 self.bind_sockets();
                 self.socket_errors(&changed)
             }
-            Change::Weights(set) => {
+            Change::Weights(mut set) => {
+                for table in &mut set {
+                    let position = table.proxy_keys.binary_search(&self.proxy_key).ok();
+                    table.position = position.and_then(|position| u32::try_from(position).ok());
+                }
                 self.with_backends(set, |table| &table.backend, |backend, table| backend.with_weights(table, now))
             }
             Change::Errors(set) => {
                 self.with_backends(set, |table| &table.backend, |backend, table| backend.with_errors(table, now))
             }
+            Change::Classes(set) | Change::OwnClasses(set) => {
+                self.with_backends(set, |table| &table.backend, |backend, table| backend.with_classes(table, now))
+            }
         };
-        self.updated_at = Some(now);
+        if by_controller {
+            self.updated_at = Some(now);
+        }
         self.publish(now);
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }

@@ -16,6 +16,8 @@ use crate::{
     clock,
     counters::{Counter, Counters},
     http::error::Reason,
+    load::{CLASSES_MAX, RequestClass},
+    pick::costs::Costs,
     sketch::{Sketch, Snapshot},
     status::ProxyStatus,
     table::Table,
@@ -52,6 +54,7 @@ impl Collector for Sources {
         let table = self.table.load();
         let backends: Vec<&Backend> = table.backends.iter().map(|entry| &*entry.backend).collect();
         per_backend(&mut out, &table, &backends)?;
+        per_class(&mut out, &backends)?;
         per_endpoint(&mut out, &backends)
     }
 }
@@ -173,6 +176,52 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
             out.labelled(&vec![("backend", backend.name())], |out| out.histogram(&sketch))
         })
     })
+}
+
+/// Classes are few, and which ones there are changes slowly: so are the names that Prometheus gets to see.
+fn per_class(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result {
+    let mut gauges = |name, help, value: &dyn Fn(&Backend, &Costs, RequestClass) -> f64| {
+        out.family(name, help, MetricType::Gauge, |out| {
+            each_class(backends, |backend, costs, class, labels| {
+                out.labelled(labels, |out| out.value(value(backend, costs, class)))
+            })
+        })
+    };
+    gauges("class_cost_seconds", "Cost of a request of the class where nothing is queued", &|_, costs, class| {
+        f64::from(costs.cost_ms(class)) * 1e-3
+    })?;
+    gauges("class_request_share", "Share of the backend's requests, 0 to 1", &|_, costs, class| {
+        f64::from(costs.share(class))
+    })?;
+    gauges("class_limit_share", "Share of the concurrency limit that the class may fill", &|_, costs, class| {
+        f64::from(costs.limit_shares()[usize::from(class.0)])
+    })?;
+    gauges("class_in_flight", "Own requests of the class in flight", &|backend, _, class| {
+        backend.endpoints().iter().map(|endpoint| f64::from(endpoint.load.in_flight_of(class))).sum()
+    })?;
+    out.family("class_shed", "Requests of the class turned away by admission control", MetricType::Counter, |out| {
+        each_class(backends, |backend, _, class, labels| {
+            out.labelled(labels, |out| out.count(backend.shed_of(class)))
+        })
+    })
+}
+
+fn each_class<'a>(
+    backends: &[&'a Backend],
+    mut each: impl FnMut(&'a Backend, &'a Costs, RequestClass, &Labels<'a>) -> fmt::Result,
+) -> fmt::Result {
+    for &backend in backends {
+        let Some(costs) = backend.costs() else { continue };
+        for class in (0..CLASSES_MAX).map(|number| RequestClass(number as u8)) {
+            let name = match costs.key(class) {
+                Some(_) => costs.name(class),
+                None if class.0 == 0 => "others",
+                None => continue,
+            };
+            each(backend, costs, class, &vec![("backend", backend.name()), ("class", name)])?;
+        }
+    }
+    Ok(())
 }
 
 fn per_endpoint(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result {

@@ -30,6 +30,7 @@ pub struct BackendReporter {
     within_objective: u64,
     latency: Snapshot,
     errors: HashMap<EndpointKey, Counters>,
+    shed_of: [u64; CLASSES_MAX],
 }
 
 /// What was reported of one endpoint.
@@ -53,6 +54,7 @@ impl BackendReporter {
             within_objective: 0,
             latency: Snapshot::default(),
             errors: HashMap::new(),
+            shed_of: [0; CLASSES_MAX],
         }
     }
 
@@ -88,7 +90,21 @@ impl BackendReporter {
             within_objective: since(&mut self.within_objective, state.within_objective.load(Relaxed)),
             latency: Some((&state.latency.delta(&mut self.latency)).into()),
             candidates: None,
+            class_shed: self.class_shed(backend),
         }
+    }
+
+    fn class_shed(&mut self, backend: &Backend) -> Vec<v1::ClassShed> {
+        let mut classes = Vec::new();
+        for (number, before) in self.shed_of.iter_mut().enumerate() {
+            let class = RequestClass(number as u8);
+            let shed = since(before, backend.shed_of(class));
+            if shed > 0 {
+                let key = backend.costs().and_then(|costs| costs.key(class)).unwrap_or_default().0;
+                classes.push(v1::ClassShed { key, shed });
+            }
+        }
+        classes
     }
 
     /// Completed requests, and how many of them were 5xx answers or failures, since the previous call (every 50 ms or so): of endpoints

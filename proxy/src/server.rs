@@ -13,8 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     ads::AdsClient,
+    class::{
+        finder::Finder,
+        sampling::{self, ClassSampler},
+    },
     clock,
     counters::Counters,
+    hash,
     keeper::Keeper,
     link::{self, Controller},
     metrics::Sources,
@@ -120,6 +125,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     let table: Arc<ArcSwap<Table>> = Arc::default();
     let (outlier_sender, outliers) = mpsc::channel(OUTLIERS);
     let (sample_sender, samples) = sample::queue();
+    let (class_sender, class_samples) = sampling::queue();
     let sampling: Arc<Sampling> = Arc::default();
     let mut seeds = match seed {
         Some(seed) => SmallRng::seed_from_u64(seed),
@@ -139,20 +145,23 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             counters: own,
             outliers: outlier_sender.clone(),
             sampler: Sampler::new(sampling.clone(), sample_sender.clone(), seed()),
+            class_sampler: ClassSampler::new(class_sender.clone(), seed()),
             seed: seed(),
             commands: receiver,
         };
         threads.push(spawn(format!("proxy-worker-{index}"), move || worker::run(parts))?);
     }
-    drop((outlier_sender, sample_sender));
+    drop((outlier_sender, sample_sender, class_sender));
 
     let stop = CancellationToken::new();
     // Also if this future is dropped.
     let _stop_control = stop.clone().drop_guard();
     let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe() };
+    let finder = Finder::new(table.clone(), class_samples, status.subscribe());
     let control = Control {
-        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports),
-        telemetry: Telemetry::new(id.clone(), table, sampling, samples),
+        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, hash::proxy_key(&id)),
+        telemetry: Telemetry::new(id.clone(), table, sampling, samples, finder.found()),
+        finder,
         id,
         controller,
         status: status.clone(),
@@ -194,6 +203,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
 struct Control {
     keeper: Keeper,
     telemetry: Telemetry,
+    finder: Finder,
     id: String,
     controller: Controller,
     status: watch::Sender<ProxyStatus>,
@@ -211,6 +221,7 @@ impl Control {
 
     async fn serve(mut self) -> io::Result<()> {
         let (updates, pending) = mpsc::channel(UPDATES);
+        let finder = self.finder.run(updates.clone());
         let mut ads = AdsClient::new(self.id, updates, self.status);
         let mut telemetry = self.telemetry;
         let channel = self.controller.channel();
@@ -235,6 +246,7 @@ impl Control {
             () = self.stop.cancelled() => Ok(()),
             () = ads => Ok(()),
             () = telemetry => Ok(()),
+            () = finder => Ok(()),
             () = keeper => Ok(()),
             ended = admin => ended,
         }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,6 +19,7 @@ use crate::{
     backend::BackendState,
     clock,
     report::BackendReporter,
+    class::finder::Found,
     sample::Sampling,
     table::Table,
     time::Timestamp,
@@ -43,6 +44,8 @@ pub struct Telemetry {
     table: Arc<ArcSwap<Table>>,
     sampling: Arc<Sampling>,
     samples: mpsc::Receiver<RequestSample>,
+    /// Kinds of requests that were found.
+    found: watch::Receiver<Found>,
     reporters: HashMap<String, (Arc<BackendState>, BackendReporter)>,
     sequence: u64,
     reported_at: Timestamp,
@@ -55,8 +58,10 @@ impl Telemetry {
         table: Arc<ArcSwap<Table>>,
         sampling: Arc<Sampling>,
         samples: mpsc::Receiver<RequestSample>,
+        found: watch::Receiver<Found>,
     ) -> Self {
-        Self { proxy_id, table, sampling, samples, reporters: HashMap::new(), sequence: 0, reported_at: clock::now() }
+        let reporters = HashMap::new();
+        Self { proxy_id, table, sampling, samples, found, reporters, sequence: 0, reported_at: clock::now() }
     }
 
     /// One stream, from its opening to its end.
@@ -123,9 +128,13 @@ impl Telemetry {
         self.reporters
             .retain(|name, (state, _)| table.backend(name).is_some_and(|e| Arc::ptr_eq(e.backend.state(), state)));
         let mut backends = Vec::with_capacity(table.backends.len());
+        // Told once: they move slowly, and their names are long.
+        let found = self.found.has_changed().unwrap_or(false).then(|| self.found.borrow_and_update().clone());
         for entry in &table.backends {
             let reporter = reporter(&mut self.reporters, &entry.backend, now);
-            backends.push(reporter.report(&entry.backend, now));
+            let mut load = reporter.report(&entry.backend, now);
+            load.candidates = found.as_ref().and_then(|found| found.get(entry.backend.name()).cloned());
+            backends.push(load);
         }
         LoadReport { sequence: self.sequence, interval_ms, backends }
     }

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::BackendState,
+    class::sampling::ClassSampler,
     clock,
     counters::Counters,
     http::{pool::Pool, session},
@@ -85,6 +86,8 @@ pub struct Parts {
     pub outliers: mpsc::Sender<Outlier>,
     /// Where samples go.
     pub sampler: Sampler,
+    /// Where samples go by which kinds of requests are found.
+    pub class_sampler: ClassSampler,
     /// Seed of its random numbers.
     pub seed: u64,
     /// What it is told.
@@ -105,6 +108,8 @@ pub struct Worker {
     pub counters: Arc<Counters>,
     /// Samples.
     pub sampler: Sampler,
+    /// Samples by which kinds of requests are found.
+    pub class_sampler: ClassSampler,
     outliers: mpsc::Sender<Outlier>,
     request_ids: Cell<u64>,
     request_id_prefix: u64,
@@ -173,7 +178,7 @@ pub fn run(parts: Parts) -> io::Result<()> {
 }
 
 async fn main(parts: Parts) {
-    let Parts { table, counters, outliers, sampler, seed, mut commands } = parts;
+    let Parts { table, counters, outliers, sampler, class_sampler, seed, mut commands } = parts;
     let mut rng = SmallRng::seed_from_u64(seed);
     let worker = Rc::new(Worker {
         cached: RefCell::new(Rc::new(table.load_full())),
@@ -181,6 +186,7 @@ async fn main(parts: Parts) {
         pool: Pool::default(),
         counters,
         sampler,
+        class_sampler,
         outliers,
         request_ids: Cell::new(0),
         request_id_prefix: rng.next_u64(),

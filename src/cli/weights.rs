@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use trimtab_controller::view::{BackendView, EndpointState, EndpointView, View};
+use trimtab_controller::view::{BackendView, ClassView, EndpointState, EndpointView, View};
 
 use super::Output;
 
@@ -145,10 +145,38 @@ fn backend_text(backend: &BackendView) -> String {
     }
     text.push_str(&table.trim_fmt());
     text.push('\n');
+    text.push_str(&classes_text(&backend.classes));
     for action in backend.guard.iter().filter(|action| action.endpoint.is_none()) {
         text.push_str(&format!("guard: {:?}: {}\n", action.reason, action.detail));
     }
     text
+}
+
+/// The kinds of requests that are told apart, the most frequent first.
+fn classes_text(classes: &[ClassView]) -> String {
+    if classes.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["CLASS", "SHARE", "COST", "FACTORS", "PRIORITY", "SHED"]);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut sorted: Vec<&ClassView> = classes.iter().collect();
+    sorted.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.name.cmp(&b.name)));
+    for class in sorted {
+        let factors = class.factor_min.zip(class.factor_max);
+        table.add_row([
+            class.name.clone(),
+            format!("{:.1} %", class.share * 100.0),
+            milliseconds(Some(class.cost_ms)),
+            factors.map_or_else(|| "–".to_owned(), |(min, max)| format!("{min:.2}–{max:.2}")),
+            format!("{:.0} %", class.priority * 100.0),
+            format!("{:.1} %", class.shed_share * 100.0),
+        ]);
+    }
+    format!("\n{}\n", table.trim_fmt())
 }
 
 fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 11] {

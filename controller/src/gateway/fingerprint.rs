@@ -47,6 +47,11 @@ pub fn endpoint_key(identity: &str) -> u64 {
     Fnv1a::new().bytes(identity.as_bytes()).get()
 }
 
+/// The key of a proxy, as it stands in weight tables: the hash of its id.
+pub fn proxy_key(id: &str) -> u64 {
+    Fnv1a::new().bytes(id.as_bytes()).get()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,8 @@ use super::{
 use crate::{
     duration,
     policy::{
-        Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, Metrics, MetricsScheme,
+        Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, ClassPriority, Classes,
+        Metrics, MetricsScheme, Terms,
     },
     problem::Report,
 };
@@ -24,6 +25,12 @@ pub const SCRAPE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Scrapes are at least this far apart: more often tells nothing new and costs the endpoints.
 pub const SCRAPE_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// Longest name of a header that classes are told by.
+const CLASS_HEADER_BYTES_MAX: usize = 128;
+/// Longest pattern of a priority, and most priorities: as the data plane takes them.
+const PATTERN_BYTES_MAX: usize = 512;
+const PRIORITIES_MAX: usize = 64;
 
 /// Where metrics are unless the policy says otherwise.
 pub const METRICS_PATH: &str = "/metrics";
@@ -109,6 +116,9 @@ fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report
             report.unresolved(format!("{field}.{name}"), "is not supported yet and has no effect");
         }
     }
+    if let Some(classes) = &adaptive.classes {
+        check_classes(classes, report);
+    }
     if let Some(metrics) = &adaptive.metrics {
         let field = "spec.adaptive.metrics";
         if metrics.scheme == Some(MetricsScheme::Https) {
@@ -133,6 +143,57 @@ fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report
                 format!("{interval} is too often, expected at least {}ms", SCRAPE_INTERVAL_MIN.as_millis()),
             );
         }
+    }
+}
+
+fn check_classes(classes: &Classes, report: &mut Report) {
+    let field = "spec.adaptive.classes";
+    if let Some(header) = &classes.header
+        && (header.len() > CLASS_HEADER_BYTES_MAX || http::HeaderName::from_bytes(header.as_bytes()).is_err())
+    {
+        report.invalid(
+            format!("{field}.header"),
+            format!(
+                "\"{}\" is not the name of a header, expected one such as x-request-class",
+                header.escape_default()
+            ),
+        );
+    }
+    let priorities = classes.priorities.as_deref().unwrap_or_default();
+    if priorities.len() > PRIORITIES_MAX {
+        report.invalid(
+            format!("{field}.priorities"),
+            format!("has {} entries, expected at most {PRIORITIES_MAX}", priorities.len()),
+        );
+    }
+    for (index, priority) in priorities.iter().enumerate() {
+        let field = format!("{field}.priorities[{index}]");
+        if !(1..=PATTERN_BYTES_MAX).contains(&priority.pattern.len()) {
+            let message = format!("has {} bytes, expected 1 to {PATTERN_BYTES_MAX}", priority.pattern.len());
+            report.invalid(format!("{field}.match"), message);
+        }
+        within(Some(priority.priority), 0.0..=1.0, &format!("{field}.priority"), report);
+    }
+}
+
+fn request_classes(classes: &Classes) -> v1::RequestClasses {
+    let priority =
+        |said: &ClassPriority| v1::ClassPriority { r#match: said.pattern.clone(), priority: said.priority as f32 };
+    v1::RequestClasses {
+        enabled: classes.enabled,
+        header: classes.header.clone().unwrap_or_default(),
+        priorities: classes.priorities.iter().flatten().map(priority).collect(),
+    }
+}
+
+fn rule_terms(terms: Terms) -> v1::RuleTerms {
+    v1::RuleTerms {
+        weights: terms.weights,
+        latency: terms.latency,
+        errors: terms.errors,
+        class_costs: terms.class_costs,
+        affinity: terms.affinity,
+        class_shedding: terms.class_shedding,
     }
 }
 
@@ -172,8 +233,8 @@ pub(super) fn backend(name: String, found: Vec<Found>, policy: Option<&BackendTr
             .as_ref()
             .and_then(|objective| objective.latency)
             .map(|latency| latency.get().as_secs_f32() * 1e3),
-        classes: None,
-        terms: None,
+        classes: adaptive.classes.as_ref().map(request_classes),
+        terms: adaptive.terms.map(rule_terms),
     };
     let scraped = metrics.scrape.unwrap_or(true);
     BackendSpec {

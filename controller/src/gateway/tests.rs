@@ -519,6 +519,33 @@ fn a_policy_decides_how_a_backend_is_reached() {
 }
 
 #[test]
+fn a_policy_says_how_requests_are_told_apart_and_which_terms_act() {
+    let told = |adaptive: &str| {
+        let policy = policy("p", &format!("  adaptive:\n{adaptive}"));
+        translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{policy}")))
+    };
+    let config = told(
+        "    classes: {header: x-request-class, priorities: [{match: \"GET /health*\", priority: 1}]}
+    terms: {affinity: false}",
+    );
+    let resource = &config.backends[0].resource;
+    let classes = resource.classes.as_ref().unwrap();
+    assert_eq!((classes.enabled, &*classes.header, classes.priorities.len()), (None, "x-request-class", 1));
+    assert_eq!(classes.priorities[0], v1::ClassPriority { r#match: "GET /health*".into(), priority: 1.0 });
+    let terms = resource.terms.unwrap();
+    assert_eq!((terms.affinity, terms.class_costs), (Some(false), None));
+    let wrong = told("    classes: {header: \"a b\", priorities: [{match: \"\", priority: 2}]}");
+    let problems: Vec<String> = wrong.problems.iter().map(ToString::to_string).collect();
+    for part in [
+        "spec.adaptive.classes.header: \"a b\" is not the name of a header",
+        "spec.adaptive.classes.priorities[0].match: has 0 bytes",
+        "spec.adaptive.classes.priorities[0].priority: 2 is out of range",
+    ] {
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{part}: {problems:?}");
+    }
+}
+
+#[test]
 fn baselines_neither_eject_nor_shed_unless_told_to() {
     let expected = PLAIN.replace("trimtab Active admission", "round-robin Off no-ejection");
     check(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", policy("p", "  loadBalancer: {type: RoundRobin}")), &expected);

@@ -106,6 +106,8 @@ fn request_row(proxy: &Arc<str>, sample: v1::RequestSample) -> RequestRow {
         request_bytes: sample.request_bytes,
         response_bytes: sample.response_bytes,
         attempts: sample.attempts,
+        class_key: (!sample.class_name.is_empty()).then_some(sample.class_key),
+        class_name: (!sample.class_name.is_empty()).then_some(sample.class_name),
     }
 }
 

@@ -47,7 +47,7 @@ struct TypeState {
 /// One stream's state.
 #[derive(Debug, Default)]
 pub struct Session {
-    types: [TypeState; 5],
+    types: [TypeState; Kind::ALL.len()],
     nonce: u64,
     /// Responses that the proxy acknowledged.
     pub acks: u64,

@@ -22,11 +22,14 @@ pub enum Kind {
     WeightTable,
     /// `v1::ErrorTable`.
     ErrorTable,
+    /// `v1::ClassTable`. The last: proxies that do not know of classes get all the rest.
+    ClassTable,
 }
 
 impl Kind {
     /// All types, in order of addition. Removals go the other way round.
-    pub const ALL: [Self; 5] = [Self::Backend, Self::HttpRoute, Self::Listener, Self::WeightTable, Self::ErrorTable];
+    pub const ALL: [Self; 6] =
+        [Self::Backend, Self::HttpRoute, Self::Listener, Self::WeightTable, Self::ErrorTable, Self::ClassTable];
 
     /// Its type URL on the wire.
     pub fn type_url(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Kind {
             Self::HttpRoute => api::HTTP_ROUTE_TYPE,
             Self::WeightTable => api::WEIGHT_TABLE_TYPE,
             Self::ErrorTable => api::ERROR_TABLE_TYPE,
+            Self::ClassTable => api::CLASS_TABLE_TYPE,
         }
     }
 
@@ -46,7 +50,7 @@ impl Kind {
 
     /// Whether it is a packed table that refers to a backend's endpoints by position.
     pub fn is_table(self) -> bool {
-        matches!(self, Self::WeightTable | Self::ErrorTable)
+        matches!(self, Self::WeightTable | Self::ErrorTable | Self::ClassTable)
     }
 
     /// Its position in [`Kind::ALL`].
@@ -82,7 +86,7 @@ pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
 pub struct Snapshot {
     /// Counts up with every publication.
     pub number: u64,
-    kinds: [Arc<Resources>; 5],
+    kinds: [Arc<Resources>; Kind::ALL.len()],
 }
 
 impl Snapshot {

@@ -55,6 +55,7 @@ fn view(tick: u64, at_ms: i64, names: impl Iterator<Item = String>) -> View {
         concurrency_limit: None,
         parameters,
         guard: vec![],
+        classes: vec![],
         endpoints,
     };
     View { at_ms, backends: vec![backend], ..View::default() }

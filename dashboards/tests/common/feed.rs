@@ -2,7 +2,8 @@
 //! follows from the seed and the number of the tick, so that a test sees the same picture every time.
 
 use trimtab_controller::view::{
-    BackendView, EndpointState, EndpointView, GuardView, Mode, ProxyView, Reason, RecordingView, RuleParameters, View,
+    BackendView, ClassView, EndpointState, EndpointView, GuardView, Mode, ProxyView, Reason, RecordingView,
+    RuleParameters, View,
 };
 
 /// When the story begins, milliseconds since the Unix epoch: 2026-03-03 14:30 UTC.
@@ -220,6 +221,18 @@ impl Feed {
                 affinity_factor: 1.0,
             },
             guard,
+            classes: [("GET /items/{}", 0.8, 4.0), ("GET /search", 0.17, 35.0), ("POST /reports 1KiB+", 0.03, 400.0)]
+                .map(|(name, share, cost_ms)| ClassView {
+                    name: name.into(),
+                    key: format!("{:016x}", name.len()),
+                    share,
+                    cost_ms,
+                    factor_min: Some(0.7),
+                    factor_max: Some(1.9),
+                    priority: 0.0,
+                    shed_share: 0.0,
+                })
+                .into(),
             endpoints,
         };
         View {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Float32Array, Float64Array, Int64Array, ListArray, ListBuilder, RecordBatch,
-    StringArray, StringBuilder, UInt32Array, UInt64Array,
+    StringArray, StringBuilder, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::datatypes::{DataType, Field};
 
@@ -40,7 +40,7 @@ pub trait Column: Sized {
     fn decode(array: &dyn Array) -> Option<Vec<Option<Self>>>;
 }
 
-/// Reads one column by its name.
+/// Reads one column by its name. One that is not there is null in every row where it may be.
 pub(super) fn decode<T: Column>(
     batch: &RecordBatch,
     kind: &'static str,
@@ -50,11 +50,12 @@ pub(super) fn decode<T: Column>(
         let null = if T::NULLABLE { " or null" } else { "" };
         format!("{}{null}", T::data_type())
     };
-    let array = batch.column_by_name(column).ok_or_else(|| RecordingError::MissingColumn {
-        kind,
-        column,
-        expected: expected(),
-    })?;
+    let array = match batch.column_by_name(column) {
+        Some(array) => array.clone(),
+        // A column that was added since the file was written, and that may say nothing.
+        None if T::NULLABLE => new_null_array(&T::data_type(), batch.num_rows()),
+        None => return Err(RecordingError::MissingColumn { kind, column, expected: expected() }),
+    };
     let values = T::decode(array.as_ref()).ok_or_else(|| RecordingError::ColumnType {
         kind,
         column,
@@ -115,6 +116,20 @@ impl Column for String {
     fn decode(array: &dyn Array) -> Option<Vec<Option<Self>>> {
         let strings = array.as_any().downcast_ref::<StringArray>()?;
         Some(strings.iter().map(|value| value.map(str::to_owned)).collect())
+    }
+}
+
+impl Column for Option<String> {
+    const NULLABLE: bool = true;
+    fn data_type() -> DataType {
+        DataType::Utf8
+    }
+    fn encode<'a>(values: impl Iterator<Item = &'a Self>) -> ArrayRef {
+        Arc::new(values.map(Option::as_deref).collect::<StringArray>())
+    }
+    fn decode(array: &dyn Array) -> Option<Vec<Option<Self>>> {
+        let strings = array.as_any().downcast_ref::<StringArray>()?;
+        Some(strings.iter().map(|value| Some(value.map(str::to_owned))).collect())
     }
 }
 

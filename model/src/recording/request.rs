@@ -13,7 +13,7 @@ rows! {
         pub route: String,
         /// HTTP method.
         pub method: String,
-        /// Request class; 0 until classes are found.
+        /// Number of the request's class in its proxy, which may stand for another class later; 0: of none.
         pub class: u32,
         /// `namespace/service:port`.
         pub backend: String,
@@ -31,5 +31,9 @@ rows! {
         pub response_bytes: u64,
         /// Endpoints tried, this one included.
         pub attempts: u32,
+        /// Identity of its class, the same in all proxies; null where it is of none, or was recorded before there were classes.
+        pub class_key: Option<u64>,
+        /// The name of its class, e.g. `GET /users/{}`.
+        pub class_name: Option<String>,
     }
 }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use http::HeaderName;
 
 use super::{Check, ClassCost, ClassKey, ClassTable, InvalidResource, RuleParameters};
-use crate::{api::v1, load::CLASSES_MAX};
+use crate::{api::v1, class::identity, load::CLASSES_MAX};
 
 /// Costs are within these, in milliseconds: a microsecond and an hour.
 const COST_MS: std::ops::RangeInclusive<f32> = 1e-3..=3.6e6;
@@ -14,6 +14,8 @@ const COST_MS: std::ops::RangeInclusive<f32> = 1e-3..=3.6e6;
 const FACTORS: std::ops::RangeInclusive<f32> = 1e-3..=1e3;
 /// Bytes of a class's name at most.
 const NAME_BYTES_MAX: usize = 512;
+/// Bytes of the header's name at most: it stands in the names of its classes.
+const HEADER_BYTES_MAX: usize = 128;
 /// Bytes of a priority's pattern at most.
 const PATTERN_BYTES_MAX: usize = 512;
 /// Priorities at most: every class that is found is held against each.
@@ -104,9 +106,14 @@ impl RequestClasses {
     pub(super) fn check(wire: v1::RequestClasses, check: &Check) -> Result<Self, InvalidResource> {
         let header = match &*wire.header {
             "" => None,
-            name => Some(HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-                check.error("classes.header", format!("{name:?} is not a header name, such as x-request-class"))
-            })?),
+            name => {
+                let header = HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name.len() <= HEADER_BYTES_MAX);
+                let error = || {
+                    let reason = format!("{name:?} is not a header name of at most {HEADER_BYTES_MAX} bytes");
+                    check.error("classes.header", reason)
+                };
+                Some(header.ok_or_else(error)?)
+            }
         };
         check.that(wire.priorities.len() <= PRIORITIES_MAX, "classes.priorities", || {
             format!("{} priorities: at most {PRIORITIES_MAX}", wire.priorities.len())
@@ -126,18 +133,9 @@ impl RequestClasses {
 
     /// The priority of a class of this name, 0..=1; 0 where nothing is said of it.
     pub fn priority_of(&self, name: &str) -> f32 {
-        let found = self.priorities.iter().find(|priority| matches(&priority.pattern, name));
+        let found = self.priorities.iter().find(|priority| identity::matches(&priority.pattern, name));
         found.map_or(0.0, |found| found.priority)
     }
-}
-
-/// Whether a class's name, or the header's value in it, is what a pattern means.
-pub fn matches(pattern: &str, name: &str) -> bool {
-    let one = |text: &str| match pattern.strip_suffix('*') {
-        Some(start) => text.starts_with(start),
-        None => text == pattern,
-    };
-    one(name) || name.split_once(": ").is_some_and(|(_, value)| one(value))
 }
 
 impl TryFrom<v1::ClassTable> for ClassTable {

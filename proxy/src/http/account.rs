@@ -8,6 +8,7 @@ use super::{body::Progress, connection::Connection, upstream::Upstream};
 use crate::{
     admission::Admitted,
     api::v1,
+    class::sampling::Kind,
     clock,
     load::{Attempt, OrcaLoad, Outcome, RequestClass},
     route::Rule,
@@ -29,6 +30,8 @@ pub struct Account {
     progress: Rc<Progress>,
     method: Method,
     started: Timestamp,
+    class: RequestClass,
+    kind: Option<Box<Kind>>,
     admitted: Option<Admitted>,
     running: Option<Running>,
     attempts: u32,
@@ -55,6 +58,10 @@ pub struct Arrival {
     pub started: Timestamp,
     /// That it was let in.
     pub admitted: Admitted,
+    /// Its class.
+    pub class: RequestClass,
+    /// What kind it is, if it is one of those that are looked at.
+    pub kind: Option<Box<Kind>>,
 }
 
 /// A request that lasts lets go of the table that it was routed by after this long, so that tunnels do not keep old tables alive.
@@ -85,7 +92,7 @@ struct Answer {
 impl Account {
     /// Of a request that was admitted.
     pub fn new(worker: Rc<Worker>, client: Rc<Connection>, progress: Rc<Progress>, arrival: Arrival) -> Self {
-        let Arrival { entry, rule, method, started, admitted } = arrival;
+        let Arrival { entry, rule, method, started, admitted, class, kind } = arrival;
         Self {
             worker,
             client,
@@ -94,6 +101,8 @@ impl Account {
             progress,
             method,
             started,
+            class,
+            kind,
             admitted: Some(admitted),
             running: None,
             attempts: 0,
@@ -122,6 +131,11 @@ impl Account {
         self.rule.timeouts.backend_request.map_or(Timestamp::MAX, |limit| now + limit)
     }
 
+    /// Its class.
+    pub fn class(&self) -> RequestClass {
+        self.class
+    }
+
     /// The backend that it goes to.
     pub fn entry(&self) -> &Arc<BackendEntry> {
         &self.entry
@@ -132,7 +146,7 @@ impl Account {
         self.attempts += 1;
         let in_flight = self.entry.backend.endpoints()[index].load.in_flight();
         self.picked = Some(Picked { index, in_flight });
-        let attempt = self.entry.backend.begin(index, now, RequestClass::default());
+        let attempt = self.entry.backend.begin(index, now, self.class);
         self.running = Some(Running { index, attempt, began: now });
     }
 
@@ -226,6 +240,12 @@ impl Account {
     fn end_attempt(&mut self, outcome: Outcome, now: Timestamp) {
         let Some(Running { index, attempt, began }) = self.running.take() else { return };
         let latency = self.latency(began, now);
+        if outcome == Outcome::Success
+            && let Some(kind) = self.kind.take()
+        {
+            let latency_ms = latency.as_secs_f32() * 1e3;
+            self.worker.class_sampler.offer(self.entry.backend.name(), *kind, latency_ms);
+        }
         if let Some(event) = self.entry.backend.finish(index, attempt, now, outcome, latency, self.orca) {
             self.worker.report_outlier(&self.entry, event);
         }
@@ -239,11 +259,16 @@ impl Account {
     fn sample(&self, latency: Duration) -> v1::RequestSample {
         let picked =
             self.picked.map(|picked| (self.entry.backend.endpoints()[picked.index].config.key.0, picked.in_flight));
+        let class = self.entry.backend.costs().and_then(|costs| {
+            let key = costs.key(self.class)?;
+            Some((key.0, costs.name(self.class).to_owned()))
+        });
+        let (class_key, class_name) = class.unwrap_or_default();
         v1::RequestSample {
             at_ms: clock::unix_ms() - clock::now().since(self.started).as_millis() as i64,
             route: self.rule.route.to_string(),
             method: self.method.to_string(),
-            class: 0,
+            class: u32::from(self.class.0),
             backend: self.entry.backend.name().to_owned(),
             endpoint: picked.map_or(0, |(key, _)| key),
             in_flight: picked.map_or(0, |(_, in_flight)| in_flight),
@@ -252,8 +277,8 @@ impl Account {
             request_bytes: self.progress.request_bytes(),
             response_bytes: self.response_bytes,
             attempts: self.attempts,
-            class_key: 0,
-            class_name: String::new(),
+            class_key,
+            class_name,
         }
     }
 }

@@ -22,6 +22,8 @@ use super::{
     upstream::{Unanswered, Upstream},
 };
 use crate::{
+    backend::Backend,
+    class::{finder::tells_apart, identity, sampling::Kind},
     clock,
     config::EndpointKey,
     load::{Outcome, RequestClass},
@@ -106,7 +108,8 @@ async fn forward(
     }
     let entry = rule.next_backend().map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
     drop(table);
-    let admitted = entry.backend.admit(RequestClass::default()).map_err(Reason::Shed)?;
+    let (class, kind) = tell_apart(worker, &entry.backend, &head, length, started);
+    let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
 
     let (stall, total) = match rule.timeouts.request {
         RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
@@ -114,7 +117,7 @@ async fn forward(
         RequestTimeout::Unlimited => (None, Timestamp::MAX),
     };
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
-    let arrival = Arrival { entry, rule, method: head.method.clone(), started, admitted };
+    let arrival = Arrival { entry, rule, method: head.method.clone(), started, admitted, class, kind };
     let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);
     let mut account = Box::new(account);
 
@@ -185,6 +188,24 @@ async fn forward(
     Ok(response)
 }
 
+/// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.
+fn tell_apart(
+    worker: &Worker,
+    backend: &Backend,
+    head: &http::request::Parts,
+    length: Option<u64>,
+    now: Timestamp,
+) -> (RequestClass, Option<Box<Kind>>) {
+    if !tells_apart(backend) {
+        return (RequestClass::default(), None);
+    }
+    let header = backend.config().classes.header.as_ref();
+    let key = identity::classify(head, length, header);
+    let sampled = worker.class_sampler.draw(now);
+    let kind = sampled.map(|weight| Box::new(Kind { key, name: identity::name_of(head, length, header), weight }));
+    (backend.class_of(key), kind)
+}
+
 /// Tries endpoints until one answers or nothing is left to try. Only a request that never reached an endpoint is tried on another.
 async fn attempts(
     worker: &Rc<Worker>,
@@ -197,7 +218,7 @@ async fn attempts(
     let mut failure = None;
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
-        let pick = PickRequest { class: RequestClass::default(), exclude: &tried };
+        let pick = PickRequest { class: account.class(), exclude: &tried };
         let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
             break;
         };

@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod classes;
 mod failures;
 mod hostile;
 mod lifecycle;

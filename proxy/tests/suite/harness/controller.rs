@@ -106,6 +106,10 @@ impl FakeController {
         self.set(position(api::WEIGHT_TABLE_TYPE), &table.backend, table);
     }
 
+    pub fn set_classes(&self, table: &v1::ClassTable) {
+        self.set(position(api::CLASS_TABLE_TYPE), &table.backend, table);
+    }
+
     pub fn remove_listener(&self, name: &str) {
         self.resources
             .send_modify(|resources| drop(resources.remove(&(position(api::LISTENER_TYPE), name.to_owned()))));
