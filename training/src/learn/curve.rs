@@ -56,6 +56,8 @@ fn draw_into(svg: &mut String, title: &str, lines: &[Line]) -> Result<(), Box<dy
     let high = finite().map(|(_, y)| *y).fold(f64::NEG_INFINITY, f64::max);
     let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
     let margin = (0.05 * (high - low)).max(0.01);
+    // The legend lies above all lines.
+    let legend = margin * (1.0 + lines.len() as f64);
 
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
@@ -64,7 +66,7 @@ fn draw_into(svg: &mut String, title: &str, lines: &[Line]) -> Result<(), Box<dy
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(64)
-        .build_cartesian_2d(0.0..last, low - margin..high + margin)?;
+        .build_cartesian_2d(0.0..last, low - margin..high + legend)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
