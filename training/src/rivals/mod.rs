@@ -153,11 +153,11 @@ impl Rival {
         self.kind
     }
 
-    /// The same with a limiter in each proxy.
+    /// The same with a limiter of this name in each proxy.
     #[must_use]
-    pub fn limited(mut self, limiter: Limiter) -> Self {
-        self.name = format!("{}+{}", self.name, limiter.name());
-        self.description = format!("{}; limiter: {}", self.description, limiter.describe());
+    pub fn limited(mut self, name: &str, description: &str, limiter: Limiter) -> Self {
+        self.name = format!("{}+{name}", self.name);
+        self.description = format!("{}; limiter: {description}", self.description);
         self.limiter = Some(limiter);
         self
     }
@@ -204,7 +204,7 @@ pub fn by_name(name: &str) -> Option<Rival> {
         if suffix == "ejection" {
             return (!rival.ejection).then(|| rival.ejecting());
         }
-        let limiter = Limiter::ALL.into_iter().find(|limiter| limiter.name() == suffix)?;
-        rival.limiter.is_none().then(|| rival.limited(limiter))
+        let (description, limiter) = Limiter::by_name(suffix)?;
+        rival.limiter.is_none().then(|| rival.limited(suffix, description, limiter))
     })
 }

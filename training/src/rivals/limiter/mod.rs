@@ -1,7 +1,7 @@
 //! Concurrency limiters that can be put before any rival, one in each proxy: `NAME+aimd`, `NAME+gradient2`, `NAME+vegas`. In overload they
 //! decide, not the rule.
 
-mod aimd;
+pub mod aimd;
 mod gradient2;
 mod vegas;
 
@@ -47,60 +47,70 @@ pub trait Limit: Debug {
     fn update(&mut self, sample: &Sample);
 }
 
-/// Which limiter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which limiter, with its knobs.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limiter {
-    /// On the share of slow answers in windows.
+    /// [`WindowedAimd`].
+    Windows(aimd::Knobs),
+    /// [`Aimd`].
     Aimd,
-    /// Netflix's AIMD, at each answer.
-    AimdDefault,
-    /// Netflix's Gradient2 on windows of 100 ms.
-    Gradient2,
-    /// The same with Netflix's window of 1 s.
-    Gradient2Default,
-    /// Netflix's Vegas on windows of 100 ms.
-    Vegas,
-    /// Netflix's Vegas, at each answer.
-    VegasDefault,
+    /// [`Gradient2`] on windows.
+    Gradient2 {
+        /// The long-term latency times this is no reason to lower the limit.
+        tolerance: f64,
+        /// Length of a window.
+        window_ns: u64,
+    },
+    /// [`Vegas`].
+    Vegas {
+        /// Length of a window; `None`: at each answer.
+        window_ns: Option<u64>,
+    },
 }
 
-impl Limiter {
-    /// All of them, in the order of tables.
-    pub const ALL: [Self; 6] =
-        [Self::Aimd, Self::AimdDefault, Self::Gradient2, Self::Gradient2Default, Self::Vegas, Self::VegasDefault];
+/// Name after the `+`, description and limiter.
+type Entry = (&'static str, &'static str, Limiter);
 
-    /// What follows `+` in a name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aimd => "aimd",
-            Self::AimdDefault => "aimd-default",
-            Self::Gradient2 => "gradient2",
-            Self::Gradient2Default => "gradient2-default",
-            Self::Vegas => "vegas",
-            Self::VegasDefault => "vegas-default",
-        }
+/// All of them, in the order of tables. Tuned ones: see docs/rivals.md, "Tuning".
+const LIMITERS: [Entry; 6] = [
+    (
+        "aimd",
+        "lowers the limit when over 5 % of a window's answers are late, else raises it; tuned",
+        Limiter::Windows(aimd::Knobs::TUNED),
+    ),
+    ("aimd-default", "Netflix's AIMD: x 0.9 at an answer later than the objective, else + 1", Limiter::Aimd),
+    ("gradient2", "Netflix's Gradient2; tuned", Limiter::Gradient2 { tolerance: 2.0, window_ns: 100 * MILLISECOND }),
+    (
+        "gradient2-default",
+        "the same with Netflix's tolerance of 1.5 and windows of 1 s",
+        Limiter::Gradient2 { tolerance: 1.5, window_ns: SECOND },
+    ),
+    (
+        "vegas",
+        "Netflix's Vegas on mean latencies of windows; tuned",
+        Limiter::Vegas { window_ns: Some(100 * MILLISECOND) },
+    ),
+    ("vegas-default", "the same at each answer, Netflix's default", Limiter::Vegas { window_ns: None }),
+];
+
+impl Limiter {
+    /// The names that can follow a `+`, in the order of tables, with a line for people.
+    pub fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+        LIMITERS.iter().map(|(name, description, _)| (*name, *description))
     }
 
-    /// What it is, in a line for people.
-    pub const fn describe(self) -> &'static str {
-        match self {
-            Self::Aimd => "limit x 0.8 when over 5 % of a window's answers exceed 0.8 of the objective, else + 5 %",
-            Self::AimdDefault => "Netflix's AIMD: x 0.9 at an answer later than the objective, else + 1",
-            Self::Gradient2 => "Netflix's Gradient2, windows of 100 ms, tolerance 2",
-            Self::Gradient2Default => "Netflix's Gradient2, windows of 1 s, tolerance 1.5",
-            Self::Vegas => "Netflix's Vegas on mean latencies of 100 ms",
-            Self::VegasDefault => "Netflix's Vegas, at each answer",
-        }
+    /// The limiter of this name, with its description.
+    pub fn by_name(name: &str) -> Option<(&'static str, Self)> {
+        LIMITERS.iter().find(|(other, ..)| *other == name).map(|(_, description, limiter)| (*description, *limiter))
     }
 
     fn make(self, objective_ns: f64) -> Box<dyn Limit> {
         match self {
-            Self::Aimd => Box::new(WindowedAimd::new(aimd::Knobs::TUNED, objective_ns)),
-            Self::AimdDefault => Box::new(Aimd::new(objective_ns)),
-            Self::Gradient2 => Box::new(Windowed::new(Gradient2::new(2.0), 100 * MILLISECOND)),
-            Self::Gradient2Default => Box::new(Windowed::new(Gradient2::new(1.5), SECOND)),
-            Self::Vegas => Box::new(Windowed::new(Vegas::new(), 100 * MILLISECOND)),
-            Self::VegasDefault => Box::new(Vegas::new()),
+            Self::Windows(knobs) => Box::new(WindowedAimd::new(knobs, objective_ns)),
+            Self::Aimd => Box::new(Aimd::new(objective_ns)),
+            Self::Gradient2 { tolerance, window_ns } => Box::new(Windowed::new(Gradient2::new(tolerance), window_ns)),
+            Self::Vegas { window_ns: Some(window_ns) } => Box::new(Windowed::new(Vegas::new(), window_ns)),
+            Self::Vegas { window_ns: None } => Box::new(Vegas::new()),
         }
     }
 }
