@@ -11,6 +11,9 @@ use trimtab_training::scenario::{Family, UnknownFamily, seeds};
 
 use crate::cli::Output;
 
+/// What ships beside the rivals that people use or that come closest.
+const DEFAULT_POLICIES: &str = "trimtab,c3-local,c3,prequal,least-request,weighted-least-request,peak-ewma,round-robin";
+
 const EXAMPLES: &str = "Examples:
   trimtab simulate --list
       the families of scenarios and the policies
@@ -38,7 +41,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "all", value_parser = FamilyChoice::from_str)]
     pub family: Vec<FamilyChoice>,
     /// Policies, or `ours`, `rivals`, `bounds`, `all`; the first is compared with each of the others
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "trimtab,rivals", value_parser = policy_choice)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = DEFAULT_POLICIES, value_parser = policy_choice)]
     pub policy: Vec<String>,
     /// Seeds: runs of each policy in each row
     #[arg(long, default_value_t = 10, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=100_000))]

@@ -9,6 +9,8 @@ use super::{Report, has_overload};
 
 /// Up to so many runs, each is listed with its fingerprint.
 const RUNS_LISTED: usize = 12;
+/// Policies beside each other; more go into another table.
+const COLUMNS: usize = 8;
 /// An interval with half a width beyond this share of the mean is told by its ends.
 const WIDE: f64 = 0.2;
 /// Shares that round to less in every column are left out.
@@ -29,7 +31,7 @@ pub fn list() -> Vec<String> {
         if !those.is_empty() {
             lines.push(String::new());
             lines.push(title.to_owned());
-            lines.extend(those.iter().map(|policy| format!("  {:<27} {}", policy.name(), policy.describe())));
+            lines.extend(those.iter().map(|policy| format!("  {:<31} {}", policy.name(), policy.describe())));
         }
     }
     lines
@@ -39,12 +41,17 @@ pub fn list() -> Vec<String> {
 pub fn all(report: &Report<'_>) -> Vec<String> {
     let mut lines = vec![note(report)];
     for metric in Metric::ALL {
-        if let Some(table) = of_metric(report, metric) {
-            lines.extend([String::new(), title(report, metric), table]);
+        for shown in report.shown.chunks(COLUMNS) {
+            if let Some(table) = of_metric(report, shown, metric) {
+                lines.extend([String::new(), title(report, metric), table]);
+            }
         }
     }
-    if let Some((title, table)) = paired(report) {
-        lines.extend([String::new(), title, table]);
+    if let Some((&ours, others)) = report.shown.split_first() {
+        for others in others.chunks(COLUMNS) {
+            let (title, table) = paired(report, ours, others);
+            lines.extend([String::new(), title, table]);
+        }
     }
     let asked_for = report.results.runs.iter().filter(|run| report.shown.contains(&run.policy)).count();
     if report.args.runs || asked_for <= RUNS_LISTED {
@@ -77,8 +84,8 @@ fn title(report: &Report<'_>, metric: Metric) -> String {
 }
 
 /// A row for each cell and one for their mean; shares that are nothing everywhere have no row.
-fn of_metric(report: &Report<'_>, metric: Metric) -> Option<String> {
-    let Report { results, shown, .. } = report;
+fn of_metric(report: &Report<'_>, shown: &[usize], metric: Metric) -> Option<String> {
+    let results = report.results;
     let mut table = new_table(shown.iter().map(|policy| report.policy(*policy).name()));
     let mut rows = 0;
     for cell in &results.grid.cells {
@@ -108,12 +115,8 @@ fn mean_of(cells: &[Cell], metric: Metric) -> (&'static str, fn(&Cell) -> bool) 
 }
 
 /// The first policy against each of the others, run by run; the last column names the best rival of each row.
-fn paired(report: &Report<'_>) -> Option<(String, String)> {
-    let Report { results, shown, .. } = report;
-    let (&ours, others) = shown.split_first()?;
-    if others.is_empty() {
-        return None;
-    }
+fn paired(report: &Report<'_>, ours: usize, others: &[usize]) -> (String, String) {
+    let results = report.results;
     let names = others.iter().map(|policy| report.policy(*policy).name());
     let mut table = new_table(names.chain(["best rival"]));
     let against = |wanted: &dyn Fn(&Cell) -> bool, theirs: usize, metric: Metric| {
@@ -141,7 +144,7 @@ fn paired(report: &Report<'_>) -> Option<(String, String)> {
     if has_overload(&results.grid.cells) {
         title += " (with overload: goodput minus the other's, in points)";
     }
-    Some((title, table.trim_fmt()))
+    (title, table.trim_fmt())
 }
 
 fn runs(report: &Report<'_>) -> String {
