@@ -6,6 +6,9 @@ use trimtab_training::report::{Baseline, Cell, Interval, Metric};
 
 use super::Report;
 
+/// Some of the cells.
+type Cells<'a> = dyn Fn(&Cell) -> bool + 'a;
+
 /// Changes when a reader must.
 const SCHEMA: &str = "trimtab.dev/simulation/v1";
 
@@ -141,13 +144,9 @@ pub fn of(report: &Report<'_>, failures: &[String]) -> Document {
     }
 }
 
-fn of_policies(
-    report: &Report<'_>,
-    wanted: &dyn Fn(&Cell) -> bool,
-    with_latency: fn(&Cell) -> bool,
-) -> Vec<PolicyResult> {
+fn of_policies(report: &Report<'_>, wanted: &Cells<'_>, with_latency: fn(&Cell) -> bool) -> Vec<PolicyResult> {
     let results = report.results;
-    let metrics = |of: &dyn Fn(&dyn Fn(&Cell) -> bool, Metric) -> Option<Interval>| {
+    let metrics = |of: &dyn Fn(&Cells<'_>, Metric) -> Option<Interval>| {
         let latency = |metric| estimate(of(&|cell| wanted(cell) && with_latency(cell), metric));
         let share = |metric| estimate(of(wanted, metric));
         Metrics {

@@ -86,7 +86,9 @@ impl Report<'_> {
 }
 
 /// Everyone who runs, and the numbers of those who were asked for.
-fn contestants(args: &SimulateArgs) -> anyhow::Result<(Vec<Box<dyn Contest>>, Vec<usize>)> {
+type Contestants = (Vec<Box<dyn Contest>>, Vec<usize>);
+
+fn contestants(args: &SimulateArgs) -> anyhow::Result<Contestants> {
     let mut names: Vec<String> = Vec::new();
     let add = |names: &mut Vec<String>, name: String| {
         if !names.contains(&name) {
@@ -145,8 +147,11 @@ fn plots(report: &Report<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
         written.push(path);
         Ok(())
     };
-    let note = tables::note(report);
     for metric in Metric::ALL {
+        let mut note = tables::seeds(report);
+        if metric.is_latency() {
+            note = format!("{note}; {}", tables::base(report));
+        }
         let svg = plot::families(results, shown, metric, &note)?;
         write(format!("{}.svg", metric.name()), svg)?;
     }

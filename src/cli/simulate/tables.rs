@@ -39,7 +39,7 @@ pub fn list() -> Vec<String> {
 
 /// Everything that was measured.
 pub fn all(report: &Report<'_>) -> Vec<String> {
-    let mut lines = vec![note(report)];
+    let mut lines = vec![format!("{}; {}", seeds(report), base(report))];
     for metric in Metric::ALL {
         for shown in report.shown.chunks(COLUMNS) {
             if let Some(table) = of_metric(report, shown, metric) {
@@ -61,17 +61,21 @@ pub fn all(report: &Report<'_>) -> Vec<String> {
 }
 
 /// What the numbers are of.
-pub fn note(report: &Report<'_>) -> String {
-    let seeds = &report.results.grid.seeds;
+pub fn seeds(report: &Report<'_>) -> String {
+    let first = report.results.grid.seeds.start;
     let count = report.results.grid.seed_count();
     let intervals = if count > 1 { "with 95 % intervals" } else { "without intervals" };
-    let base = match report.results.baseline {
+    let plural = if count == 1 { "seed" } else { "seeds" };
+    format!("{count} {plural} from {first} on, {intervals}")
+}
+
+/// What latencies are told as.
+pub fn base(report: &Report<'_>) -> String {
+    match report.results.baseline {
         Baseline::Absolute => "latencies in ms".to_owned(),
         Baseline::Policy(number) => format!("latencies as ratios to {}", report.policy(number).name()),
         Baseline::BestBound => "latencies as ratios to the best omniscient bound of each run".to_owned(),
-    };
-    let plural = if count == 1 { "seed" } else { "seeds" };
-    format!("{count} {plural} from {} on, {intervals}; {base}", seeds.start)
+    }
 }
 
 fn title(report: &Report<'_>, metric: Metric) -> String {

@@ -1,7 +1,7 @@
 //! Plots as SVG: what each policy achieves in each family, with intervals; and latency over time.
 
 use super::{
-    Interval, Metric, Results,
+    Baseline, Interval, Metric, Results,
     canvas::{Canvas, FAINT, INK, LogAxis, PlotError, QUIET, Side, color, label},
     timeline::Bin,
 };
@@ -17,6 +17,17 @@ const BOTTOM: f64 = 46.0;
 const STEP: f64 = 9.0;
 /// Beyond this many times the best, how much worse something is tells nothing any more.
 const RATIO_MAX: f64 = 60.0;
+
+/// What the horizontal axis is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    /// Logarithmic, 1 stands out.
+    Ratio,
+    /// Logarithmic.
+    Milliseconds,
+    /// Linear from 0.
+    Percent,
+}
 
 /// One row of a plot: its name, and each shown policy's value.
 type Row = (String, Vec<Option<Interval>>);
@@ -44,6 +55,11 @@ pub fn families(results: &Results<'_>, shown: &[usize], metric: Metric, note: &s
         let name = if overload > 0 { "all but overload" } else { "all" };
         rows.push((name.into(), values(&|family| families.contains(&family))));
     }
+    let scale = match (metric.is_latency(), results.baseline) {
+        (false, _) => Scale::Percent,
+        (true, Baseline::Absolute) => Scale::Milliseconds,
+        (true, _) => Scale::Ratio,
+    };
     let title = match metric {
         Metric::P99 => "99th percentile of latency",
         Metric::P50 => "Median latency",
@@ -53,10 +69,10 @@ pub fn families(results: &Results<'_>, shown: &[usize], metric: Metric, note: &s
         Metric::Shed => "Shed, % of requests",
     };
     let names: Vec<&str> = shown.iter().map(|policy| results.policies[*policy].name()).collect();
-    bands(title, note, &names, &rows, metric.is_latency())
+    bands(title, note, &names, &rows, scale)
 }
 
-fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], logarithmic: bool) -> Result<String, PlotError> {
+fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], scale: Scale) -> Result<String, PlotError> {
     let band = (STEP * names.len() as f64 + 12.0).max(26.0);
     let legend = TOP + 20.0 * names.len() as f64;
     let height = (TOP + band * rows.len() as f64).max(legend) + BOTTOM;
@@ -74,10 +90,11 @@ fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], logarithmic: boo
     heading(&canvas, title, note)?;
     let axis: Box<dyn Fn(f64) -> f64>;
     let ticks: Vec<f64>;
-    if logarithmic {
-        let scale = LogAxis::new(low.min(0.95), high.min(RATIO_MAX).max(1.1), (LEFT, right));
-        ticks = scale.ticks();
-        axis = Box::new(move |value| scale.at(value));
+    if scale != Scale::Percent {
+        let ends = if scale == Scale::Ratio { (low.min(0.95), high.clamp(1.1, RATIO_MAX)) } else { (low, high) };
+        let logarithmic = LogAxis::new(ends.0, ends.1, (LEFT, right));
+        ticks = logarithmic.ticks();
+        axis = Box::new(move |value| logarithmic.at(value));
     } else {
         let to = (1.05 * high).clamp(0.1, 100.0);
         let step = step_of(to);
@@ -94,7 +111,7 @@ fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], logarithmic: boo
     let mut last = f64::NEG_INFINITY;
     for tick in ticks {
         let x = axis(tick);
-        let one = logarithmic && (tick - 1.0).abs() < 1e-9;
+        let one = scale == Scale::Ratio && (tick - 1.0).abs() < 1e-9;
         canvas.line(&[(x, TOP), (x, bottom)], if one { INK } else { FAINT }, 1, 1.0)?;
         if x - last > 26.0 || one {
             canvas.text((x, bottom + 14.0), Side::Middle, 12.0, QUIET, false, &label(tick))?;
@@ -110,6 +127,10 @@ fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], logarithmic: boo
                 canvas.line(&[(axis(low), y), (axis(high), y)], color(policy), 2, 0.55)?;
             }
             canvas.mark((axis(value.mean), y), policy)?;
+            if scale == Scale::Ratio && value.mean > RATIO_MAX {
+                let beyond = format!("{} >", label(value.mean.round()));
+                canvas.text((axis(value.mean) - 8.0, y), Side::Left, 10.0, color(policy), true, &beyond)?;
+            }
         }
     }
     legend_of(&canvas, names, right + 22.0)?;
@@ -199,10 +220,7 @@ fn step_of(to: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        contest,
-        report::{Baseline, Grid},
-    };
+    use crate::{contest, report::Grid};
     use std::num::NonZeroUsize;
 
     #[test]

@@ -221,7 +221,8 @@ impl Scenario {
             "need one for each endpoint, and each a column of the affinity",
         )?;
         require(
-            self.affinity.len() % self.classes.len() == 0 && self.affinity.iter().all(|f| *f > 0.0 && f.is_finite()),
+            self.affinity.len().is_multiple_of(self.classes.len())
+                && self.affinity.iter().all(|f| *f > 0.0 && f.is_finite()),
             "affinity",
             "needs a factor above 0 for each class and group",
         )?;
