@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use trimtab_model::classes::{ClassCosts, ClassMemory};
+use trimtab_model::classes::{ClassCosts, ClassMemory, Seen};
 use trimtab_model::observation::EndpointKey;
 use trimtab_proxy::api::v1;
 use trimtab_proxy::class::{ClassKey, identity, select};
@@ -85,7 +85,8 @@ impl Classes {
         }
         for endpoint in load.endpoints.iter().filter(|endpoint| known(EndpointKey(endpoint.key))) {
             for class in &endpoint.classes {
-                self.memory.add(endpoint.key, class.key, class.successes, class.cost_ms);
+                let seen = Seen { answers: class.successes, unqueued: class.unqueued, cost_ms: class.cost_ms };
+                self.memory.add(endpoint.key, class.key, seen);
                 if let Some(shed) = self.shed.get_mut(&class.key) {
                     shed.answered += f64::from(class.successes);
                 }

@@ -9,6 +9,9 @@ use std::collections::HashMap;
 
 /// Answers are forgotten at this pace.
 const MEMORY_S: f64 = 60.0;
+/// A cell remembers at most so many answers a second of its memory's age: what was learned while costs were still unknown, and waits with them,
+/// is soon outweighed; later, a spell of interference does not pass for the endpoint's nature.
+const ANSWERS_PER_S: f64 = 12.0;
 /// A factor of a class at an endpoint that rests on so many answers counts half (in logarithms).
 const SHRINKAGE_ANSWERS: f64 = 12.0;
 /// The same of the slowness of an endpoint as a whole.
@@ -24,6 +27,8 @@ const COST_MS_MIN: f64 = 1e-3;
 #[derive(Debug, Clone, Default)]
 pub struct ClassMemory {
     keys: Vec<u64>,
+    /// Since the classes were chosen.
+    age_s: f64,
     endpoints: HashMap<u64, Vec<Cell>>,
 }
 
@@ -31,8 +36,10 @@ pub struct ClassMemory {
 #[derive(Debug, Clone, Copy, Default)]
 struct Cell {
     /// Answers, older ones counting less.
+    all: f64,
+    /// Those of them that did not wait.
     answers: f64,
-    /// Sum over them of the logarithm of the unqueued time, in milliseconds.
+    /// Sum over the latter of the logarithm of the unqueued time, in milliseconds.
     log_sum: f64,
 }
 
@@ -47,6 +54,17 @@ pub struct ClassCosts {
     pub factors: Vec<f64>,
 }
 
+/// What a proxy saw of one class at one endpoint in a while.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// Answers.
+    pub answers: u32,
+    /// Those that found a free slot.
+    pub unqueued: u32,
+    /// Geometric mean latency of the latter, in milliseconds.
+    pub cost_ms: f32,
+}
+
 impl ClassMemory {
     /// Tells requests of these classes apart from now on; what is known of those that stay is kept.
     pub fn choose(&mut self, keys: &[u64]) {
@@ -59,6 +77,7 @@ impl ClassMemory {
             *cells = origin.iter().map(|origin| origin.map_or_else(Cell::default, |index| cells[index])).collect();
         }
         self.keys = keys.to_vec();
+        self.age_s = 0.0;
     }
 
     /// Its classes.
@@ -66,18 +85,21 @@ impl ClassMemory {
         &self.keys
     }
 
-    /// A proxy had so many answers of a class from an endpoint, and puts the unqueued time at `cost_ms`. A class that is not told apart
-    /// counts as class 0; numbers that cannot be are ignored.
-    pub fn add(&mut self, endpoint: u64, class: u64, answers: u32, cost_ms: f32) {
-        let cost_ms = f64::from(cost_ms);
-        if answers == 0 || !(cost_ms.is_finite() && cost_ms > 0.0) {
-            return;
-        }
+    /// A proxy had so many answers of a class from an endpoint. A class that is not told apart counts as class 0; numbers that cannot be are
+    /// ignored.
+    pub fn add(&mut self, endpoint: u64, class: u64, seen: Seen) {
+        let cost_ms = f64::from(seen.cost_ms);
         let column = self.keys.iter().position(|key| *key == class).map_or(0, |position| position + 1);
         let width = self.keys.len() + 1;
         let cell = &mut self.endpoints.entry(endpoint).or_insert_with(|| vec![Cell::default(); width])[column];
-        cell.answers += f64::from(answers);
-        cell.log_sum += f64::from(answers) * cost_ms.max(COST_MS_MIN).ln();
+        cell.all += f64::from(seen.answers);
+        if seen.unqueued > 0 && cost_ms.is_finite() && cost_ms > 0.0 {
+            cell.answers += f64::from(seen.unqueued);
+            cell.log_sum += f64::from(seen.unqueued) * cost_ms.max(COST_MS_MIN).ln();
+            let keep = (ANSWERS_PER_S * self.age_s.clamp(2.0, MEMORY_S) / cell.answers).min(1.0);
+            cell.answers *= keep;
+            cell.log_sum *= keep;
+        }
     }
 
     /// Time passes, and only these endpoints are left.
@@ -86,8 +108,10 @@ impl ClassMemory {
             let left: std::collections::HashSet<u64> = endpoints.iter().copied().collect();
             self.endpoints.retain(|key, _| left.contains(key));
         }
+        self.age_s += seconds.max(0.0);
         let keep = (-seconds.max(0.0) / MEMORY_S).exp();
         for cell in self.endpoints.values_mut().flatten() {
+            cell.all *= keep;
             cell.answers *= keep;
             cell.log_sum *= keep;
         }
@@ -98,10 +122,12 @@ impl ClassMemory {
         let width = self.keys.len() + 1;
         let rows: Vec<Option<&Vec<Cell>>> = endpoints.iter().map(|key| self.endpoints.get(key)).collect();
         let mut answers = vec![0.0; width];
+        let mut all = vec![0.0; width];
         for row in rows.iter().flatten() {
             row.iter().zip(&mut answers).for_each(|(cell, sum)| *sum += cell.answers);
+            row.iter().zip(&mut all).for_each(|(cell, sum)| *sum += cell.all);
         }
-        let total: f64 = answers.iter().sum();
+        let total: f64 = all.iter().sum();
         if total <= 0.0 {
             return None;
         }
@@ -140,7 +166,7 @@ impl ClassMemory {
                 .zip(&answers)
                 .map(|(log_ms, answers)| (*answers > 0.0).then(|| log_ms.exp().max(COST_MS_MIN)))
                 .collect(),
-            share: answers.iter().map(|answers| answers / total).collect(),
+            share: all.iter().map(|all| all / total).collect(),
             factors,
         })
     }
@@ -150,6 +176,10 @@ impl ClassMemory {
 mod tests {
     use super::*;
 
+    fn seen(answers: u32, cost_ms: f32) -> Seen {
+        Seen { answers, unqueued: answers, cost_ms }
+    }
+
     /// 200 answers of each class at each endpoint; costs as a product with one exception.
     fn memory(exception: f64) -> ClassMemory {
         let mut memory = ClassMemory::default();
@@ -157,7 +187,7 @@ mod tests {
         for (endpoint, slow) in [(1, 0.5), (2, 1.0), (3, 2.0)] {
             for (class, cost) in [(10, 5.0), (20, 500.0)] {
                 let odd = if (endpoint, class) == (2, 20) { exception } else { 1.0 };
-                memory.add(endpoint, class, 200, (cost * slow * odd) as f32);
+                memory.add(endpoint, class, seen(200, (cost * slow * odd) as f32));
             }
         }
         memory
@@ -186,9 +216,9 @@ mod tests {
     #[test]
     fn few_answers_move_little_and_nonsense_nothing() {
         let mut memory = memory(1.0);
-        memory.add(4, 10, 1, 5_000.0);
-        memory.add(4, 10, 5, f32::NAN);
-        memory.add(4, 10, 5, -1.0);
+        memory.add(4, 10, seen(1, 5_000.0));
+        memory.add(4, 10, seen(5, f32::NAN));
+        memory.add(4, 10, seen(5, -1.0));
         let costs = memory.costs(&[1, 2, 3, 4]).unwrap();
         assert!(costs.factors[3 * 3 + 1] < 8.0, "{costs:?}");
         assert_eq!(ClassMemory::default().costs(&[1]), None);

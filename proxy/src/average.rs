@@ -17,12 +17,6 @@ const LATENCY_MS_MIN: f32 = 1e-3;
 /// An average without news for this long counts half: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 10.0;
 
-/// Quantile of the latency that stands for the service time: low, so that what waited counts little.
-const SERVICE_QUANTILE: f32 = 0.25;
-/// Steps of its logarithm: the first, and the smallest, so that it can follow.
-const SERVICE_STEP: f32 = 0.5;
-const SERVICE_STEP_MIN: f32 = 0.03;
-
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;
 /// What Linkerd assumes of an endpoint that has not answered yet.
@@ -113,51 +107,58 @@ impl Default for LatencyAverage {
     }
 }
 
-/// The time that requests of one class take at one endpoint when they do not wait, in milliseconds: a low quantile of their latency, followed
-/// by stochastic approximation (Robbins and Monro 1951) of its logarithm, and how many answers it rests on.
-#[derive(Debug)]
-pub struct ServiceTime(AtomicU64);
+/// The time that requests of one class take at one endpoint without waiting, from those that had to wait little: how many, and the sum of
+/// the logarithms of their latency less the wait that they had to expect. Sums of several proxies add up.
+#[derive(Debug, Default)]
+pub struct ServiceTime {
+    /// Answers (32 bits) of all, and of those that had to wait little.
+    counts: AtomicU64,
+    /// Sum of log₂ of milliseconds of the latter, in 2⁻¹⁶, wrapping.
+    log_sum: AtomicU64,
+}
+
+/// A reading of a [`ServiceTime`]; differences between two readings are what came between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServiceReading {
+    answers: u32,
+    unqueued: u32,
+    log_sum: u64,
+}
+
+/// Less than this share of a latency is never taken for the service: the expected wait was wrong then.
+const SERVICE_SHARE_MIN: f32 = 0.25;
+/// One in 2⁻¹⁶.
+const LOG_UNIT: f64 = 65_536.0;
 
 impl ServiceTime {
-    /// One that knows nothing.
-    pub fn new() -> Self {
-        Self(AtomicU64::new(0))
+    /// A request was answered after `latency_ms`. `wait_ms`: what it had to expect to wait for a slot; `None`: too much for the rest to tell.
+    pub fn answered(&self, latency_ms: f32, wait_ms: Option<f32>) {
+        self.counts.fetch_add(1 << 32 | u64::from(wait_ms.is_some()), Relaxed);
+        if let Some(wait_ms) = wait_ms {
+            let service_ms = (latency_ms - wait_ms).max(SERVICE_SHARE_MIN * latency_ms).max(LATENCY_MS_MIN);
+            let log = (f64::from(service_ms).log2() * LOG_UNIT) as i64;
+            self.log_sum.fetch_add(log as u64, Relaxed);
+        }
     }
 
-    /// A request was answered after `latency_ms`. Who found a queue moves the estimate only downwards: it took longer than its service.
-    pub fn answered(&self, latency_ms: f32, unqueued: bool) {
-        let latency_ms = latency_ms.max(LATENCY_MS_MIN);
-        let _ = self.0.fetch_update(AcqRel, Relaxed, |word| {
-            let (value, count) = unpack_counted(word);
-            let next = if count == 0 {
-                latency_ms
-            } else {
-                let step = (SERVICE_STEP * 8.0 / (8.0 + count as f32)).max(SERVICE_STEP_MIN);
-                let above = latency_ms >= value;
-                if above && !unqueued {
-                    return None;
-                }
-                value * (step * (SERVICE_QUANTILE - f32::from(u8::from(!above)))).exp()
-            };
-            Some((u64::from(count.saturating_add(1)) << 32) | u64::from(next.to_bits()))
-        });
-    }
-
-    /// The estimate and how many answers it rests on; `None` before the first.
-    pub fn get(&self) -> Option<(f32, u32)> {
-        let (value, count) = unpack_counted(self.0.load(Relaxed));
-        (count > 0).then_some((value, count))
+    /// Everything so far.
+    pub fn read(&self) -> ServiceReading {
+        let counts = self.counts.load(Relaxed);
+        // The lower half may carry into the upper one after 2³² answers: one too many is no matter.
+        ServiceReading { answers: (counts >> 32) as u32, unqueued: counts as u32, log_sum: self.log_sum.load(Relaxed) }
     }
 }
 
-impl Default for ServiceTime {
-    fn default() -> Self {
-        Self::new()
+impl ServiceReading {
+    /// Answers, how many of them found a free slot, and the geometric mean latency of the latter in milliseconds, since an earlier reading;
+    /// `None` if there were no answers.
+    pub fn since(&self, earlier: &Self) -> Option<(u32, u32, f32)> {
+        let answers = self.answers.wrapping_sub(earlier.answers);
+        let unqueued = self.unqueued.wrapping_sub(earlier.unqueued);
+        let log_sum = self.log_sum.wrapping_sub(earlier.log_sum) as i64 as f64 / LOG_UNIT;
+        let mean_ms = (log_sum / f64::from(unqueued.max(1))).exp2() as f32;
+        (answers > 0).then_some((answers, unqueued.min(answers), mean_ms))
     }
-}
-
-fn unpack_counted(word: u64) -> (f32, u32) {
-    (f32::from_bits(word as u32), (word >> 32) as u32)
 }
 
 /// Finagle's and Linkerd's peak-sensitive average, in milliseconds: rises to a slow answer at once, sinks back over ten seconds.

@@ -20,7 +20,7 @@ use crate::{
     },
     load::{Attempt, CLASSES_MAX, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
-    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, costs::Costs, rule::Terms},
+    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, costs::Costs, rule::{Terms, expected_wait}},
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -29,6 +29,8 @@ use crate::{
 pub const FULL_TRUST: Duration = Duration::from_secs(10);
 /// From this age on nothing of it is left (`weightExpirationPeriod`).
 pub const WEIGHT_EXPIRATION: Duration = Duration::from_secs(180);
+/// A request that must expect to wait longer than this share of its own cost does not tell what it costs.
+const WAIT_TELLING_MAX: f32 = 0.25;
 /// Trust that moved by less than this is not worth a new table.
 const TRUST_STEP: f32 = 0.02;
 /// A weight is at least this share of the mean one: keeps scores finite whatever is pushed.
@@ -256,8 +258,11 @@ impl Backend {
     pub fn begin(&self, index: usize, now: Timestamp, class: RequestClass) -> Attempt {
         let load = &self.endpoints[index].load;
         let Some(costs) = &self.costs else { return load.begin(now, class) };
-        let unqueued = (load.in_flight() as f32 * self.pool.proxies) < costs.slots(index).max(1.0);
-        load.begin(now, class).known(costs.at(index, class), unqueued)
+        let wait = expected_wait(costs, index, load, Coarse::of(now), self.pool.proxies);
+        let cost = costs.at(index, class);
+        // Chosen by what is expected, not by how it turns out: otherwise long waits would pass for service.
+        let wait_ms = (wait <= WAIT_TELLING_MAX * cost).then_some(wait * costs.mean_ms());
+        load.begin(now, class).known(cost, wait_ms)
     }
 
     /// It ended: `latency` after [`Self::begin`] of the same `index`. The event, if there is one, goes to the owner of the table.

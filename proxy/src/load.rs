@@ -68,15 +68,15 @@ pub struct Attempt {
     trial: bool,
     /// What requests of its class cost at this endpoint, relative to the mean request.
     relative_cost: f32,
-    /// Whether it found so little in flight that it probably did not wait.
-    unqueued: bool,
+    /// What it was expected to wait for a slot, in milliseconds; `None`: so long that its latency does not tell what it costs.
+    wait_ms: Option<f32>,
 }
 
 impl Attempt {
     /// With what is known of its class: what such a request costs at this endpoint relative to the mean request (1 where nothing is known),
-    /// and whether it found a free slot, as far as can be told.
-    pub fn known(self, relative_cost: f32, unqueued: bool) -> Self {
-        Self { relative_cost, unqueued, ..self }
+    /// and what it must expect to wait for a slot, in milliseconds; `None` if that is so much that its latency will not tell what it costs.
+    pub fn known(self, relative_cost: f32, wait_ms: Option<f32>) -> Self {
+        Self { relative_cost, wait_ms, ..self }
     }
 
     /// Whether this is the trial request of a half-open endpoint.
@@ -216,7 +216,7 @@ impl EndpointLoad {
             failures: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             latency_us_sum: AtomicU64::new(0),
-            service: std::array::from_fn(|_| ServiceTime::new()),
+            service: Default::default(),
             sketch: AtomicSketch::new(),
         }
     }
@@ -231,7 +231,7 @@ impl EndpointLoad {
         self.in_flight.begin(now);
         self.in_flight_by_class.begin(class);
         self.reported.sent();
-        Attempt { class, trial: self.trial.start(), relative_cost: 1.0, unqueued: true }
+        Attempt { class, trial: self.trial.start(), relative_cost: 1.0, wait_ms: Some(0.0) }
     }
 
     /// The request ended: `latency` after it began, with what the endpoint said of its load, if it did. Returns what the owner of the
@@ -258,7 +258,7 @@ impl EndpointLoad {
             self.latency.answered(now, mean_ms);
             self.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
             self.sketch.record(latency);
-            self.service[attempt.class.index()].answered(latency_ms, attempt.unqueued);
+            self.service[attempt.class.index()].answered(latency_ms, attempt.wait_ms);
         } else {
             self.latency.took_at_least(now, mean_ms);
         }
@@ -314,6 +314,14 @@ impl EndpointLoad {
     #[inline]
     pub fn in_flight_estimate(&self, now: Timestamp, proxies: f32) -> f32 {
         self.in_flight_at(Coarse::of(now), proxies)
+    }
+
+    /// The same, from what peers say where they do.
+    pub(crate) fn in_flight_known(&self, now: Coarse, proxies: f32) -> f32 {
+        match self.peers(now) {
+            Some(peers) => (self.in_flight() + peers.iter().map(|count| u32::from(*count)).sum::<u32>()) as f32,
+            None => self.in_flight_at(now, proxies),
+        }
     }
 
     #[inline]

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     api::v1,
+    average::ServiceReading,
     backend::{Backend, BackendState},
     config::EndpointKey,
     gauge::RequestTime,
@@ -40,7 +41,7 @@ struct Reported {
     counters: Counters,
     integral: RequestTime,
     sketch: Snapshot,
-    answers: [u32; CLASSES_MAX],
+    service: [ServiceReading; CLASSES_MAX],
 }
 
 impl BackendReporter {
@@ -139,21 +140,19 @@ impl Reported {
             counters: Counters::default(),
             integral: RequestTime::default(),
             sketch: Snapshot::default(),
-            answers: [0; CLASSES_MAX],
+            service: Default::default(),
         }
     }
 
     /// What is new of each class.
     fn classes(&mut self, costs: Option<&Costs>) -> Vec<v1::ClassLoad> {
         let mut classes = Vec::new();
-        for (number, before) in self.answers.iter_mut().enumerate() {
+        for (number, before) in self.service.iter_mut().enumerate() {
             let class = RequestClass(number as u8);
-            let Some((cost_ms, answers)) = self.load.service(class).get() else { continue };
-            let successes = answers.wrapping_sub(std::mem::replace(before, answers));
+            let reading = self.load.service(class).read();
+            let Some((successes, unqueued, cost_ms)) = reading.since(&std::mem::replace(before, reading)) else { continue };
             let key = costs.and_then(|costs| costs.key(class)).unwrap_or_default().0;
-            if successes > 0 {
-                classes.push(v1::ClassLoad { key, successes, cost_ms });
-            }
+            classes.push(v1::ClassLoad { key, successes, unqueued, cost_ms });
         }
         classes
     }

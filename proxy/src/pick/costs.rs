@@ -125,6 +125,11 @@ impl Costs {
         self.relative[class.index()] * self.mean_ms
     }
 
+    /// Cost of the mean request at the average endpoint, in milliseconds.
+    pub fn mean_ms(&self) -> f32 {
+        self.mean_ms
+    }
+
     /// Its share of the requests, 0..=1.
     pub fn share(&self, class: RequestClass) -> f32 {
         self.share[class.index()]

@@ -113,10 +113,7 @@ impl Rule {
             None => (pool.proxies, 1.0),
         };
         let peers = load.peers(now);
-        let in_flight = match &peers {
-            Some(peers) => (load.in_flight() + peers.iter().map(|count| u32::from(*count)).sum::<u32>()) as f32,
-            None => load.in_flight_at(now, sharing),
-        };
+        let in_flight = load.in_flight_known(now, sharing);
         let latency_ms =
             load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(self.reference_ms).max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
@@ -160,26 +157,42 @@ impl Rule {
             return (own, 0.0, cost);
         }
         let row = costs.row(index);
-        let counts = match peers {
-            Some(peers) => {
-                let own = load.in_flight_by_class();
-                std::array::from_fn(|class| f32::from(own[class]) + f32::from(peers[class]))
-            }
-            None => in_flight_by_class(load, in_flight, costs.mix()),
-        };
+        let counts = in_flight_by_class(load, in_flight, peers, costs.mix());
         let work: f32 = counts.iter().zip(row).map(|(count, cost)| count * cost).sum();
         let wait = wait(&counts, row, slots);
         (wait + self.work_share * work / slots + own, wait, cost)
     }
 }
 
-/// Own requests by class, and those of others in the classes that are usual.
+/// Own requests by class, and those of others: as peers say, or in the classes that are usual.
 #[inline]
-fn in_flight_by_class(load: &EndpointLoad, in_flight: f32, mix: &[f32; CLASSES_MAX]) -> [f32; CLASSES_MAX] {
+fn in_flight_by_class(
+    load: &EndpointLoad,
+    in_flight: f32,
+    peers: Option<&[u16; CLASSES_MAX]>,
+    mix: &[f32; CLASSES_MAX],
+) -> [f32; CLASSES_MAX] {
     let own = load.in_flight_by_class();
-    let total: u32 = own.iter().map(|count| u32::from(*count)).sum();
-    let others = (in_flight - total as f32).max(0.0);
-    std::array::from_fn(|class| f32::from(own[class]) + others * mix[class])
+    match peers {
+        Some(peers) => std::array::from_fn(|class| f32::from(own[class]) + f32::from(peers[class])),
+        None => {
+            let total: u32 = own.iter().map(|count| u32::from(*count)).sum();
+            let others = (in_flight - total as f32).max(0.0);
+            std::array::from_fn(|class| f32::from(own[class]) + others * mix[class])
+        }
+    }
+}
+
+/// What a request that goes to the endpoint at `index` now must be expected to wait for a slot, in units of the mean request's cost. Of an
+/// endpoint whose slots are unknown any request in flight is taken for one that fills it.
+pub(crate) fn expected_wait(costs: &Costs, index: usize, load: &EndpointLoad, now: Coarse, sharing: f32) -> f32 {
+    let peers = load.peers(now);
+    let in_flight = load.in_flight_known(now, sharing);
+    if in_flight <= 0.0 {
+        return 0.0;
+    }
+    let counts = in_flight_by_class(load, in_flight, peers.as_ref(), costs.mix());
+    wait(&counts, costs.row(index), costs.slots(index).max(1.0))
 }
 
 impl Pick for Rule {

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use rand::{Rng, rngs::SmallRng};
 use trimtab_model::{
     GuardConfig, Memory, Policy,
-    classes::ClassMemory,
+    classes::{ClassMemory, Seen},
     decide,
     decision::{Decision, Mode, RuleParameters},
     features::Features,
@@ -207,7 +207,8 @@ impl Controller {
             Due::Reported(report) => {
                 for load in &report.endpoints {
                     for class in &load.classes {
-                        self.classes.add(load.key, class.key, class.successes, class.cost_ms);
+                        let seen = Seen { answers: class.successes, unqueued: class.unqueued, cost_ms: class.cost_ms };
+                        self.classes.add(load.key, class.key, seen);
                     }
                     self.loads[load.key as usize].add(TICK_NS as f64 / SECOND as f64, load);
                 }
@@ -266,7 +267,7 @@ impl Controller {
         const EVERY_TICKS: u64 = 4;
         let endpoints: Vec<u64> = (0..self.scenario.endpoints.len() as u64).collect();
         self.classes.pass(TICK_NS as f64 / SECOND as f64, &endpoints);
-        if self.tick % EVERY_TICKS != 1 {
+        if self.tick > 20 && self.tick % EVERY_TICKS != 1 {
             return;
         }
         let slots =

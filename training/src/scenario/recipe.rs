@@ -14,7 +14,7 @@ use crate::simulator::{
 };
 
 /// What does not count at the beginning of a run: queues fill, averages and the controller's memory settle.
-const WARM_UP_NS: u64 = 8 * SECOND;
+const WARM_UP_NS: u64 = 20 * SECOND;
 /// As many requests as a 99th percentile needs; more only cost time.
 const REQUESTS: f64 = 60_000.0;
 /// Measured seconds: long enough for troubles to play out, not longer than needed.
