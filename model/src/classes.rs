@@ -3,9 +3,13 @@
 //! The time that an unqueued request takes is taken for a product: cost of its class × slowness of the endpoint × what the class finds hard
 //! there in particular. The logarithms of the first two are fitted to what was seen, weighted by how often, by alternating means (a two-way
 //! analysis of variance); what is left is shrunk towards nothing where it rests on few answers, so that a class that was seen
-//! three times at a pod does not steer anything yet. The same code runs in the controller and in the simulator.
+//! three times at a pod does not steer anything yet: towards what is usual in the endpoint's group, where endpoints fall into [groups](groups). The same code runs in the controller and in the simulator.
+
+mod groups;
 
 use std::collections::HashMap;
+
+use groups::Groups;
 
 /// Answers are forgotten at this pace.
 const MEMORY_S: f64 = 60.0;
@@ -41,6 +45,16 @@ struct Cell {
     answers: f64,
     /// Sum over the latter of the logarithm of the unqueued time, in milliseconds.
     log_sum: f64,
+}
+
+impl Cell {
+    fn mean_log(&self) -> Option<f64> {
+        (self.answers > 0.0).then(|| self.log_sum / self.answers)
+    }
+}
+
+fn weights<'a>(row: &'a Option<&Vec<Cell>>, width: usize) -> impl Iterator<Item = f64> + 'a {
+    (0..width).map(move |column| row.map_or(0.0, |row| row[column].answers))
 }
 
 /// What classes cost.
@@ -152,11 +166,23 @@ impl ClassMemory {
                 *slow = sum / count;
             }
         }
+        let cells: Vec<f64> = rows.iter().flat_map(|row| weights(row, width)).collect();
+        let rests: Vec<f64> = rows
+            .iter()
+            .zip(&slowness)
+            .flat_map(|(row, slow)| {
+                let cell = move |column: usize| row.map_or_else(Cell::default, |row| row[column]);
+                let class = &class;
+                (0..width).map(move |column| cell(column).mean_log().map_or(0.0, |log| log - class[column] - slow))
+            })
+            .collect();
+        let groups = Groups::find(&cells, &rests, width);
         let mut factors = Vec::with_capacity(width * endpoints.len());
-        for (row, slow) in rows.iter().zip(&slowness) {
+        for (index, slow) in slowness.iter().enumerate() {
             for column in 0..width {
-                let cell = row.map_or_else(Cell::default, |row| row[column]);
-                let own = (cell.log_sum - cell.answers * (class[column] + slow)) / (cell.answers + SHRINKAGE_ANSWERS);
+                let place = index * width + column;
+                let usual = groups.usual(index, column);
+                let own = (cells[place] * rests[place] + SHRINKAGE_ANSWERS * usual) / (cells[place] + SHRINKAGE_ANSWERS);
                 factors.push((slow + own).exp().clamp(1.0 / FACTOR_MAX, FACTOR_MAX));
             }
         }
