@@ -84,9 +84,16 @@ pub fn decide(
     (decision, memory)
 }
 
-/// The rule that goes with the prior: its reference latency is the median endpoint's.
+/// The rule that goes with the prior and with what endpoints tell of themselves; its reference latency is the median endpoint's.
 fn base_rule(observation: &Observation, prior: &Prior) -> RuleParameters {
-    let base = if prior.informed { RuleParameters::WITH_WEIGHTS } else { RuleParameters::LOCAL };
+    let telling = observation.endpoints.iter().filter(|endpoint| endpoint.scraped.worker_limit.is_some()).count();
+    let base = if 2 * telling > observation.endpoints.len() {
+        RuleParameters::WITH_SLOTS
+    } else if prior.informed {
+        RuleParameters::WITH_WEIGHTS
+    } else {
+        RuleParameters::LOCAL
+    };
     let latencies =
         observation.endpoints.iter().filter_map(|endpoint| endpoint.reported?.latency_ms_p50.and_then(sane));
     match median(&mut latencies.collect::<Vec<f64>>()) {

@@ -6,7 +6,8 @@ use crate::observation::EndpointKey;
 
 /// Parameters of the pick rule, shared by all endpoints of a backend. A proxy scores an endpoint with `n` requests in
 /// flight as
-/// `(n + offset)^exponent / weight * (latency / latency_reference_ms)^latency_exponent * (1 - error)^-error_exponent`.
+/// `(n + offset)^exponent / weight^weight_exponent * (latency / latency_reference_ms)^latency_exponent * (1 - error)^-error_exponent`, or with the
+/// expected time of the request in the place of `n + offset` where classes and slots are known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RuleParameters {
     /// κ: how steeply a queue counts.
@@ -49,9 +50,10 @@ impl RuleParameters {
         affinity_factor: 1.0,
     };
 
-    /// For weights that say how much an endpoint can do (the capacity prior). Only the ratios of the exponents matter for
-    /// which endpoint is picked, so this is `(n + 2) / w^(1/3) * latency^(5/6)`: the weight counts for little where latency is
-    /// fresh, as latency says much the same, and a large weight prefers large pods over equally fast small ones that are idle too.
+    /// For weights that say how much an endpoint can do (the capacity prior) where endpoints do not tell how many requests they serve at once.
+    /// Only the ratios of the exponents matter for which endpoint is picked, so this is `(n + 2) / w^(1/3) * latency^(5/6)`: the weight
+    /// counts for little where latency is fresh, as latency says much the same, and a large weight prefers large pods over equally fast
+    /// small ones that are idle too.
     pub const WITH_WEIGHTS: Self = Self {
         exponent: 3.0,
         offset: 2.0,
@@ -60,6 +62,20 @@ impl RuleParameters {
         error_exponent: 12.0,
         weight_exponent: 1.0,
         work_share: 0.0,
+        affinity_proxies: 0.0,
+        affinity_factor: 1.0,
+    };
+
+    /// Where endpoints tell how many requests they serve at once: the expected time of the request itself, times how slow the endpoint was
+    /// of late. The weight and the work in flight break near ties.
+    pub const WITH_SLOTS: Self = Self {
+        exponent: 1.0,
+        offset: 1.0,
+        latency_exponent: 1.0,
+        latency_reference_ms: 100.0,
+        error_exponent: 12.0,
+        weight_exponent: 0.15,
+        work_share: 0.05,
         affinity_proxies: 0.0,
         affinity_factor: 1.0,
     };

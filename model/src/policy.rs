@@ -13,7 +13,9 @@ use crate::features::{CONTEXT, FEATURES, Features};
 use crate::infer::Inference;
 
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
-pub const RULE_PARAMETERS: [&str; 4] = ["exponent", "offset", "latency_exponent", "error_exponent"];
+/// The exponent of the count is not among them: only ratios of exponents matter.
+pub const RULE_PARAMETERS: [&str; 5] =
+    ["offset", "latency_exponent", "error_exponent", "weight_exponent", "work_share"];
 
 /// Widest exploration noise, as standard deviation of a log weight: a factor of 1.65. Noise above it is no longer
 /// small.
@@ -217,12 +219,13 @@ impl Proposal {
     /// The rule parameters that the proposal makes of these.
     pub fn rule(&self, base: RuleParameters) -> RuleParameters {
         let moved = |value: f32, log: f64| (f64::from(value) * log.exp()) as f32;
-        let [exponent, offset, latency_exponent, error_exponent] = self.parameters;
+        let [offset, latency_exponent, error_exponent, weight_exponent, work_share] = self.parameters;
         RuleParameters {
-            exponent: moved(base.exponent, exponent),
             offset: moved(base.offset, offset),
             latency_exponent: moved(base.latency_exponent, latency_exponent),
             error_exponent: moved(base.error_exponent, error_exponent),
+            weight_exponent: moved(base.weight_exponent, weight_exponent),
+            work_share: moved(base.work_share, work_share),
             ..base
         }
     }

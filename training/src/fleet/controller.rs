@@ -15,11 +15,13 @@ use trimtab_model::{
 use trimtab_proxy::{
     api::v1,
     average::ErrorAverage,
+    load::CLASSES_MAX,
     config::{ClassTable, ErrorTable, RuleParameters as ProxyRuleParameters, WeightTable},
     time::Timestamp,
 };
 
 use super::{
+    peers,
     ClassKnowledge, Control, FleetOptions, classes,
     observe::{Loads, Sample, Scrapes},
     proxy::{self, BACKEND, Proxy},
@@ -64,8 +66,8 @@ enum Due {
     PushWeights(WeightTable),
     PushErrors(ErrorTable),
     PushClasses(ClassTable),
-    Gossip,
-    Gossiped(Vec<Vec<[u16; 16]>>),
+    TellPeers,
+    HearPeers(Vec<Vec<[u16; CLASSES_MAX]>>),
     PushEndpoints { ready: Vec<bool>, generation: u64 },
     PassTime,
 }
@@ -161,8 +163,8 @@ impl Controller {
             return;
         }
         self.enter(TICK_NS, Due::Tick);
-        if self.options.gossip_ns.is_some() && self.scenario.shares.len() > 1 {
-            self.enter(0, Due::Gossip);
+        if self.options.peers_ns.is_some() && self.scenario.shares.len() > 1 {
+            self.enter(0, Due::TellPeers);
         }
         for proxy in 0..self.scenario.shares.len() {
             // Proxies report at the same pace, not at the same time.
@@ -228,27 +230,12 @@ impl Controller {
             }
             Due::PushWeights(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_weights(now_ns, &table)),
             Due::PushClasses(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_classes(now_ns, &table)),
-            Due::Gossip => {
-                self.enter(now_ns + self.options.gossip_ns.unwrap_or(NEVER), Due::Gossip);
+            Due::TellPeers => {
+                self.enter(now_ns + self.options.peers_ns.unwrap_or(NEVER), Due::TellPeers);
                 let counts = proxies.iter().map(Proxy::in_flight).collect();
-                self.enter(now_ns + 500_000, Due::Gossiped(counts));
+                self.enter(now_ns + self.scenario.one_way_ns, Due::HearPeers(counts));
             }
-            Due::Gossiped(counts) => {
-                let endpoints = counts[0].len();
-                let mut total = vec![[0u16; 16]; endpoints];
-                for own in &counts {
-                    for (t, o) in total.iter_mut().zip(own) {
-                        for k in 0..16 {
-                            t[k] += o[k];
-                        }
-                    }
-                }
-                for (proxy, own) in proxies.iter_mut().zip(&counts) {
-                    let peers: Vec<[u16; 16]> =
-                        total.iter().zip(own).map(|(t, o)| std::array::from_fn(|k| t[k] - o[k])).collect();
-                    proxy.heard(now_ns, &peers);
-                }
-            }
+            Due::HearPeers(counts) => peers::tell(now_ns, proxies, &counts),
             Due::PushErrors(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_errors(now_ns, &table)),
             Due::PushEndpoints { ready, generation } => {
                 for proxy in proxies {

@@ -5,6 +5,7 @@
 mod classes;
 mod controller;
 mod observe;
+mod peers;
 mod proxy;
 
 use trimtab_model::{Policy, decision::RuleParameters};
@@ -16,12 +17,16 @@ use crate::{
         Router, Routing,
         endpoint::Endpoint,
         router::{Arrival, Departure},
+        time::MILLISECOND,
     },
 };
 pub use controller::Tick;
 
 use controller::Controller;
 use proxy::Proxy;
+
+/// How often proxies tell each other what they have in flight.
+const PEERS_NS: u64 = 2 * MILLISECOND;
 
 /// What the proxies of a run are configured with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,7 +40,7 @@ pub struct FleetOptions {
     /// What proxies are told of the classes of requests.
     pub classes: ClassKnowledge,
     /// Time between two exchanges of in-flight counts between proxies; `None`: there are none.
-    pub gossip_ns: Option<u64>,
+    pub peers_ns: Option<u64>,
     /// Terms of the rule that act.
     pub terms: RuleTerms,
     /// Whether proxies shed load.
@@ -73,7 +78,7 @@ impl FleetOptions {
         control: Control::Decide,
         parameters: None,
         classes: ClassKnowledge::Learned,
-        gossip_ns: None,
+        peers_ns: Some(PEERS_NS),
         terms: RuleTerms::ALL,
         admission: true,
         outlier_detection: true,
@@ -93,6 +98,7 @@ impl FleetOptions {
             algorithm,
             control,
             classes: ClassKnowledge::None,
+            peers_ns: None,
             admission: false,
             outlier_detection: false,
             ..Self::TRIMTAB

@@ -11,7 +11,7 @@ use trimtab_proxy::{
         AdmissionControl, BackendConfig, BackendTimeouts, CircuitBreaker, ClassTable, EndpointConfig, EndpointKey,
         EndpointState, ErrorTable, OutlierDetection, RequestClasses, WeightTable,
     },
-    load::{Attempt, OrcaLoad, Outcome as ProxyOutcome},
+    load::{Attempt, CLASSES_MAX, OrcaLoad, Outcome as ProxyOutcome},
     pick::PickRequest,
     report::BackendReporter,
     time::Timestamp,
@@ -128,12 +128,14 @@ impl Proxy {
         self.reporter.errors(&self.backend, Timestamp(now_ns))
     }
 
-    pub fn in_flight(&self) -> Vec<[u16; 16]> {
+    /// What it has in flight at each endpoint, by class.
+    pub fn in_flight(&self) -> Vec<[u16; CLASSES_MAX]> {
         self.backend.endpoints().iter().map(|endpoint| endpoint.load.in_flight_by_class()).collect()
     }
 
-    pub fn heard(&self, now_ns: u64, peers: &[[u16; 16]]) {
-        for (endpoint, counts) in self.backend.endpoints().iter().zip(peers) {
+    /// Peers have told what they have in flight at an endpoint.
+    pub fn heard(&self, now_ns: u64, endpoint: usize, counts: &[u16; CLASSES_MAX]) {
+        if let Some(endpoint) = self.backend.endpoints().get(endpoint) {
             endpoint.load.heard_from_peers(Timestamp(now_ns), counts);
         }
     }
