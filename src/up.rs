@@ -19,6 +19,7 @@ use trimtab_controller::provider::{self, Source};
 use trimtab_controller::recording::RecordingOptions;
 use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
+pub use trimtab_proxy::PeerListen;
 use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxyStatus};
 
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
@@ -72,6 +73,8 @@ pub struct ProxySettings {
     pub drain_timeout: Duration,
     /// Whether other proxies on this machine may listen on the same addresses.
     pub share_ports: bool,
+    /// Where datagrams of other proxies are taken; `None`: nowhere.
+    pub peers: Option<PeerListen>,
 }
 
 impl Default for ProxySettings {
@@ -82,6 +85,7 @@ impl Default for ProxySettings {
             admin: None,
             drain_timeout: Duration::from_secs(10),
             share_ports: false,
+            peers: None,
         }
     }
 }
@@ -377,6 +381,7 @@ fn spawn_proxy(
     options.admin = settings.admin;
     options.drain_timeout = settings.drain_timeout;
     options.share_ports = settings.share_ports;
+    options.peers = settings.peers;
     let status = options.status.subscribe();
     let mut parts = Parts::default();
     let stopped = stop.clone();

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::gateway::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::peers::MacKey;
 use crate::policies::{Policies, PolicyError};
 use crate::recording::{Recorder, RecordingError, RecordingOptions, RecordingTask};
 use crate::scrape::{ScrapeResult, Scraper};
@@ -137,11 +138,15 @@ impl Controller {
             None => (None, None),
         };
         let rng = options.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+        let mac_key = MacKey::draw();
+        if mac_key.is_none() {
+            tracing::warn!("the system has no randomness to give: proxies will not tell each other what they have in flight");
+        }
         let (view_sender, view) = watch::channel(Arc::default());
         let (ads_sender, ads_events) = mpsc::unbounded_channel();
         let (telemetry_sender, telemetry_events) = mpsc::channel(WAITING_MAX);
         let (scrape_sender, scrapes) = mpsc::channel(WAITING_MAX);
-        let index = Index::new(policies, recorder.clone(), metrics.clone(), view_sender, rng);
+        let index = Index::new(policies, recorder.clone(), metrics.clone(), view_sender, mac_key, rng);
         let ads = AdsService::new(index.snapshots(), ads_sender.clone(), shutdown.clone());
         let wishes = v1::TelemetryResponse {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),

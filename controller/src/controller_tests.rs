@@ -13,6 +13,7 @@ use tokio::io::DuplexStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
+use trimtab_proxy::api;
 use trimtab_proxy::api::v1::telemetry_client::TelemetryClient;
 use trimtab_proxy::api::v1::telemetry_request::Kind as Told;
 
@@ -91,11 +92,15 @@ struct Proxy {
 
 impl Proxy {
     async fn connect(channel: Channel, id: &str, versions: &HashMap<(Kind, String), String>) -> Self {
+        Self::connect_as(channel, Node { id: id.into(), ..Default::default() }, versions).await
+    }
+
+    async fn connect_as(channel: Channel, node: Node, versions: &HashMap<(Kind, String), String>) -> Self {
         let (requests, outgoing) = mpsc::channel(16);
         for kind in Kind::ALL {
             let initial = versions.iter().filter(|((of, _), _)| *of == kind);
             let request = DeltaDiscoveryRequest {
-                node: Some(Node { id: id.into(), ..Default::default() }),
+                node: Some(node.clone()),
                 type_url: kind.type_url().into(),
                 initial_resource_versions: initial
                     .map(|((_, name), version)| (name.clone(), version.clone()))
@@ -383,4 +388,38 @@ async fn options_that_make_no_sense_are_named() {
     };
     let error = Controller::start(options).await.unwrap_err().to_string();
     assert!(error.contains("tick_interval is 0ns"), "{error}");
+}
+
+#[tokio::test]
+async fn proxies_are_told_at_once_who_the_others_are() {
+    use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind as Text};
+    let world = World::start(config(1)).await;
+    let connect = async |id: &str, port: u16| {
+        let text = |text: String| Value { kind: Some(Text::StringValue(text)) };
+        let fields = HashMap::from([
+            (api::PEER_ADDRESS.to_owned(), text(format!("10.0.0.1:{port}"))),
+            (api::PEER_EPOCH.to_owned(), text(format!("{port:x}"))),
+        ]);
+        let node = Node { id: id.into(), metadata: Some(Struct { fields }), ..Default::default() };
+        Proxy::connect_as(world.channel().await, node, &HashMap::new()).await
+    };
+    let told = async |proxy: &mut Proxy| decode::<v1::PeerTable>(&proxy.until(Kind::PeerTable).await);
+    let mut first = connect("a", 18001).await;
+    let alone = told(&mut first).await;
+    assert_eq!((alone.peers.len(), alone.proxies, alone.mac_key.len()), (1, 1, 32));
+    let second = connect("b", 18002).await;
+    let both = told(&mut first).await;
+    let expected = v1::Peer {
+        proxy_key: crate::gateway::fingerprint::proxy_key("b"),
+        address: "10.0.0.1:18002".to_owned(),
+        epoch: 18002,
+    };
+    assert_eq!((both.peers.get(1), both.proxies), (Some(&expected), 2));
+    assert_eq!(both.mac_key, alone.mac_key);
+    let _without_peers = world.proxy("c").await;
+    assert_eq!(told(&mut first).await.proxies, 3);
+    drop(second);
+    let left = told(&mut first).await;
+    assert_eq!((left.peers.len(), left.proxies), (1, 2));
+    world.stop().await;
 }

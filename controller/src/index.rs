@@ -12,6 +12,7 @@ use trimtab_proxy::api::v1;
 use crate::clock::Now;
 use crate::gateway::Config;
 use crate::metrics::{Metrics, ScrapeOutcome};
+use crate::peers::{self, MacKey};
 use crate::picture;
 use crate::policies::Policies;
 use crate::proxies::Proxies;
@@ -39,6 +40,8 @@ pub struct Index {
     recorder: Option<Recorder>,
     metrics: Arc<Metrics>,
     view: watch::Sender<Arc<View>>,
+    /// What proxies tell each other is signed with it; `None`: they tell each other nothing.
+    mac_key: Option<MacKey>,
     rng: StdRng,
     tick: u64,
     /// Backends whose pooled errors have moved since the last push, and when to push.
@@ -54,6 +57,7 @@ impl Index {
         recorder: Option<Recorder>,
         metrics: Arc<Metrics>,
         view: watch::Sender<Arc<View>>,
+        mac_key: Option<MacKey>,
         rng: StdRng,
     ) -> Self {
         Self {
@@ -65,6 +69,7 @@ impl Index {
             recorder,
             metrics,
             view,
+            mac_key,
             rng,
             tick: 0,
             moved: BTreeSet::new(),
@@ -122,9 +127,26 @@ impl Index {
 
     /// Takes in what happened on an ADS stream.
     pub fn ads(&mut self, event: AdsEvent) {
+        let comes_or_goes = !matches!(event, AdsEvent::Answered { .. });
         let answers = self.proxies.ads(event);
+        if comes_or_goes {
+            self.introduce();
+        }
         self.metrics.answered(answers);
         self.metrics.proxies(self.proxies.len());
+    }
+
+    /// Tells the proxies who the others are, at once.
+    fn introduce(&mut self) {
+        let Some(key) = &self.mac_key else { return };
+        let table = peers::table(self.proxies.peers(), self.proxies.connected(), key);
+        // Where nobody takes part, nobody has to be told.
+        if table.peers.is_empty() {
+            self.publisher.remove(Kind::PeerTable, &table.name);
+        } else {
+            self.publisher.set(Kind::PeerTable, &table.name, &table);
+        }
+        self.publish();
     }
 
     /// Takes in what a proxy told.

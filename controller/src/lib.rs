@@ -26,6 +26,7 @@ pub mod window;
 pub mod xds;
 
 mod index;
+mod peers;
 mod picture;
 pub mod policies;
 mod proxies;

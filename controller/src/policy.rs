@@ -372,6 +372,9 @@ pub struct Terms {
     /// That admission control sheds expensive requests first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class_shedding: Option<bool>,
+    /// What other proxies say that they have in flight, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<bool>,
 }
 
 /// How far the learned policy may act.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::Now;
+use crate::peers::PeerNode;
 use crate::view::ProxyView;
 use crate::xds::AdsEvent;
 
@@ -19,6 +20,7 @@ struct Proxy {
 #[derive(Debug, Default)]
 struct Ads {
     stream: u64,
+    peer: Option<PeerNode>,
     acks: u64,
     nacks: u64,
     last_nack: Option<String>,
@@ -44,9 +46,9 @@ impl Proxies {
     /// Takes in what happened on an ADS stream.
     pub fn ads(&mut self, event: AdsEvent) -> Answers {
         match event {
-            AdsEvent::Connected { stream, proxy } => {
+            AdsEvent::Connected { stream, proxy, peer } => {
                 tracing::info!(proxy, stream, "proxy connected");
-                self.by_id.entry(proxy.into()).or_default().ads = Some(Ads { stream, ..Default::default() });
+                self.by_id.entry(proxy.into()).or_default().ads = Some(Ads { stream, peer, ..Default::default() });
                 Answers::default()
             }
             AdsEvent::Answered { stream, acks, nacks, last_nack, in_sync } => {
@@ -56,7 +58,7 @@ impl Proxies {
                 let answers = Answers { acks: acks.saturating_sub(ads.acks), nacks: nacks.saturating_sub(ads.nacks) };
                 // An answer to something older does not undo what has been confirmed.
                 let in_sync = in_sync.or(ads.in_sync);
-                *ads = Ads { stream, acks, nacks, last_nack, in_sync };
+                *ads = Ads { stream, peer: ads.peer, acks, nacks, last_nack, in_sync };
                 answers
             }
             AdsEvent::Closed { stream } => {
@@ -97,7 +99,18 @@ impl Proxies {
         self.by_id.retain(|_, proxy| proxy.ads.is_some() || proxy.telemetry.is_some());
     }
 
-    /// How many are connected.
+    /// Those that exchange with others what they have in flight, by id.
+    pub fn peers(&self) -> impl Iterator<Item = (&str, PeerNode)> {
+        let of = |proxy: &Proxy| proxy.ads.as_ref()?.peer;
+        self.by_id.iter().filter_map(move |(id, proxy)| Some((&**id, of(proxy)?)))
+    }
+
+    /// How many have an ADS stream: those that are told who the others are.
+    pub fn connected(&self) -> usize {
+        self.by_id.values().filter(|proxy| proxy.ads.is_some()).count()
+    }
+
+    /// How many are known, on either stream.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -126,7 +139,7 @@ mod tests {
     use super::*;
 
     fn connected(stream: u64) -> AdsEvent {
-        AdsEvent::Connected { stream, proxy: "p".into() }
+        AdsEvent::Connected { stream, proxy: "p".into(), peer: None }
     }
 
     fn answered(stream: u64, acks: u64, in_sync: Option<u64>) -> AdsEvent {

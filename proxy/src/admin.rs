@@ -21,7 +21,9 @@ use crate::{
     metrics::{self, Sources},
     load::{CLASSES_MAX, RequestClass},
     outlier::Phase,
+    peers::stats::PeerStats,
     table::{BackendEntry, Table},
+    time::Coarse,
 };
 
 /// What OpenMetrics text is called.
@@ -67,11 +69,11 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 }
 
 async fn config(State(admin): State<Admin>) -> Json<Value> {
-    Json(dump(&admin.sources.table.load()))
+    Json(dump(&admin.sources.table.load(), admin.sources.peers.as_deref()))
 }
 
 /// The table for people; a diagnostic, not an interface to build on.
-fn dump(table: &Table) -> Value {
+fn dump(table: &Table, peers: Option<&PeerStats>) -> Value {
     let listeners: Vec<Value> = table
         .listeners
         .iter()
@@ -87,8 +89,27 @@ fn dump(table: &Table) -> Value {
         "version": table.version,
         "age_s": table.updated_at.map(|at| clock::now().since(at).as_secs_f64()),
         "listeners": listeners,
+        "peers": peers.map(exchange),
         "routes": table.routing.describe(),
         "backends": table.backends.iter().map(|entry| backend(entry)).collect::<Vec<_>>(),
+    })
+}
+
+/// Peers with the time since they were heard; `null`: never.
+fn exchange(stats: &PeerStats) -> Value {
+    let (known, now) = (stats.peers.load(), clock::now());
+    let peers = known.peers.iter().map(|state| {
+        json!({
+            "key": format!("{:016x}", state.peer.key),
+            "address": state.peer.address.to_string(),
+            "age_ms": state.heard_at.map(|at| now.since(at).as_secs_f64() * 1e3),
+        })
+    });
+    json!({
+        "listen": stats.listen.to_string(),
+        "advertised": stats.advertised.to_string(),
+        "expected": known.expected,
+        "peers": peers.collect::<Vec<_>>(),
     })
 }
 
@@ -110,6 +131,7 @@ fn backend(entry: &BackendEntry) -> Value {
                 "state": format!("{:?}", endpoint.config.state),
                 "weight": weight,
                 "in_flight": endpoint.load.in_flight(),
+                "in_flight_peers": endpoint.load.peers(Coarse::of(now)).map(|counts| counts.map(u32::from).iter().sum::<u32>()),
                 "latency_ms": endpoint.load.latency_ms(now),
                 "error": endpoint.load.error(now),
                 "outlier": backend.phase(endpoint.config.key).map(|phase| match phase {

@@ -1,9 +1,9 @@
-//! The client of delta ADS (envoy.service.discovery.v3): subscribes to everything of our six types, hands each response to the keeper
+//! The client of delta ADS (envoy.service.discovery.v3): subscribes to everything of our seven types, hands each response to the keeper
 //! of the table as a whole, and answers with an acknowledgement or a refusal that names what is wrong.
 //!
 //! When the controller is gone the last table stands. On return it is told what the proxy has, so that only the difference travels.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use envoy_types::pb::{
     envoy::{
@@ -13,13 +13,17 @@ use envoy_types::pb::{
             aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
         },
     },
-    google::rpc::Status as ErrorDetail,
+    google::{
+        protobuf::{Struct, Value, value::Kind},
+        rpc::Status as ErrorDetail,
+    },
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 
 use crate::{
+    api,
     change::{Change, TYPES, WireResource},
     config::InvalidResource,
     keeper::Update,
@@ -42,10 +46,23 @@ pub struct AdsClient {
 }
 
 impl AdsClient {
-    /// For a proxy of this id.
-    pub fn new(id: String, keeper: mpsc::Sender<Update>, status: watch::Sender<ProxyStatus>) -> Self {
+    /// For a proxy of this id, which takes datagrams of its peers there, in the life with this epoch, if it does.
+    pub fn new(
+        id: String,
+        peer: Option<(SocketAddr, u64)>,
+        keeper: mpsc::Sender<Update>,
+        status: watch::Sender<ProxyStatus>,
+    ) -> Self {
+        let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
+        let metadata = |(address, epoch): (SocketAddr, u64)| Struct {
+            fields: HashMap::from([
+                (api::PEER_ADDRESS.to_owned(), text(address.to_string())),
+                (api::PEER_EPOCH.to_owned(), text(format!("{epoch:016x}"))),
+            ]),
+        };
         let node = Node {
             id,
+            metadata: peer.map(metadata),
             user_agent_name: "trimtab".to_owned(),
             user_agent_version_type: Some(
                 envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(

@@ -19,3 +19,12 @@ pub const WEIGHT_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.We
 pub const CLASS_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.ClassTable";
 /// Type URL of a [`v1::ErrorTable`].
 pub const ERROR_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.ErrorTable";
+/// Type URL of a [`v1::PeerTable`].
+pub const PEER_TABLE_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.PeerTable";
+/// Name of the one [`v1::PeerTable`].
+pub const PEER_TABLE: &str = "peers";
+
+/// Field of the ADS node's metadata that holds where a proxy takes datagrams of its peers, `IP:port`.
+pub const PEER_ADDRESS: &str = "trimtab.dev/peer-address";
+/// Field that holds its epoch, 16 hexadecimal digits.
+pub const PEER_EPOCH: &str = "trimtab.dev/peer-epoch";

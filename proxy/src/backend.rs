@@ -491,6 +491,7 @@ impl Parts {
             candidates,
             proxies: weights.map_or(1.0, |weights| weights.proxies),
             errors_at: self.errors.as_ref().map(|errors| Coarse::of(errors.at)),
+            peers: terms.peers,
             costs: self.costs.clone().filter(|_| terms.class_costs),
             shared: self.state.shared.clone(),
         };

@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::{
     api::{self, v1},
-    config::{BackendConfig, ClassTable, ErrorTable, InvalidResource, WeightTable},
+    config::{BackendConfig, ClassTable, ErrorTable, InvalidResource, PeerTable, WeightTable},
     route::{ListenerConfig, RouteConfig},
 };
 
@@ -36,16 +36,19 @@ pub enum Change {
     Classes(Vec<ClassTable>),
     /// The same, found out by the proxy itself, which has no controller.
     OwnClasses(Vec<ClassTable>),
+    /// Who the other proxies are; the same.
+    Peers(Vec<PeerTable>),
 }
 
 /// The types that a proxy subscribes to, in the order in which they are to be applied.
-pub const TYPES: [&str; 6] = [
+pub const TYPES: [&str; 7] = [
     api::BACKEND_TYPE,
     api::HTTP_ROUTE_TYPE,
     api::LISTENER_TYPE,
     api::WEIGHT_TABLE_TYPE,
     api::ERROR_TABLE_TYPE,
     api::CLASS_TABLE_TYPE,
+    api::PEER_TABLE_TYPE,
 ];
 
 impl Change {
@@ -65,6 +68,7 @@ impl Change {
             api::WEIGHT_TABLE_TYPE => Self::Weights(all::<v1::WeightTable, _>(type_url, resources, |r| &r.backend)?),
             api::CLASS_TABLE_TYPE => Self::Classes(all::<v1::ClassTable, _>(type_url, resources, |r| &r.backend)?),
             api::ERROR_TABLE_TYPE => Self::Errors(all::<v1::ErrorTable, _>(type_url, resources, |r| &r.backend)?),
+            api::PEER_TABLE_TYPE => Self::Peers(all::<v1::PeerTable, _>(type_url, resources, |r| &r.name)?),
             other => {
                 return Err(InvalidResource {
                     resource: "response".to_owned(),

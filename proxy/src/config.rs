@@ -12,8 +12,10 @@ use std::{
 use crate::api::v1;
 
 mod classes;
+mod peers;
 
 pub use classes::{ClassPriority, RequestClasses, RuleTerms};
+pub use peers::{MacKey, Peer, PeerTable};
 
 /// A pushed resource that is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -16,7 +16,7 @@ use crate::{
     backend::Backend,
     change::Change,
     clock,
-    config::{BackendConfig, InvalidResource},
+    config::{BackendConfig, InvalidResource, PeerTable},
     route::{ListenerConfig, RouteConfig, Routing},
     sockets,
     status::{ListenerStatus, ProxyStatus},
@@ -42,6 +42,8 @@ pub struct Keeper {
     share_ports: bool,
     /// This proxy's key, as it stands in weight tables.
     proxy_key: u64,
+    /// Who the other proxies are, for the exchange with them.
+    peers: watch::Sender<Option<Arc<PeerTable>>>,
     /// Sockets on their way to their workers, once the table that knows them is published.
     openings: Vec<(mpsc::UnboundedSender<Command>, Command)>,
     listeners: BTreeMap<String, ListenerConfig>,
@@ -78,6 +80,7 @@ impl Keeper {
         workers: Vec<mpsc::UnboundedSender<Command>>,
         share_ports: bool,
         proxy_key: u64,
+        peers: watch::Sender<Option<Arc<PeerTable>>>,
     ) -> Self {
         Self {
             table,
@@ -85,6 +88,7 @@ impl Keeper {
             workers,
             share_ports,
             proxy_key,
+            peers,
             openings: Vec::new(),
             listeners: BTreeMap::new(),
             routes: BTreeMap::new(),
@@ -175,6 +179,13 @@ impl Keeper {
             }
             Change::Classes(set) | Change::OwnClasses(set) => {
                 self.with_backends(set, |table| &table.backend, |backend, table| backend.with_classes(table, now))
+            }
+            Change::Peers(set) => {
+                // Not part of the table that requests are routed by.
+                if let Some(table) = set.into_iter().next_back() {
+                    self.peers.send_replace(Some(Arc::new(table)));
+                }
+                return Ok(());
             }
         };
         if by_controller {

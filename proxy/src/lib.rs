@@ -13,6 +13,7 @@ pub mod gauge;
 pub mod hash;
 pub mod load;
 pub mod outlier;
+pub mod peers;
 pub mod pick;
 pub mod report;
 pub mod sketch;
@@ -36,5 +37,6 @@ pub mod status;
 pub mod telemetry;
 
 pub use link::Controller;
+pub use peers::exchange::PeerListen;
 pub use server::{ProxyError, ProxyOptions, run};
 pub use status::{ListenerStatus, ProxyStatus};

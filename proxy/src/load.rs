@@ -317,8 +317,9 @@ impl EndpointLoad {
     }
 
     /// The same, from what peers say where they do.
-    pub(crate) fn in_flight_known(&self, now: Coarse, proxies: f32) -> f32 {
-        match self.peers(now) {
+    #[inline]
+    pub(crate) fn in_flight_known(&self, now: Coarse, proxies: f32, peers: Option<&[u16; CLASSES_MAX]>) -> f32 {
+        match peers {
             Some(peers) => (self.in_flight() + peers.iter().map(|count| u32::from(*count)).sum::<u32>()) as f32,
             None => self.in_flight_at(now, proxies),
         }

@@ -16,6 +16,7 @@ use crate::{
     clock,
     counters::{Counter, Counters},
     http::error::Reason,
+    peers::{FRESH, heard::Rejected, stats::PeerStats},
     load::{CLASSES_MAX, RequestClass},
     pick::costs::Costs,
     sketch::{Sketch, Snapshot},
@@ -37,6 +38,8 @@ pub struct Sources {
     pub workers: Vec<Arc<Counters>>,
     /// The proxy's state.
     pub status: watch::Receiver<ProxyStatus>,
+    /// The exchange with other proxies, if this one takes part.
+    pub peers: Option<Arc<PeerStats>>,
 }
 
 /// A registry that reads from `sources` at each scrape.
@@ -51,6 +54,9 @@ impl Collector for Sources {
         let mut out = Writer(&mut encoder);
         self.workers(&mut out)?;
         self.proxy(&mut out)?;
+        if let Some(peers) = &self.peers {
+            exchange(&mut out, peers)?;
+        }
         let table = self.table.load();
         let backends: Vec<&Backend> = table.backends.iter().map(|entry| &*entry.backend).collect();
         per_backend(&mut out, &table, &backends)?;
@@ -133,6 +139,22 @@ impl Sources {
             })
         })
     }
+}
+
+fn exchange(out: &mut Writer<'_, '_>, stats: &PeerStats) -> fmt::Result {
+    out.counter("peer_datagrams_sent", "Datagrams sent to other proxies", stats.sent.get())?;
+    out.counter("peer_datagrams_unsent", "Datagrams that the system would not send", stats.send_errors.get())?;
+    out.counter("peer_datagrams_received", "Datagrams received, whatever became of them", stats.received.get())?;
+    out.family("peer_datagrams_rejected", "Received datagrams that were dropped", MetricType::Counter, |out| {
+        Rejected::ALL.iter().zip(&stats.rejected).try_for_each(|(reason, count)| {
+            out.labelled(&vec![("reason", reason.to_string().as_str())], |out| out.count(count.get()))
+        })
+    })?;
+    let (known, now) = (stats.peers.load(), clock::now());
+    out.gauge("peers_expected", "Other proxies that are connected to the controller", f64::from(known.expected))?;
+    out.gauge("peers", "Other proxies that exchange counts", known.peers.len() as f64)?;
+    let fresh = known.peers.iter().filter(|peer| peer.heard_at.is_some_and(|at| now.since(at) < FRESH)).count();
+    out.gauge("peers_fresh", "Those that were heard within 100 ms", fresh as f64)
 }
 
 fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -> fmt::Result {

@@ -23,6 +23,7 @@ use crate::{
     keeper::Keeper,
     link::{self, Controller},
     metrics::Sources,
+    peers::exchange::{Exchange, ListenError, PeerListen},
     sample::{self, Sampler, Sampling},
     status::ProxyStatus,
     table::Table,
@@ -50,6 +51,8 @@ pub struct ProxyOptions {
     pub drain_timeout: Duration,
     /// Whether other proxies on this machine may listen on the same addresses; the kernel then spreads clients over all of them.
     pub share_ports: bool,
+    /// Where datagrams of other proxies are taken; `None`: this proxy takes part in no exchange.
+    pub peers: Option<PeerListen>,
     /// Seed of all random choices; `None`: the system's.
     pub seed: Option<u64>,
     /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
@@ -57,7 +60,7 @@ pub struct ProxyOptions {
 }
 
 impl ProxyOptions {
-    /// A proxy of this id and controller: one worker a core, no admin endpoint, 30 s to drain.
+    /// A proxy of this id and controller: one worker a core, no admin endpoint, no exchange with peers, 30 s to drain.
     pub fn new(id: impl Into<String>, controller: Controller) -> Self {
         Self {
             id: id.into(),
@@ -66,6 +69,7 @@ impl ProxyOptions {
             admin: None,
             drain_timeout: Duration::from_secs(30),
             share_ports: false,
+            peers: None,
             seed: None,
             status: watch::Sender::default(),
         }
@@ -89,6 +93,9 @@ pub enum ProxyError {
         /// Why not.
         source: io::Error,
     },
+    /// The address for peers.
+    #[error(transparent)]
+    Peers(#[from] ListenError),
     /// The system gives no thread or runtime.
     #[error("cannot start {what}: {source}")]
     Start {
@@ -109,7 +116,7 @@ pub enum ProxyError {
 /// # Errors
 /// If it cannot start, or a thread of it dies.
 pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
-    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, seed, status } = options;
+    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, peers, seed, status } = options;
     if workers == 0 {
         return Err(ProxyError::NoWorkers);
     }
@@ -120,6 +127,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         None => None,
         Some(address) => Some(bind_admin(address)?),
     };
+    let peers = peers.map(PeerListen::bind).transpose()?;
     status.send_modify(|status| status.admin = admin.as_ref().and_then(|listener| listener.local_addr().ok()));
 
     let table: Arc<ArcSwap<Table>> = Arc::default();
@@ -156,13 +164,30 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     let stop = CancellationToken::new();
     // Also if this future is dropped.
     let _stop_control = stop.clone().drop_guard();
-    let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe() };
+    let proxy_key = hash::proxy_key(&id);
+    let (peer_sender, peer_tables) = watch::channel(None);
+    let (mut peer_stats, mut peer_node) = (None, None);
+    if let Some(bound) = peers {
+        let epoch = seed();
+        peer_node = Some((bound.advertised, epoch));
+        let exchange = Exchange::new(bound, (proxy_key, epoch), table.clone(), peer_tables);
+        peer_stats = Some(exchange.stats());
+        let stop = stop.clone();
+        // Without it requests are routed as they are without peers: nobody waits for its end.
+        let _ended = spawn("proxy-peers".to_owned(), move || {
+            exchange.run(&stop);
+            Ok(())
+        })?;
+    }
+    let sources =
+        Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
     let finder = Finder::new(table.clone(), class_samples, status.subscribe());
     let control = Control {
-        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, hash::proxy_key(&id)),
+        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender),
         telemetry: Telemetry::new(id.clone(), table, sampling, samples, finder.found()),
         finder,
         id,
+        peer_node,
         controller,
         status: status.clone(),
         outliers,
@@ -205,6 +230,8 @@ struct Control {
     telemetry: Telemetry,
     finder: Finder,
     id: String,
+    /// Where peers reach this proxy, and its epoch.
+    peer_node: Option<(SocketAddr, u64)>,
     controller: Controller,
     status: watch::Sender<ProxyStatus>,
     outliers: mpsc::Receiver<worker::Outlier>,
@@ -222,7 +249,7 @@ impl Control {
     async fn serve(mut self) -> io::Result<()> {
         let (updates, pending) = mpsc::channel(UPDATES);
         let finder = self.finder.run(updates.clone());
-        let mut ads = AdsClient::new(self.id, updates, self.status);
+        let mut ads = AdsClient::new(self.id, self.peer_node, updates, self.status);
         let mut telemetry = self.telemetry;
         let channel = self.controller.channel();
         let mut rng = || SmallRng::from_rng(&mut self.rng);

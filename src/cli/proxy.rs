@@ -1,8 +1,10 @@
 //! `trimtab proxy`: a data plane that a controller configures.
 
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::Args;
+use trimtab::up::{PeerListen, ProxySettings};
 
 use super::up::DataPlaneArgs;
 
@@ -15,8 +17,26 @@ pub struct ProxyArgs {
     /// This proxy's name in the controller's view; by default host name and process id
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
+    /// UDP address on which other proxies tell this one what they have in flight, or `off`. The default is for proxies on one machine
+    #[arg(long, env = "TRIMTAB_PEER_LISTEN", value_name = "ADDR|off", default_value = "127.0.0.1:0", value_parser = peer_address, help_heading = "Peers")]
+    peer_listen: PeerAddress,
+    /// IP address at which other proxies reach this one, where --peer-listen is 0.0.0.0 or another than they see
+    #[arg(long, env = "TRIMTAB_PEER_ADVERTISE", value_name = "IP", help_heading = "Peers")]
+    peer_advertise: Option<IpAddr>,
     #[command(flatten)]
     data_plane: DataPlaneArgs,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy)]
+struct PeerAddress(Option<SocketAddr>);
+
+fn peer_address(text: &str) -> Result<PeerAddress, String> {
+    if text == "off" {
+        return Ok(PeerAddress(None));
+    }
+    let wanted = || format!("\"{text}\" is neither an address such as 10.0.0.7:18001 nor `off`");
+    text.parse().map(|address| PeerAddress(Some(address))).map_err(|_| wanted())
 }
 
 fn controller_uri(text: &str) -> Result<http::Uri, String> {
@@ -31,7 +51,9 @@ fn controller_uri(text: &str) -> Result<http::Uri, String> {
 /// Routes until SIGTERM or Ctrl-C, then drains.
 pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
-    let running = trimtab::up::start_proxy(args.controller, args.data_plane.settings(args.id, true)).await?;
+    let peers = args.peer_listen.0.map(|address| PeerListen { address, advertise: args.peer_advertise });
+    let settings = ProxySettings { peers, ..args.data_plane.settings(args.id, true) };
+    let running = trimtab::up::start_proxy(args.controller, settings).await?;
     super::say(
         &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
     );

@@ -47,6 +47,7 @@ impl DataPlaneArgs {
             admin: Some(self.admin),
             drain_timeout: self.drain_timeout,
             share_ports,
+            peers: None,
         }
     }
 }

@@ -194,6 +194,7 @@ fn rule_terms(terms: Terms) -> v1::RuleTerms {
         class_costs: terms.class_costs,
         affinity: terms.affinity,
         class_shedding: terms.class_shedding,
+        peers: terms.peers,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Push to proxies: a delta ADS server (envoy.service.discovery.v3) for the five resource types of the data-plane API.
+//! Push to proxies: a delta ADS server (envoy.service.discovery.v3) for the resource types of the data-plane API.
 //!
 //! `snapshot` holds every resource, encoded once; `session` is the protocol of one stream, pure; `server` moves bytes.
 

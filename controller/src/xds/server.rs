@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::Session;
+use crate::peers::PeerNode;
 use super::snapshot::Snapshot;
 
 /// So long a new stream may take to subscribe to all types before those that it has are sent out of order.
@@ -30,6 +31,8 @@ pub enum AdsEvent {
         stream: u64,
         /// The proxy's id (`node.id`).
         proxy: String,
+        /// Where it takes datagrams of other proxies, if it does.
+        peer: Option<PeerNode>,
     },
     /// It answered.
     Answered {
@@ -192,8 +195,10 @@ impl AdsStream {
                     "node.id: the first request on an ADS stream must carry the proxy's id",
                 ));
             }
+            let metadata = request.node.as_ref().and_then(|node| node.metadata.as_ref());
+            let peer = PeerNode::from_metadata(metadata).map_err(Status::invalid_argument)?;
             self.lifetime.named = true;
-            self.tell(AdsEvent::Connected { stream: self.lifetime.stream, proxy: id.to_owned() });
+            self.tell(AdsEvent::Connected { stream: self.lifetime.stream, proxy: id.to_owned(), peer });
         }
         let nacks = self.session.nacks;
         self.session.receive(request);

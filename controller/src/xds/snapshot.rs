@@ -22,14 +22,23 @@ pub enum Kind {
     WeightTable,
     /// `v1::ErrorTable`.
     ErrorTable,
-    /// `v1::ClassTable`. The last: proxies that do not know of classes get all the rest.
+    /// `v1::ClassTable`. After what matters more: proxies that do not know of classes get all of that.
     ClassTable,
+    /// `v1::PeerTable`.
+    PeerTable,
 }
 
 impl Kind {
     /// All types, in order of addition. Removals go the other way round.
-    pub const ALL: [Self; 6] =
-        [Self::Backend, Self::HttpRoute, Self::Listener, Self::WeightTable, Self::ErrorTable, Self::ClassTable];
+    pub const ALL: [Self; 7] = [
+        Self::Backend,
+        Self::HttpRoute,
+        Self::Listener,
+        Self::WeightTable,
+        Self::ErrorTable,
+        Self::ClassTable,
+        Self::PeerTable,
+    ];
 
     /// Its type URL on the wire.
     pub fn type_url(self) -> &'static str {
@@ -40,6 +49,7 @@ impl Kind {
             Self::WeightTable => api::WEIGHT_TABLE_TYPE,
             Self::ErrorTable => api::ERROR_TABLE_TYPE,
             Self::ClassTable => api::CLASS_TABLE_TYPE,
+            Self::PeerTable => api::PEER_TABLE_TYPE,
         }
     }
 
@@ -48,9 +58,10 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 
-    /// Whether it is a packed table that refers to a backend's endpoints by position.
+    /// Whether it is a table that stands by itself, so that no other type waits until it is acknowledged: packed ones, which refer to a
+    /// backend's endpoints by position, and that of peers.
     pub fn is_table(self) -> bool {
-        matches!(self, Self::WeightTable | Self::ErrorTable | Self::ClassTable)
+        matches!(self, Self::WeightTable | Self::ErrorTable | Self::ClassTable | Self::PeerTable)
     }
 
     /// Its position in [`Kind::ALL`].

@@ -62,12 +62,21 @@ pub struct RuleTerms {
     pub affinity: bool,
     /// Expensive classes are shed first.
     pub class_shedding: bool,
+    /// What other proxies say that they have in flight.
+    pub peers: bool,
 }
 
 impl RuleTerms {
     /// Everything.
-    pub const ALL: Self =
-        Self { weights: true, latency: true, errors: true, class_costs: true, affinity: true, class_shedding: true };
+    pub const ALL: Self = Self {
+        weights: true,
+        latency: true,
+        errors: true,
+        class_costs: true,
+        affinity: true,
+        class_shedding: true,
+        peers: true,
+    };
 
     /// What the parameters come to when only these terms act.
     pub(crate) fn applied_to(self, parameters: RuleParameters) -> RuleParameters {
@@ -98,6 +107,7 @@ impl From<v1::RuleTerms> for RuleTerms {
             class_costs: on(wire.class_costs),
             affinity: on(wire.affinity),
             class_shedding: on(wire.class_shedding),
+            peers: on(wire.peers),
         }
     }
 }

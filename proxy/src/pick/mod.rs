@@ -59,6 +59,8 @@ pub struct Pool {
     pub proxies: f32,
     /// When the pooled errors were received; they fade from then on. `None`: all are zero.
     pub(crate) errors_at: Option<Coarse>,
+    /// Whether what other proxies say that they have in flight counts.
+    pub peers: bool,
     /// What is known of the classes of requests.
     pub costs: Option<Arc<costs::Costs>>,
     /// State that outlives tables.

@@ -112,8 +112,8 @@ impl Rule {
             Some((_, factor)) => (pool.proxies, factor),
             None => (pool.proxies, 1.0),
         };
-        let peers = load.peers(now);
-        let in_flight = load.in_flight_known(now, sharing);
+        let peers = if pool.peers { load.peers(now) } else { None };
+        let in_flight = load.in_flight_known(now, sharing, peers.as_ref());
         let latency_ms =
             load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(self.reference_ms).max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
@@ -187,7 +187,7 @@ fn in_flight_by_class(
 /// endpoint whose slots are unknown any request in flight is taken for one that fills it.
 pub(crate) fn expected_wait(costs: &Costs, index: usize, load: &EndpointLoad, now: Coarse, sharing: f32) -> f32 {
     let peers = load.peers(now);
-    let in_flight = load.in_flight_known(now, sharing);
+    let in_flight = load.in_flight_known(now, sharing, peers.as_ref());
     if in_flight <= 0.0 {
         return 0.0;
     }

@@ -46,6 +46,7 @@ pub fn keyed_pool(specs: &[(u64, Spec)], proxies: f32) -> Pool {
         candidates: specs.iter().enumerate().map(candidate).collect(),
         proxies,
         errors_at: Some(Coarse::of(NOW)),
+        peers: true,
         costs: None,
         shared: Arc::default(),
     }
