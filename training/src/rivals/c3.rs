@@ -28,7 +28,7 @@ impl Knobs {
     /// The paper's exponent, and the gain of the authors' code.
     pub const DEFAULT: Self = Self { exponent: 3.0, gain: 0.9, concurrency: 1.0 };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { exponent: 3.0, gain: 0.1, concurrency: 1.0 };
+    pub const TUNED: Self = Self { exponent: 4.0, gain: 0.2, concurrency: 1.0 };
 }
 
 #[derive(Debug, Clone, Copy, Default)]

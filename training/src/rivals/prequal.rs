@@ -12,7 +12,10 @@ use super::{
     rule::{Members, Needs, Rule, View},
     servers::Probe,
 };
-use crate::{scenario::Scenario, simulator::time::SECOND};
+use crate::{
+    scenario::Scenario,
+    simulator::time::{MILLISECOND, SECOND},
+};
 
 /// Its knobs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,13 +41,19 @@ impl Knobs {
     /// The paper's other recommended end: Q between 0.6 and 0.9.
     pub const LOW_QUANTILE: Self = Self { quantile: 0.6, ..Self::DEFAULT };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { quantile: 0.6, ..Self::DEFAULT };
+    pub const TUNED: Self =
+        Self { quantile: 0.75, probes: 8.0, removed: 0.5, age_ns: 300 * MILLISECOND, ..Self::DEFAULT };
+
+    /// Probes that are kept of so many servers: m, but at most half of them. The paper has 100 servers and more; a pool of nearly all would
+    /// make the reuse formula meaningless, and age its probes.
+    fn pool_of(&self, servers: usize) -> usize {
+        self.pool.min(servers / 2).max(POOL_MIN)
+    }
 
     /// b_reuse = max(1, (1 + δ) / ((1 − m/n)·r_probe − r_remove)) (§4, equation 1): how many queries a probe serves. `None` without a bound,
     /// where probes come slower than they would be needed; then only age, removal and newer probes end them.
     pub fn reuse(&self, servers: usize) -> Option<f64> {
-        let pool = self.pool.min(servers) as f64;
-        let net = (1.0 - pool / servers as f64) * self.probes - self.removed;
+        let net = (1.0 - self.pool_of(servers) as f64 / servers as f64) * self.probes - self.removed;
         (net > 0.0).then(|| ((1.0 + self.surplus) / net).max(1.0))
     }
 }
@@ -74,6 +83,7 @@ pub struct Prequal {
     owed_removals: f64,
     remove_oldest: bool,
     reuse: Option<f64>,
+    pool_max: usize,
     hot_above: u32,
 }
 
@@ -89,6 +99,7 @@ impl Prequal {
             owed_removals: 0.0,
             remove_oldest: true,
             reuse: knobs.reuse(scenario.endpoints.len()),
+            pool_max: knobs.pool_of(scenario.endpoints.len()),
             hot_above: 0,
         }
     }
@@ -176,14 +187,16 @@ impl Rule for Prequal {
 
     fn members(&mut self, _now_ns: u64, members: &Members) {
         self.pool.retain(|entry| members.is_ready(entry.probe.endpoint));
-        self.reuse = self.knobs.reuse(members.list().len().max(1));
+        let servers = members.list().len().max(1);
+        self.reuse = self.knobs.reuse(servers);
+        self.pool_max = self.knobs.pool_of(servers);
     }
 
     fn probed(&mut self, now_ns: u64, probe: &Probe) {
         self.recent[self.heard % RECENT] = probe.in_flight;
         self.heard += 1;
         self.pool.retain(|entry| entry.probe.endpoint != probe.endpoint);
-        if self.pool.len() >= self.knobs.pool {
+        while self.pool.len() >= self.pool_max {
             self.pool.remove(0);
         }
         // A budget that is not whole is rounded at random in the paper; by turns it has the same mean.
@@ -210,6 +223,7 @@ mod tests {
             owed_removals: 0.0,
             remove_oldest: true,
             reuse: Some(2.0),
+            pool_max: knobs.pool_of(40),
             hot_above: 0,
         };
         for &(endpoint, in_flight, latency_ns) in probes {
@@ -230,7 +244,9 @@ mod tests {
         assert!((reuse(Knobs::DEFAULT, 100).unwrap() - 1.316).abs() < 0.001);
         assert_eq!(reuse(Knobs::DEFAULT, 32), Some(4.0));
         assert_eq!(reuse(Knobs { probes: 5.0, ..Knobs::DEFAULT }, 1000), Some(1.0));
-        assert_eq!(reuse(Knobs::DEFAULT, 16), None);
+        // Of eight servers four are kept: 2 / (0.5·3 − 1). Two probes a query bring no more than is removed.
+        assert_eq!(reuse(Knobs::DEFAULT, 8), Some(4.0));
+        assert_eq!(reuse(Knobs { probes: 2.0, ..Knobs::DEFAULT }, 8), None);
     }
 
     #[test]
