@@ -105,7 +105,7 @@ pub const TUNABLES: [Tunable; 12] = [
     Tunable {
         name: "c3-local",
         knobs: &[
-            knob("exponent", &[0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]),
+            knob("exponent", &[0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0]),
             knob("offset", &[0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0]),
         ],
         start: &[3.0, 1.0],

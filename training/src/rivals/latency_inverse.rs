@@ -23,7 +23,7 @@ impl Knobs {
     /// Plain inverse latency over 10 s.
     pub const DEFAULT: Self = Self { window_s: 10.0, exponent: 1.0 };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { window_s: 3.0, exponent: 1.0 };
+    pub const TUNED: Self = Self { window_s: 1.0, exponent: 1.0 };
 }
 
 #[derive(Debug, Clone, Copy, Default)]

@@ -34,7 +34,7 @@ impl Knobs {
     pub const DEFAULT: Self = Self { update_ns: SECOND, penalty: 1.0, window_ns: SECOND, blackout_ns: 10 * SECOND };
     /// See docs/rivals.md, "Tuning".
     pub const TUNED: Self =
-        Self { update_ns: 100 * MILLISECOND, penalty: 1.0, window_ns: 500 * MILLISECOND, blackout_ns: SECOND };
+        Self { update_ns: 100 * MILLISECOND, penalty: 3.0, window_ns: 300 * MILLISECOND, blackout_ns: 0 };
 }
 
 /// `weight_expiration_period`.
@@ -52,6 +52,8 @@ struct Report {
 pub struct Orca {
     knobs: Knobs,
     reports: Vec<Report>,
+    /// Endpoints that were there when the run began: the service has been up for long, their blackouts are over.
+    seasoned: Vec<bool>,
     stride: StaticStride,
     update_at_ns: u64,
 }
@@ -59,7 +61,13 @@ pub struct Orca {
 impl Orca {
     /// For so many endpoints.
     pub fn new(knobs: Knobs, endpoints: usize) -> Self {
-        Self { knobs, reports: vec![Report::default(); endpoints], stride: StaticStride::default(), update_at_ns: 0 }
+        Self {
+            knobs,
+            reports: vec![Report::default(); endpoints],
+            seasoned: vec![true; endpoints],
+            stride: StaticStride::default(),
+            update_at_ns: 0,
+        }
     }
 
     /// A58's weight; `None`: the report says nothing.
@@ -72,7 +80,8 @@ impl Orca {
     fn weight_at(&self, endpoint: u32, now_ns: u64) -> Option<f64> {
         let report = &self.reports[endpoint as usize];
         let since_ns = report.since_ns.filter(|_| now_ns - report.at_ns < EXPIRATION_NS)?;
-        (now_ns - since_ns >= self.knobs.blackout_ns).then_some(report.weight)
+        let over = self.seasoned[endpoint as usize] || now_ns - since_ns >= self.knobs.blackout_ns;
+        over.then_some(report.weight)
     }
 }
 
@@ -105,6 +114,7 @@ impl Rule for Orca {
         for (endpoint, report) in self.reports.iter_mut().enumerate() {
             if !members.is_ready(endpoint as u32) {
                 report.since_ns = None;
+                self.seasoned[endpoint] = false;
             }
         }
         self.update_at_ns = 0;
@@ -139,7 +149,7 @@ mod tests {
         }
         let counts = counts(&mut orca, &Members::all(2), &[0; 2], 40_000);
         assert!((counts[0] as f64 / 40_000.0 - 0.75).abs() < 0.001, "{counts:?}");
-        let black = Orca { knobs: Knobs::DEFAULT, ..orca };
+        let black = Orca { knobs: Knobs::DEFAULT, seasoned: vec![false; 2], ..orca };
         assert_eq!(black.weight_at(0, 9 * SECOND), None);
         assert_eq!(black.weight_at(0, 10 * SECOND), Some(500.0));
     }

@@ -22,7 +22,7 @@ impl Knobs {
     /// Linkerd's: 10 s, two choices.
     pub const DEFAULT: Self = Self { decay_s: 10.0, choices: 2 };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { decay_s: 1.0, choices: usize::MAX };
+    pub const TUNED: Self = Self { decay_s: 30.0, choices: usize::MAX };
 }
 
 /// What Linkerd takes an endpoint for that has not answered yet.

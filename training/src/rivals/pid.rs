@@ -36,7 +36,7 @@ impl Knobs {
         Self { proportional: 0.1, integral: 0.3, derivative: 0.0, smoothing: 0.5, period_ns: SECOND };
     /// See docs/rivals.md, "Tuning".
     pub const TUNED: Self =
-        Self { proportional: 0.3, integral: 0.5, derivative: 0.0, smoothing: 0.5, period_ns: 500 * MILLISECOND };
+        Self { proportional: 1.0, integral: 1.0, derivative: 0.1, smoothing: 0.5, period_ns: 100 * MILLISECOND };
 }
 
 /// Log weights stay within this of equal.

@@ -49,7 +49,7 @@ pub struct Knobs {
 
 impl Knobs {
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { decrease: 0.8, increase: 1.05, slow_share: 0.8 };
+    pub const TUNED: Self = Self { decrease: 0.8, increase: 1.05, slow_share: 0.7 };
 }
 
 /// AIMD on windows of at least 100 ms and twenty answers: more than 5 % slow ones lower the limit.

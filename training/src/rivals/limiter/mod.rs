@@ -79,17 +79,13 @@ const LIMITERS: [Entry; 6] = [
         Limiter::Windows(aimd::Knobs::TUNED),
     ),
     ("aimd-default", "Netflix's AIMD: x 0.9 at an answer later than the objective, else + 1", Limiter::Aimd),
-    ("gradient2", "Netflix's Gradient2; tuned", Limiter::Gradient2 { tolerance: 2.0, window_ns: 100 * MILLISECOND }),
+    ("gradient2", "Netflix's Gradient2; tuned", Limiter::Gradient2 { tolerance: 2.0, window_ns: 30 * MILLISECOND }),
     (
         "gradient2-default",
         "the same with Netflix's tolerance of 1.5 and windows of 1 s",
         Limiter::Gradient2 { tolerance: 1.5, window_ns: SECOND },
     ),
-    (
-        "vegas",
-        "Netflix's Vegas on mean latencies of windows; tuned",
-        Limiter::Vegas { window_ns: Some(100 * MILLISECOND) },
-    ),
+    ("vegas", "Netflix's Vegas on mean latencies of windows; tuned", Limiter::Vegas { window_ns: Some(SECOND) }),
     ("vegas-default", "the same at each answer, Netflix's default", Limiter::Vegas { window_ns: None }),
 ];
 
