@@ -156,7 +156,7 @@ fn what_is_the_same_as_a_production_rule_does_as_well() {
 #[test]
 fn true_capacities_make_round_robin_bearable_where_pods_are_unequal() {
     check("smooth-wrr", "round-robin", 0.3, |seed| unequal_pods(seed, 1, 0.8));
-    check("weighted-least-request", "smooth-wrr", 0.95, |seed| unequal_pods(seed, 1, 0.8));
+    check("weighted-least-request-default", "smooth-wrr", 0.95, |seed| unequal_pods(seed, 1, 0.8));
 }
 
 #[test]

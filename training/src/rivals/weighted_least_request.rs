@@ -22,7 +22,7 @@ impl Knobs {
     /// Envoy's defaults.
     pub const DEFAULT: Self = Self { bias: 1.0, choices: 2 };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { bias: 8.0, choices: usize::MAX };
+    pub const TUNED: Self = Self { bias: 1.5, choices: usize::MAX };
 }
 
 /// Envoy's weighted least request.
