@@ -26,7 +26,7 @@ impl Knobs {
     /// C3's.
     pub const DEFAULT: Self = Self { exponent: 3.0, offset: 1.0 };
     /// See docs/rivals.md, "Tuning".
-    pub const TUNED: Self = Self { exponent: 0.5, offset: 1.0 };
+    pub const TUNED: Self = Self { exponent: 1.0, offset: 3.0 };
 }
 
 /// c3-local.
