@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_model::Policy;
 use trimtab_training::learn::evaluate::evaluate;
 use trimtab_training::learn::parameters::Kind;
@@ -53,7 +52,7 @@ pub struct TrainArgs {
     generations: Option<u64>,
     /// Time to spend, such as 90m or 2h, interruptions not counted [default: 1h30m]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    time_budget: Option<ObjectDuration>,
+    time_budget: Option<Duration>,
     /// Simulations at a time; results do not depend on it [default: one for each core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
@@ -147,7 +146,7 @@ fn train(args: &TrainArgs, out: &Path, jobs: usize) -> anyhow::Result<ExitCode> 
     let before_s = folder.events(trainer.history())?;
     let elapsed_s = || before_s + started.elapsed().as_secs_f64();
     let budget_s = match (args.generations.or(trainer.options().generations), args.time_budget) {
-        (_, Some(budget)) => budget.get().as_secs_f64(),
+        (_, Some(budget)) => budget.as_secs_f64(),
         (Some(_), None) => f64::INFINITY,
         (None, None) => BUDGET.as_secs_f64(),
     };
@@ -232,7 +231,7 @@ impl TrainArgs {
         match (self.generations, self.time_budget) {
             (Some(generations), _) => command.push_str(&format!(" --generations {generations}")),
             (None, budget) => {
-                let minutes = budget.map_or(BUDGET, ObjectDuration::get).as_secs().div_ceil(60);
+                let minutes = budget.unwrap_or(BUDGET).as_secs().div_ceil(60);
                 command.push_str(&format!(" --time-budget {minutes}m"));
             }
         }
