@@ -13,8 +13,9 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use trimtab_proxy::{
     backend::Backend,
     config::{
-        AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey,
-        EndpointState, OutlierDetection, RequestClasses, RuleParameters, RuleTerms, WeightTable,
+        AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, ClassCost, ClassKey, ClassTable,
+        EndpointConfig, EndpointKey, EndpointState, OutlierDetection, RequestClasses, RuleParameters, RuleTerms,
+        WeightTable,
     },
     load::{OrcaLoad, Outcome, RequestClass},
     pick::PickRequest,
@@ -117,6 +118,47 @@ fn pick(bencher: Bencher<'_, '_>, Case(_, algorithm, size, parameters): &Case) {
     let backend = backend(*algorithm, *size, *parameters);
     let mut rng = SmallRng::seed_from_u64(1);
     bencher.bench_local(move || black_box(&backend).pick(&PickRequest::default(), NOW, &mut rng));
+}
+
+/// Trimtab's rule in full: eight classes with factors at every endpoint, slots, and what peers have in flight.
+#[divan::bench(args = [8, 32, 200, 5_000], min_time = 0.05)]
+fn pick_by_class(bencher: Bencher<'_, '_>, size: usize) {
+    let mut rng = SmallRng::seed_from_u64(2);
+    let parameters = RuleParameters {
+        exponent: 1.0,
+        offset: 1.0,
+        latency_exponent: 1.0,
+        weight_exponent: 0.15,
+        work_share: 0.05,
+        ..RuleParameters::LOCAL
+    };
+    let class = |number: u8| ClassCost {
+        key: ClassKey(number.into()),
+        number,
+        name: format!("GET /{number}"),
+        cost_ms: 2f32.powi(number.into()),
+        share: 0.125,
+        priority: 0.0,
+    };
+    let table = ClassTable {
+        backend: "default/web:80".to_owned(),
+        generation: 1,
+        classes: (1..=8).map(class).collect(),
+        other_cost_ms: 10.0,
+        factors: (0..9 * size).map(|_| rng.random_range(0.3..3.0)).collect(),
+        slots: vec![2.0; size],
+    };
+    let backend = backend(Algorithm::Adaptive, size, parameters);
+    let backend = backend.with_classes(&table, NOW).ok().flatten().unwrap_or(backend);
+    for index in 0..size {
+        for _ in 0..rng.random_range(0..4) {
+            let _in_flight_for_ever = backend.begin(index, NOW, RequestClass(rng.random_range(1..=8)));
+        }
+        let peers = std::array::from_fn(|class| u16::from((1..=8).contains(&class) && rng.random_bool(0.3)));
+        backend.endpoints()[index].load.heard_from_peers(NOW, &peers);
+    }
+    let request = PickRequest { class: RequestClass(3), ..PickRequest::default() };
+    bencher.bench_local(move || black_box(&backend).pick(&request, NOW, &mut rng));
 }
 
 /// Counting one request in and out of an endpoint: averages, counters, histogram.

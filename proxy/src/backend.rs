@@ -20,7 +20,11 @@ use crate::{
     },
     load::{Attempt, CLASSES_MAX, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
-    pick::{Candidate, Pick, PickRequest, Picker, Pool, Shared, costs::Costs, rule::{Terms, expected_wait}},
+    pick::{
+        Candidate, Pick, PickRequest, Picker, Pool, Shared,
+        costs::Costs,
+        rule::{Terms, expected_wait},
+    },
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -258,7 +262,7 @@ impl Backend {
     pub fn begin(&self, index: usize, now: Timestamp, class: RequestClass) -> Attempt {
         let load = &self.endpoints[index].load;
         let Some(costs) = &self.costs else { return load.begin(now, class) };
-        let wait = expected_wait(costs, index, load, Coarse::of(now), self.pool.proxies);
+        let wait = expected_wait(costs, index, load, Coarse::of(now), self.pool.proxies, self.pool.peers);
         let cost = costs.at(index, class);
         // Chosen by what is expected, not by how it turns out: otherwise long waits would pass for service.
         let wait_ms = (wait <= WAIT_TELLING_MAX * cost).then_some(wait * costs.mean_ms());
@@ -464,14 +468,16 @@ impl Parts {
             weights.map_or(RuleParameters::LOCAL, |weights| weights.parameters.faded(&RuleParameters::LOCAL, trust));
         let terms = self.config.terms;
         let parameters = terms.applied_to(parameters);
-        let candidate = |index: usize| Candidate {
-            load: self.endpoints[index].load.clone(),
-            index: index as u32,
-            inverse_weight: weights
-                .map_or(1.0, |weights| 1.0 / (1.0 + (weights.relative[index] - 1.0) * f64::from(trust)))
-                as f32,
-            pooled_error: self.errors.as_ref().map_or(0.0, |errors| errors.value[index]),
-            preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
+        let candidate = |index: usize| {
+            let weight = weights.map_or(1.0, |weights| 1.0 + (weights.relative[index] - 1.0) * f64::from(trust));
+            Candidate {
+                load: self.endpoints[index].load.clone(),
+                index: index as u32,
+                inverse_weight: (1.0 / weight) as f32,
+                weight_factor: weight.powf(-f64::from(parameters.weight_exponent)),
+                pooled_error: self.errors.as_ref().map_or(0.0, |errors| errors.value[index]),
+                preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
+            }
         };
         let available = |ejected_too: bool| {
             let may = |(_, endpoint): &(usize, &Endpoint)| {

@@ -150,6 +150,11 @@ impl ClassCounts {
     }
 
     #[inline]
+    fn words(&self) -> [u64; CLASSES_MAX / Self::LANES] {
+        std::array::from_fn(|word| self.0[word].load(Relaxed))
+    }
+
+    #[inline]
     fn get(&self) -> [u16; CLASSES_MAX] {
         let mut counts = [0; CLASSES_MAX];
         for (word, lanes) in self.0.iter().zip(counts.chunks_exact_mut(Self::LANES)) {
@@ -175,9 +180,9 @@ const PEERS_EXPIRY_S: f32 = 0.1;
 
 impl PeerCounts {
     #[inline]
-    fn get(&self, now: Coarse) -> Option<[u16; CLASSES_MAX]> {
+    fn is_fresh(&self, now: Coarse) -> bool {
         let at = self.at.load(Relaxed);
-        (at != 0 && now.seconds_since(Coarse(at)) < PEERS_EXPIRY_S).then(|| self.counts.get())
+        at != 0 && now.seconds_since(Coarse(at)) < PEERS_EXPIRY_S
     }
 }
 
@@ -191,9 +196,9 @@ impl EndpointLoad {
         self.peers.at.store(Coarse::of(now).0.max(1), Relaxed);
     }
 
-    #[inline]
+    /// What peers have in flight here by class, if they have said so lately.
     pub(crate) fn peers(&self, now: Coarse) -> Option<[u16; CLASSES_MAX]> {
-        self.peers.get(now)
+        self.peers.is_fresh(now).then(|| self.peers.counts.get())
     }
 
     /// Of an endpoint that has not been sent anything yet.
@@ -316,13 +321,17 @@ impl EndpointLoad {
         self.in_flight_at(Coarse::of(now), proxies)
     }
 
-    /// The same, from what peers say where they do.
+    /// Own requests in flight and those of peers, where what they say is fresh and `listen` is set: packed by class, 16 bits each. Own ones alone,
+    /// and false, where it is not.
     #[inline]
-    pub(crate) fn in_flight_known(&self, now: Coarse, proxies: f32, peers: Option<&[u16; CLASSES_MAX]>) -> f32 {
-        match peers {
-            Some(peers) => (self.in_flight() + peers.iter().map(|count| u32::from(*count)).sum::<u32>()) as f32,
-            None => self.in_flight_at(now, proxies),
+    pub(crate) fn packed(&self, now: Coarse, listen: bool) -> ([u64; CLASSES_MAX / ClassCounts::LANES], bool) {
+        let mut words = self.in_flight_by_class.words();
+        let heard = listen && self.peers.is_fresh(now);
+        if heard {
+            // A lane that is full to the brim would carry into the next: 65,535 requests of one class at one endpoint.
+            words.iter_mut().zip(self.peers.counts.words()).for_each(|(own, peers)| *own = own.wrapping_add(peers));
         }
+        (words, heard)
     }
 
     #[inline]

@@ -181,30 +181,64 @@ impl Costs {
     }
 }
 
-/// How long a request waits for a slot at an endpoint that serves first come, first served, where `counts[k]` requests of cost `costs[k]`
-/// are in flight: the `y` that solves `Σ counts[k] · min(costs[k], y) = slots · y`; 0 while a slot is free. A heavy request ahead delays
-/// as long as the others take to pass by it, not as long as it takes itself.
-#[inline]
-pub fn wait(counts: &[f32; CLASSES_MAX], costs: &[f32; CLASSES_MAX], slots: f32) -> f32 {
-    let total: f32 = counts.iter().sum();
-    if total < slots {
-        return 0.0;
-    }
-    // `Σ counts · min(costs, y) − slots · y` is concave in y and 0 at 0, so Newton's method from the right of its other root comes down to it
-    // in at most one step a class. With all requests counted whole y = work / slots, which is to the right.
-    let mut y = counts.iter().zip(costs).map(|(count, cost)| count * cost).sum::<f32>() / slots;
-    for _ in 0..CLASSES_MAX {
-        let (mut whole, mut longer) = (0.0, 0.0);
-        for (count, cost) in counts.iter().zip(costs) {
-            if *cost <= y { whole += count * cost } else { longer += count }
+/// Requests in flight at an endpoint: how many of which cost, classes that have none left out.
+#[derive(Debug, Default)]
+pub struct Queue {
+    counts: [f32; CLASSES_MAX],
+    costs: [f32; CLASSES_MAX],
+    len: usize,
+    total: f32,
+    work: f32,
+}
+
+impl Queue {
+    /// So many more that cost so much each. At most once a class.
+    #[inline]
+    pub fn add(&mut self, count: f32, cost: f32) {
+        if count > 0.0 && self.len < CLASSES_MAX {
+            self.counts[self.len] = count;
+            self.costs[self.len] = cost;
+            self.len += 1;
+            self.total += count;
+            self.work += count * cost;
         }
-        let next = whole / (slots - longer);
-        if longer == 0.0 || longer >= slots || next >= y {
-            break;
-        }
-        y = next;
     }
-    y
+
+    #[inline]
+    fn entries(&self) -> impl Iterator<Item = (f32, f32)> {
+        self.counts[..self.len].iter().copied().zip(self.costs[..self.len].iter().copied())
+    }
+
+    /// What all of them cost together.
+    #[inline]
+    pub fn work(&self) -> f32 {
+        self.work
+    }
+
+    /// How long a request waits for one of `slots` where they are served first come, first served: the `y` that solves
+    /// `Σ count · min(cost, y) = slots · y`; 0 while a slot is free. A heavy request ahead delays as long as the others take to pass by it, not
+    /// as long as it takes itself.
+    #[inline]
+    pub fn wait(&self, slots: f32) -> f32 {
+        if self.total < slots {
+            return 0.0;
+        }
+        // The left side less the right one is concave in y and 0 at 0, so Newton's method from the right of its other root comes down to it
+        // in at most one step a class. With all requests counted whole y = work / slots, which is to the right.
+        let mut y = self.work / slots;
+        for _ in 0..self.len {
+            let (mut whole, mut longer) = (0.0, 0.0);
+            for (count, cost) in self.entries() {
+                if cost <= y { whole += count * cost } else { longer += count }
+            }
+            let next = whole / (slots - longer);
+            if longer == 0.0 || longer >= slots || next >= y {
+                break;
+            }
+            y = next;
+        }
+        y
+    }
 }
 
 /// FNV-1a over numbers and keys in the order of the numbers.
@@ -213,4 +247,107 @@ fn numbering(table: &ClassTable) -> u64 {
     pairs.sort_unstable();
     let bytes = pairs.iter().flat_map(|(number, key)| std::iter::once(*number).chain(key.0.to_le_bytes()));
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn queue(requests: &[(f32, f32)]) -> Queue {
+        let mut queue = Queue::default();
+        requests.iter().for_each(|(count, cost)| queue.add(*count, *cost));
+        queue
+    }
+
+    /// The largest y with Σ count · min(cost, y) ≥ slots · y, by bisection.
+    fn slow_wait(requests: &[(f32, f32)], slots: f32) -> f64 {
+        let surplus = |y: f64| {
+            let served: f64 = requests.iter().map(|(n, cost)| f64::from(*n) * f64::from(*cost).min(y)).sum();
+            served - f64::from(slots) * y
+        };
+        if requests.iter().map(|(count, _)| count).sum::<f32>() < slots {
+            return 0.0;
+        }
+        let (mut low, mut high) = (0.0, 1e9);
+        for _ in 0..200 {
+            let middle = (low + high) / 2.0;
+            if surplus(middle) >= 0.0 { low = middle } else { high = middle }
+        }
+        low
+    }
+
+    #[test]
+    fn a_free_slot_means_no_wait_and_a_heavy_request_is_passed_by() {
+        assert_eq!(queue(&[]).wait(1.0), 0.0);
+        assert_eq!(queue(&[(1.0, 100.0)]).wait(2.0), 0.0);
+        assert_eq!(queue(&[(3.0, 10.0)]).wait(1.0), 30.0);
+        // One slot is held by the heavy one; six light ones pass through the other.
+        assert_eq!(queue(&[(1.0, 1000.0), (6.0, 2.0)]).wait(2.0), 12.0);
+    }
+
+    fn table(classes: &[(u8, f32, f32)]) -> ClassTable {
+        ClassTable {
+            backend: "b".into(),
+            generation: 1,
+            classes: classes
+                .iter()
+                .map(|&(number, cost_ms, share)| crate::config::ClassCost {
+                    key: ClassKey(u64::from(number) * 100),
+                    number,
+                    name: format!("class {number}"),
+                    cost_ms,
+                    share,
+                    priority: if number == 9 { 1.0 } else { 0.0 },
+                })
+                .collect(),
+            other_cost_ms: 10.0,
+            factors: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn costs_are_told_in_units_of_the_mean_request_and_factors_go_with_their_class() {
+        let mut table = table(&[(3, 1.0, 0.5), (1, 19.0, 0.5)]);
+        table.factors = vec![1.0, 1.0, 1.0, 1.0, 2.0, 0.5];
+        table.slots = vec![4.0, 0.0];
+        let costs = Costs::new(&table, 2);
+        assert_eq!(costs.class_of(ClassKey(300)), RequestClass(3));
+        assert_eq!(costs.class_of(ClassKey(7)), RequestClass(0));
+        assert_eq!((costs.at(0, RequestClass(3)), costs.at(1, RequestClass(3))), (0.1, 0.2));
+        assert_eq!((costs.at(0, RequestClass(1)), costs.at(1, RequestClass(1))), (1.9, 0.95));
+        assert_eq!((costs.cost_ms(RequestClass(1)), costs.slots(0), costs.slots(1)), (19.0, 4.0, 0.0));
+        let moved = costs.for_endpoints([None, Some(1)].into_iter());
+        assert_eq!((moved.at(0, RequestClass(1)), moved.at(1, RequestClass(1))), (1.9, 0.95));
+    }
+
+    #[test]
+    fn costly_classes_may_fill_less_of_the_limit_unless_they_have_priority() {
+        let shares = Costs::new(&table(&[(1, 1.0, 0.5), (2, 10.0, 0.3), (9, 100.0, 0.2)]), 1).limit_shares();
+        assert!(shares[1] > 0.98 && shares[2] > 0.8 && shares[2] < shares[1], "{shares:?}");
+        assert_eq!(shares[9], 1.0);
+        let without = Costs::new(&table(&[(1, 1.0, 0.5), (2, 10.0, 0.3), (3, 100.0, 0.2)]), 1).limit_shares();
+        assert!(without[3] < 0.65, "{without:?}");
+    }
+
+    #[test]
+    fn two_tables_number_alike_if_numbers_stand_for_the_same_classes() {
+        let numbering = |classes: &[(u8, f32, f32)]| Costs::new(&table(classes), 1).numbering();
+        assert_eq!(numbering(&[(1, 1.0, 0.5), (2, 2.0, 0.5)]), numbering(&[(2, 7.0, 0.1), (1, 3.0, 0.2)]));
+        assert_ne!(numbering(&[(1, 1.0, 0.5), (2, 2.0, 0.5)]), numbering(&[(1, 1.0, 0.5), (3, 2.0, 0.5)]));
+    }
+
+    proptest! {
+        #[test]
+        fn the_wait_is_that_of_its_equation(
+            requests in prop::collection::vec((0.1f32..30.0, 0.01f32..100.0), 1..CLASSES_MAX),
+            slots in 1u32..20,
+        ) {
+            let slow = slow_wait(&requests, slots as f32);
+            let fast = f64::from(queue(&requests).wait(slots as f32));
+            prop_assert!((fast - slow).abs() <= 2e-3 * slow.max(1e-3), "{fast} for {slow}");
+        }
+    }
 }

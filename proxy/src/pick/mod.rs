@@ -44,6 +44,8 @@ pub struct Candidate {
     pub index: u32,
     /// Mean weight of the pool divided by its weight.
     pub inverse_weight: f32,
+    /// `1 / w^ω` of the rule, computed once.
+    pub weight_factor: f64,
     /// Error average pooled over all proxies when it was received, 0..=1.
     pub pooled_error: f32,
     /// Whether this proxy is one of those that prefer the endpoint (soft affinity).
@@ -167,6 +169,18 @@ pub(crate) fn lowest<R: RngCore + ?Sized>(
     rng: &mut R,
     score: impl Fn(&Candidate) -> f64,
 ) -> Option<usize> {
+    lowest_below(pool, request, positions, rng, |candidate, _| score(candidate))
+}
+
+/// The same for a score that is told the lowest one so far, and may say infinity instead of working out one that is higher.
+#[inline]
+pub(crate) fn lowest_below<R: RngCore + ?Sized>(
+    pool: &Pool,
+    request: &PickRequest<'_>,
+    positions: impl Iterator<Item = usize>,
+    rng: &mut R,
+    score: impl Fn(&Candidate, f64) -> f64,
+) -> Option<usize> {
     let mut best = None;
     let mut best_score = f64::INFINITY;
     let mut ties = 1;
@@ -176,7 +190,7 @@ pub(crate) fn lowest<R: RngCore + ?Sized>(
         if request.excludes(candidate) {
             continue;
         }
-        let score = score(candidate);
+        let score = score(candidate, best_score);
         if score < best_score || best.is_none() {
             (best, best_score, ties) = (Some(position), score, 1);
         } else if score == best_score {

@@ -15,8 +15,8 @@ use rand::RngCore;
 use super::{
     Candidate, Pick, PickRequest, Pool,
     alias::AliasTable,
-    costs::{Costs, wait},
-    lowest,
+    costs::{Costs, Queue},
+    lowest_below,
 };
 use crate::{
     config::RuleParameters,
@@ -41,7 +41,6 @@ pub struct Rule {
     latency: Power,
     reference_ms: f32,
     error: Power,
-    weight: Power,
     work_share: f32,
     /// Proxies that share an endpoint with this one where it is preferred, and the factor where it is not.
     affinity: Option<(f32, f64)>,
@@ -91,7 +90,6 @@ impl Rule {
             latency: Power::new(parameters.latency_exponent),
             reference_ms: parameters.latency_reference_ms,
             error: Power::new(parameters.error_exponent),
-            weight: Power::new(parameters.weight_exponent),
             work_share: parameters.work_share,
             affinity: (parameters.affinity_proxies >= 1.0 && pool.proxies > parameters.affinity_proxies)
                 .then_some((parameters.affinity_proxies, parameters.affinity_factor.into())),
@@ -106,93 +104,167 @@ impl Rule {
 
     #[inline]
     fn terms(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, now: Coarse, fade: f32) -> Terms {
+        let factors = self.factors(pool, candidate, now, fade);
+        let there = There::look(&candidate.load, now, factors.sharing, pool.peers);
+        let (base, wait, cost) = match &pool.costs {
+            None => (there.in_flight + self.offset, 0.0, 1.0),
+            Some(costs) => self.expected(costs, candidate.index as usize, &there, class),
+        };
+        Terms { in_flight: there.in_flight, wait, cost, count_factor: self.count.of(base), ..factors.terms }
+    }
+
+    /// The score, or infinity if it is above `best`: without looking at what is in flight, where an idle endpoint would score higher.
+    #[inline]
+    fn score_below(
+        &self,
+        pool: &Pool,
+        candidate: &Candidate,
+        class: RequestClass,
+        now: Coarse,
+        fade: f32,
+        best: f64,
+    ) -> f64 {
+        let factors = self.factors(pool, candidate, now, fade);
+        let product = factors.terms.score();
+        let index = candidate.index as usize;
+        let least = pool.costs.as_ref().map_or(self.offset, |costs| self.least(costs, index, class));
+        if self.count.of(least) * product > best {
+            return f64::INFINITY;
+        }
+        let there = There::look(&candidate.load, now, factors.sharing, pool.peers);
+        let base = match &pool.costs {
+            None => there.in_flight + self.offset,
+            Some(costs) => self.expected(costs, index, &there, class).0,
+        };
+        self.count.of(base) * product
+    }
+
+    /// Everything but the base.
+    #[inline]
+    fn factors(&self, pool: &Pool, candidate: &Candidate, now: Coarse, fade: f32) -> Factors {
         let load = &*candidate.load;
         let (sharing, affinity_factor) = match self.affinity {
             Some((few, _)) if candidate.preferred => (few, 1.0),
             Some((_, factor)) => (pool.proxies, factor),
             None => (pool.proxies, 1.0),
         };
-        let peers = if pool.peers { load.peers(now) } else { None };
-        let in_flight = load.in_flight_known(now, sharing, peers.as_ref());
         let latency_ms =
             load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(self.reference_ms).max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
-        let (base, wait, cost) = match &pool.costs {
-            None => (in_flight + self.offset, 0.0, 1.0),
-            Some(costs) => self.expected(costs, candidate.index as usize, load, in_flight, class, peers.as_ref()),
-        };
-        Terms {
-            in_flight,
+        let terms = Terms {
+            in_flight: 0.0,
             latency_ms,
             error,
-            wait,
-            cost,
-            count_factor: self.count.of(base),
-            weight_factor: self.weight.of(candidate.inverse_weight),
+            wait: 0.0,
+            cost: 1.0,
+            count_factor: 1.0,
+            weight_factor: candidate.weight_factor,
             latency_factor: self.latency.of(latency_ms / self.reference_ms),
             error_factor: if error > 1e-4 { self.error.of(1.0 / (1.0 - error)) } else { 1.0 },
             affinity_factor,
+        };
+        Factors { terms, sharing }
+    }
+
+    /// The base of an idle endpoint; nothing is scored 0.
+    #[inline]
+    fn least(&self, costs: &Costs, index: usize, class: RequestClass) -> f32 {
+        let cost = costs.at(index, class);
+        if costs.slots(index) <= 0.0 {
+            self.offset * cost / costs.relative(class)
+        } else {
+            (cost + self.offset - 1.0).max(1e-3)
         }
     }
 
     /// Base, wait and cost of a request where classes are known.
     #[inline]
-    fn expected(
-        &self,
-        costs: &Costs,
-        index: usize,
-        load: &EndpointLoad,
-        in_flight: f32,
-        class: RequestClass,
-        peers: Option<&[u16; CLASSES_MAX]>,
-    ) -> (f32, f32, f32) {
+    fn expected(&self, costs: &Costs, index: usize, there: &There, class: RequestClass) -> (f32, f32, f32) {
         let cost = costs.at(index, class);
         let slots = costs.slots(index);
         if slots <= 0.0 {
-            return ((in_flight + self.offset) * cost / costs.relative(class), 0.0, cost);
+            return ((there.in_flight + self.offset) * cost / costs.relative(class), 0.0, cost);
         }
-        // The least that can be: nothing is scored 0.
-        let own = (cost + self.offset - 1.0).max(1e-3);
-        if in_flight <= 0.0 {
+        let own = self.least(costs, index, class);
+        if there.in_flight <= 0.0 {
             return (own, 0.0, cost);
         }
-        let row = costs.row(index);
-        let counts = in_flight_by_class(load, in_flight, peers, costs.mix());
-        let work: f32 = counts.iter().zip(row).map(|(count, cost)| count * cost).sum();
-        let wait = wait(&counts, row, slots);
-        (wait + self.work_share * work / slots + own, wait, cost)
+        let queue = there.queue(costs, index);
+        let wait = queue.wait(slots);
+        (wait + self.work_share * queue.work() / slots + own, wait, cost)
     }
 }
 
-/// Own requests by class, and those of others: as peers say, or in the classes that are usual.
-#[inline]
-fn in_flight_by_class(
-    load: &EndpointLoad,
+/// Terms without a base, and how many proxies share the endpoint with this one.
+struct Factors {
+    terms: Terms,
+    sharing: f32,
+}
+
+/// What is in flight at an endpoint, as well as can be told.
+struct There {
+    /// From all proxies.
     in_flight: f32,
-    peers: Option<&[u16; CLASSES_MAX]>,
-    mix: &[f32; CLASSES_MAX],
-) -> [f32; CLASSES_MAX] {
-    let own = load.in_flight_by_class();
-    match peers {
-        Some(peers) => std::array::from_fn(|class| f32::from(own[class]) + f32::from(peers[class])),
-        None => {
-            let total: u32 = own.iter().map(|count| u32::from(*count)).sum();
-            let others = (in_flight - total as f32).max(0.0);
-            std::array::from_fn(|class| f32::from(own[class]) + others * mix[class])
+    /// By class: own ones, and peers' where they tell.
+    counted: [u64; CLASSES_MAX / 4],
+    /// Those of other proxies that have not told of theirs.
+    others: f32,
+}
+
+impl There {
+    #[inline]
+    fn look(load: &EndpointLoad, now: Coarse, sharing: f32, listen: bool) -> Self {
+        let (counted, heard) = load.packed(now, listen);
+        if heard {
+            // Four lanes at once: fold the upper half of each word onto the lower one.
+            let sum = |word: u64| {
+                let pairs = (word & 0x0000_ffff_0000_ffff) + ((word >> 16) & 0x0000_ffff_0000_ffff);
+                (pairs & 0xffff_ffff) + (pairs >> 32)
+            };
+            let in_flight = counted.iter().map(|word| sum(*word)).sum::<u64>() as f32;
+            return Self { in_flight, counted, others: 0.0 };
         }
+        let in_flight = load.in_flight_at(now, sharing);
+        Self { in_flight, counted, others: (in_flight - load.in_flight() as f32).max(0.0) }
+    }
+
+    /// The same with what each class costs there.
+    #[inline]
+    fn queue(&self, costs: &Costs, index: usize) -> Queue {
+        let row = costs.row(index);
+        let mut queue = Queue::default();
+        if self.others > 0.0 {
+            for (class, (share, cost)) in costs.mix().iter().zip(row).enumerate() {
+                let own = (self.counted[class / 4] >> (16 * (class % 4))) as u16;
+                queue.add(f32::from(own) + self.others * share, *cost);
+            }
+            return queue;
+        }
+        for (number, word) in self.counted.iter().enumerate() {
+            let mut word = *word;
+            while word != 0 {
+                let lane = word.trailing_zeros() / 16;
+                let count = (word >> (16 * lane)) as u16;
+                queue.add(f32::from(count), row[4 * number + lane as usize]);
+                word &= !(0xffff << (16 * lane));
+            }
+        }
+        queue
     }
 }
 
 /// What a request that goes to the endpoint at `index` now must be expected to wait for a slot, in units of the mean request's cost. Of an
 /// endpoint whose slots are unknown any request in flight is taken for one that fills it.
-pub(crate) fn expected_wait(costs: &Costs, index: usize, load: &EndpointLoad, now: Coarse, sharing: f32) -> f32 {
-    let peers = load.peers(now);
-    let in_flight = load.in_flight_known(now, sharing, peers.as_ref());
-    if in_flight <= 0.0 {
-        return 0.0;
-    }
-    let counts = in_flight_by_class(load, in_flight, peers.as_ref(), costs.mix());
-    wait(&counts, costs.row(index), costs.slots(index).max(1.0))
+pub(crate) fn expected_wait(
+    costs: &Costs,
+    index: usize,
+    load: &EndpointLoad,
+    now: Coarse,
+    sharing: f32,
+    listen: bool,
+) -> f32 {
+    let there = There::look(load, now, sharing, listen);
+    if there.in_flight <= 0.0 { 0.0 } else { there.queue(costs, index).wait(costs.slots(index).max(1.0)) }
 }
 
 impl Pick for Rule {
@@ -205,15 +277,16 @@ impl Pick for Rule {
     ) -> Option<usize> {
         let now = Coarse::of(now);
         let fade = pooled_fade(pool, now);
-        let score = |candidate: &Candidate| self.terms(pool, candidate, request.class, now, fade).score();
+        let score =
+            |candidate: &Candidate, best: f64| self.score_below(pool, candidate, request.class, now, fade, best);
         let Some(draw) = &self.draw else {
-            return lowest(pool, request, 0..pool.candidates.len(), rng, score);
+            return lowest_below(pool, request, 0..pool.candidates.len(), rng, score);
         };
         // All draws first: the loads behind them are fetched from memory side by side.
         let mut drawn = [0; SAMPLES];
         drawn.iter_mut().for_each(|position| *position = draw.draw(rng));
-        lowest(pool, request, drawn.into_iter(), rng, score)
-            .or_else(|| lowest(pool, request, 0..pool.candidates.len(), rng, score))
+        lowest_below(pool, request, drawn.into_iter(), rng, score)
+            .or_else(|| lowest_below(pool, request, 0..pool.candidates.len(), rng, score))
     }
 }
 

@@ -39,6 +39,7 @@ pub fn keyed_pool(specs: &[(u64, Spec)], proxies: f32) -> Pool {
         load: load(EndpointKey(*key), spec),
         index: index as u32,
         inverse_weight: 1.0 / spec.weight,
+        weight_factor: 1.0 / f64::from(spec.weight),
         pooled_error: spec.error,
         preferred: true,
     };
