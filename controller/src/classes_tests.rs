@@ -25,7 +25,9 @@ impl Report<'_> {
             top,
         };
         let classes = self.answers.iter();
-        let classes = classes.map(|&(key, successes, cost_ms)| v1::ClassLoad { key, successes, cost_ms }).collect();
+        let classes = classes
+            .map(|&(key, successes, cost_ms)| v1::ClassLoad { key, successes, unqueued: successes, cost_ms })
+            .collect();
         v1::BackendLoad {
             endpoints: vec![v1::EndpointLoad { key: 7, classes, ..Default::default() }],
             candidates: Some(candidates),

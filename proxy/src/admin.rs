@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::Backend,
     clock,
-    metrics::{self, Sources},
     load::{CLASSES_MAX, RequestClass},
+    metrics::{self, Sources},
     outlier::Phase,
     peers::stats::PeerStats,
     table::{BackendEntry, Table},
-    time::Coarse,
+    time::{Coarse, Timestamp},
 };
 
 /// What OpenMetrics text is called.
@@ -123,7 +123,8 @@ fn backend(entry: &BackendEntry) -> Value {
         .iter()
         .zip(entry.targets.iter())
         .zip(weights)
-        .map(|((endpoint, target), weight)| {
+        .enumerate()
+        .map(|(index, ((endpoint, target), weight))| {
             json!({
                 "key": endpoint.config.key.to_string(),
                 "name": endpoint.config.name,
@@ -134,6 +135,7 @@ fn backend(entry: &BackendEntry) -> Value {
                 "in_flight_peers": endpoint.load.peers(Coarse::of(now)).map(|counts| counts.map(u32::from).iter().sum::<u32>()),
                 "latency_ms": endpoint.load.latency_ms(now),
                 "error": endpoint.load.error(now),
+                "scores": scores(backend, index, now),
                 "outlier": backend.phase(endpoint.config.key).map(|phase| match phase {
                     Phase::Ejected { until } => format!("ejected for {:.1} s more", until.since(now).as_secs_f64()),
                     Phase::HalfOpen => "half open".to_owned(),
@@ -165,6 +167,33 @@ fn backend(entry: &BackendEntry) -> Value {
         "classes": classes(backend),
         "endpoints": endpoints,
     })
+}
+
+/// With more endpoints than these only requests without a class are explained: the answer would grow too long.
+const EXPLAINED_BY_CLASS_MAX: usize = 200;
+
+/// What the rule makes of an endpoint for each class of requests, term by term; the lowest score is picked.
+fn scores(backend: &Backend, index: usize, now: Timestamp) -> Vec<Value> {
+    let numbers = if backend.endpoints().len() > EXPLAINED_BY_CLASS_MAX { 0..1 } else { 0..CLASSES_MAX };
+    numbers
+        .map(|number| RequestClass(number as u8))
+        .filter(|class| *class == RequestClass(0) || backend.costs().is_some_and(|costs| costs.key(*class).is_some()))
+        .filter_map(|class| Some((class, backend.explain(index, class, now)?)))
+        .map(|(class, terms)| {
+            json!({
+                "class": class.0,
+                "score": terms.score(),
+                "in_flight": terms.in_flight,
+                "wait": terms.wait,
+                "cost": terms.cost,
+                "count_factor": terms.count_factor,
+                "weight_factor": terms.weight_factor,
+                "latency_factor": terms.latency_factor,
+                "error_factor": terms.error_factor,
+                "affinity_factor": terms.affinity_factor,
+            })
+        })
+        .collect()
 }
 
 /// What is known of the classes of requests; the first is what has no class of its own.
