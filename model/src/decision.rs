@@ -31,7 +31,7 @@ pub struct RuleParameters {
 }
 
 /// The defaults, here (and, for a proxy without a controller, in `trimtab_proxy::config`) and nowhere else: found by
-/// `cargo run --release -p trimtab-training --example rule_defaults -- search`, figures in docs/simulation.md. The optimum is
+/// `cargo run --release --workspace --example rule_parameters`, figures in docs/simulation.md. The optimum is
 /// flat: within 2 % at p99 lie all with about the same ratios of the exponents, so they are rounded to what is cheap to raise to.
 ///
 /// `latency_reference_ms` scales all scores alike and so never changes a choice between endpoints of known latency; `decide`

@@ -7,6 +7,5 @@ pub mod learn;
 pub mod report;
 pub mod rivals;
 pub mod scenario;
-pub mod search;
 pub mod simulator;
 pub mod tune;

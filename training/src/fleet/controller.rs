@@ -15,15 +15,15 @@ use trimtab_model::{
 use trimtab_proxy::{
     api::v1,
     average::ErrorAverage,
-    load::CLASSES_MAX,
     config::{ClassTable, ErrorTable, RuleParameters as ProxyRuleParameters, WeightTable},
+    load::CLASSES_MAX,
     time::Timestamp,
 };
 
 use super::{
-    peers,
     ClassKnowledge, Control, FleetOptions, classes,
     observe::{Loads, Sample, Scrapes},
+    peers,
     proxy::{self, BACKEND, Proxy},
 };
 use crate::{

@@ -161,3 +161,22 @@ impl Router for Fleet {
         self.controller.act(now_ns, endpoints, &mut self.proxies);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use trimtab_proxy::config::RuleParameters as ProxyRuleParameters;
+
+    #[test]
+    fn a_proxy_without_a_controller_uses_the_models_local_rule() {
+        let (ours, theirs) = (RuleParameters::LOCAL, ProxyRuleParameters::LOCAL);
+        assert_eq!(
+            [ours.exponent, ours.offset, ours.latency_exponent, ours.error_exponent, ours.weight_exponent],
+            [theirs.exponent, theirs.offset, theirs.latency_exponent, theirs.error_exponent, theirs.weight_exponent]
+        );
+        assert_eq!(
+            [ours.work_share, ours.affinity_proxies, ours.affinity_factor],
+            [theirs.work_share, theirs.affinity_proxies, theirs.affinity_factor]
+        );
+    }
+}
