@@ -1,11 +1,12 @@
 //! Contestants on the same scenarios, and their figures as ratios to an omniscient bound. [`Contest`] is what a policy must be to
 //! be simulated by name; [`all`] and [`by_name`] are the registry that `trimtab simulate` shows.
 
-use trimtab_proxy::config::Algorithm;
+use trimtab_model::Policy;
+use trimtab_proxy::config::RuleTerms;
 
 use crate::{
-    bounds::{Bound, ShortestExpectedDelay},
-    fleet::{Fleet, FleetOptions},
+    bounds::Bound,
+    fleet::{ClassKnowledge, Fleet, FleetOptions},
     rivals,
     scenario::{Scenario, ScenarioError},
     simulator::{Router, Summary, simulate},
@@ -82,25 +83,53 @@ pub struct UnknownPolicy {
     known: Vec<String>,
 }
 
-/// A [`Contestant`] with a name.
+/// Production code with a name.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Named {
+struct Ours {
     name: &'static str,
     description: &'static str,
-    role: Role,
-    contestant: Contestant,
+    options: FleetOptions,
+    /// Whether the built-in policy decides, or the capacity prior alone.
+    learned: bool,
 }
 
-const fn named(name: &'static str, description: &'static str, role: Role, contestant: Contestant) -> Named {
-    Named { name, description, role, contestant }
-}
+/// What ships, and the same with one part left out: what each part is worth.
+const OURS: [Ours; 11] = {
+    const fn ours(name: &'static str, description: &'static str, options: FleetOptions) -> Ours {
+        Ours { name, description, options, learned: true }
+    }
+    const fn without(terms: RuleTerms) -> FleetOptions {
+        FleetOptions { terms, ..FleetOptions::TRIMTAB }
+    }
+    const ALL: RuleTerms = RuleTerms::ALL;
+    [
+        ours("trimtab", "what ships", FleetOptions::TRIMTAB),
+        Ours { learned: false, ..ours("trimtab-prior", "without the learned policy", FleetOptions::TRIMTAB) },
+        ours("trimtab-no-weights", "without weights", without(RuleTerms { weights: false, ..ALL })),
+        ours("trimtab-no-latency", "without the latency factor", without(RuleTerms { latency: false, ..ALL })),
+        ours("trimtab-no-errors", "without the error factor", without(RuleTerms { errors: false, ..ALL })),
+        ours("trimtab-no-peers", "without peers' counts", FleetOptions { peers_ns: None, ..FleetOptions::TRIMTAB }),
+        ours("trimtab-no-classes", "without class costs", without(RuleTerms { class_costs: false, ..ALL })),
+        ours(
+            "trimtab-true-costs",
+            "with class costs that are known from the start",
+            FleetOptions { classes: ClassKnowledge::True, ..FleetOptions::TRIMTAB },
+        ),
+        ours(
+            "trimtab-no-class-shedding",
+            "with all classes shed alike",
+            without(RuleTerms { class_shedding: false, ..ALL }),
+        ),
+        ours(
+            "trimtab-no-shedding",
+            "without admission control",
+            FleetOptions { admission: false, ..FleetOptions::TRIMTAB },
+        ),
+        Ours { learned: false, ..ours("trimtab-local", "equal weights and the local rule", FleetOptions::LOCAL) },
+    ]
+};
 
-const OURS: [Named; 2] = [
-    named("trimtab", "what ships: weights, live counts, pooled errors, shedding", Role::Ours, Contestant::TRIMTAB),
-    named("trimtab-local", "the same without weights", Role::Ours, Contestant::Fleet(FleetOptions::LOCAL)),
-];
-
-impl Contest for Named {
+impl Contest for Ours {
     fn name(&self) -> &str {
         self.name
     }
@@ -110,57 +139,13 @@ impl Contest for Named {
     }
 
     fn role(&self) -> Role {
-        self.role
+        Role::Ours
     }
 
     fn router(&self, scenario: &Scenario) -> Box<dyn Router> {
-        match &self.contestant {
-            Contestant::Omniscient => Box::new(ShortestExpectedDelay::new(scenario)),
-            Contestant::Fleet(options) => Box::new(Fleet::new(scenario, options)),
-        }
-    }
-}
-
-/// Who routes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Contestant {
-    /// Shortest expected delay with true speeds and counts.
-    Omniscient,
-    /// Production code.
-    Fleet(FleetOptions),
-}
-
-impl Contestant {
-    /// Trimtab as it ships.
-    pub const TRIMTAB: Self = Self::Fleet(FleetOptions::TRIMTAB);
-
-    /// All that ships, in the order of tables.
-    pub const ALL: [(&'static str, Self); 10] = [
-        ("omniscient", Self::Omniscient),
-        ("trimtab", Self::Fleet(FleetOptions::TRIMTAB)),
-        ("trimtab, no weights", Self::Fleet(FleetOptions::LOCAL)),
-        ("c3-local", Self::baseline(Algorithm::C3Local)),
-        ("least-request", Self::baseline(Algorithm::LeastRequest)),
-        ("least-request-p2c", Self::baseline(Algorithm::LeastRequestP2c)),
-        ("peak-ewma", Self::baseline(Algorithm::PeakEwma)),
-        ("weighted-round-robin", Self::baseline(Algorithm::WeightedRoundRobin)),
-        ("round-robin", Self::baseline(Algorithm::RoundRobin)),
-        ("random", Self::baseline(Algorithm::Random)),
-    ];
-
-    const fn baseline(algorithm: Algorithm) -> Self {
-        Self::Fleet(FleetOptions::baseline(algorithm))
-    }
-
-    /// Runs it through a scenario.
-    ///
-    /// # Errors
-    /// If the scenario does not hold.
-    pub fn run(&self, scenario: &Scenario) -> Result<Summary, ScenarioError> {
-        match self {
-            Self::Omniscient => simulate(scenario, &mut ShortestExpectedDelay::new(scenario)),
-            Self::Fleet(options) => simulate(scenario, &mut Fleet::new(scenario, options)),
-        }
+        // What is built in has been checked when it was built.
+        let policy = Policy::shipped().ok().filter(|_| self.learned).unwrap_or_else(Policy::prior_only);
+        Box::new(Fleet::with_policy(scenario, &self.options, policy))
     }
 }
 

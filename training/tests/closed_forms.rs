@@ -149,9 +149,7 @@ fn the_network_delays_both_ways() {
 fn a_seed_replays_bit_for_bit_and_another_does_not() {
     let mut scenario = scenario(Discipline::Fcfs, 2, 8, 0.9, Distribution::Exponential);
     scenario.measured_ns.end = 200 * SECOND;
-    let run = |scenario: &Scenario| {
-        simulate(scenario, &mut ShortestExpectedDelay::new(scenario)).unwrap()
-    };
+    let run = |scenario: &Scenario| simulate(scenario, &mut ShortestExpectedDelay::new(scenario)).unwrap();
     let first = run(&scenario);
     assert_eq!(first, run(&scenario));
     scenario.seed += 1;

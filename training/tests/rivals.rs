@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use trimtab_proxy::config::Algorithm;
 use trimtab_training::{
-    contest::{Contest, Contestant, geometric_mean},
-    fleet::FleetOptions,
+    contest::{Contest, geometric_mean},
+    fleet::{Fleet, FleetOptions},
     rivals::{Rival, all, by_name, limiter::Limiter},
     scenario::{Change, Event, Family, Scenario, Setting, unequal_pods},
     simulator::{
@@ -142,11 +142,12 @@ fn what_is_the_same_as_a_production_rule_does_as_well() {
         ("round-robin", Algorithm::RoundRobin),
     ];
     for (name, algorithm) in pairs {
-        let production = Contestant::Fleet(FleetOptions::baseline(algorithm));
+        let production = FleetOptions::baseline(algorithm);
         let ratio = |seed| {
             let scenario = unequal_pods(seed, 4, 0.8).lasting(20);
             let p99 = |summary: Summary| summary.latency_ms_p99;
-            p99(named(name).run(&scenario).unwrap()) / p99(production.run(&scenario).unwrap())
+            p99(named(name).run(&scenario).unwrap())
+                / p99(simulate(&scenario, &mut Fleet::new(&scenario, &production)).unwrap())
         };
         let ratio = geometric_mean((1..=3).map(ratio)).unwrap();
         assert!((0.93..1.07).contains(&ratio), "{name}: {ratio:.3}");

@@ -3,29 +3,33 @@
 
 use trimtab_proxy::config::Algorithm;
 use trimtab_training::{
-    contest::{Contestant, geometric_mean},
-    fleet::FleetOptions,
+    contest::geometric_mean,
+    fleet::{Fleet, FleetOptions},
     scenario::{Change, Event, Scenario, rotating_slow_pods, unequal_pods},
-    simulator::{Summary, endpoint::Gray, time::SECOND},
+    simulator::{Summary, endpoint::Gray, simulate, time::SECOND},
 };
 
-const TRIMTAB: Contestant = Contestant::Fleet(FleetOptions::TRIMTAB);
-const LEAST_REQUEST: Contestant = Contestant::Fleet(FleetOptions::baseline(Algorithm::LeastRequest));
-const ROUND_ROBIN: Contestant = Contestant::Fleet(FleetOptions::baseline(Algorithm::RoundRobin));
+const TRIMTAB: FleetOptions = FleetOptions::TRIMTAB;
+const LEAST_REQUEST: FleetOptions = FleetOptions::baseline(Algorithm::LeastRequest);
+const ROUND_ROBIN: FleetOptions = FleetOptions::baseline(Algorithm::RoundRobin);
 
 /// Geometric mean over three seeds of a figure of `ours` divided by that of `theirs`.
 fn check(
     make: impl Fn(u64) -> Scenario,
-    [ours, theirs]: [Contestant; 2],
+    [ours, theirs]: [FleetOptions; 2],
     figure: impl Fn(&Summary) -> f64,
     allowed: std::ops::RangeInclusive<f64>,
 ) {
     let ratio = |seed| {
         let scenario = make(seed).lasting(20);
-        figure(&ours.run(&scenario).unwrap()) / figure(&theirs.run(&scenario).unwrap())
+        figure(&run(&scenario, &ours)) / figure(&run(&scenario, &theirs))
     };
     let mean = geometric_mean((1..=3).map(ratio)).unwrap();
     assert!(allowed.contains(&mean), "ratio {mean:.3} over seeds 1..=3, allowed {allowed:?}");
+}
+
+fn run(scenario: &Scenario, options: &FleetOptions) -> Summary {
+    simulate(scenario, &mut Fleet::new(scenario, options)).unwrap()
 }
 
 fn p99(summary: &Summary) -> f64 {
@@ -55,7 +59,7 @@ fn in_a_burst_shedding_keeps_goodput() {
     };
     let goodput = |summary: &Summary| summary.goodput_rps;
     check(burst, [TRIMTAB, LEAST_REQUEST], goodput, 1.5..=100.0);
-    let shed_nothing = Contestant::Fleet(FleetOptions { admission: false, ..FleetOptions::TRIMTAB });
+    let shed_nothing = FleetOptions { admission: false, ..FleetOptions::TRIMTAB };
     check(burst, [TRIMTAB, shed_nothing], goodput, 1.5..=100.0);
 }
 
@@ -68,7 +72,7 @@ fn a_pod_that_fails_fast_costs_few_errors_and_others_nothing() {
         let gray = Gray { share: 0.9, fast_ns: Some(1_000_000) };
         let at_ns = scenario.measured_ns.start + SECOND;
         scenario.timeline.push(Event { at_ns, change: Change::Gray { endpoint: 2, gray } });
-        let summary = TRIMTAB.run(&scenario).unwrap();
+        let summary = run(&scenario, &TRIMTAB);
         assert!(summary.error_share <= 0.005, "seed {seed}: {:.3} % errors", 100.0 * summary.error_share);
         assert_eq!(summary.shed_share, 0.0, "seed {seed}");
     }
@@ -77,7 +81,7 @@ fn a_pod_that_fails_fast_costs_few_errors_and_others_nothing() {
 #[test]
 fn a_run_of_the_whole_loop_replays_bit_for_bit() {
     let scenario = rotating_slow_pods(7, 3, 0.75).lasting(5);
-    assert_eq!(TRIMTAB.run(&scenario).unwrap(), TRIMTAB.run(&scenario).unwrap());
+    assert_eq!(run(&scenario, &TRIMTAB), run(&scenario, &TRIMTAB));
     let other = Scenario { seed: 8, ..scenario.clone() };
-    assert_ne!(TRIMTAB.run(&scenario).unwrap().fingerprint, TRIMTAB.run(&other).unwrap().fingerprint);
+    assert_ne!(run(&scenario, &TRIMTAB).fingerprint, run(&other, &TRIMTAB).fingerprint);
 }
