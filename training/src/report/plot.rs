@@ -80,7 +80,7 @@ fn bands(title: &str, note: &str, names: &[&str], rows: &[Row], scale: Scale) ->
     let bottom = TOP + band * rows.len() as f64;
     let ends = rows.iter().flat_map(|row| row.1.iter().flatten()).flat_map(|value| {
         let (low, high) = value.bounds.unwrap_or((value.mean, value.mean));
-        [low, high.min(value.mean * 2.0)]
+        [low.max(value.mean / 2.0), high.min(value.mean * 2.0)]
     });
     let (low, high) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), end| (low.min(end), high.max(end)));
     let (low, high) = if low.is_finite() { (low, high) } else { (1.0, 2.0) };
