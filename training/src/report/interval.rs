@@ -41,7 +41,7 @@ impl Interval {
 }
 
 /// 97.5 % quantile of Student's t with so many degrees of freedom: exact up to 4, then Abramowitz & Stegun 26.7.5 (error below
-/// 0.0005).
+/// 0.001).
 fn student_t(freedom: usize) -> f64 {
     match freedom {
         0 | 1 => 12.706_205,
@@ -54,6 +54,8 @@ fn student_t(freedom: usize) -> f64 {
             Z + (odd(3) + Z) / (4.0 * n)
                 + (5.0 * odd(5) + 16.0 * odd(3) + 3.0 * Z) / (96.0 * n.powi(2))
                 + (3.0 * odd(7) + 19.0 * odd(5) + 17.0 * odd(3) - 15.0 * Z) / (384.0 * n.powi(3))
+                + (79.0 * odd(9) + 776.0 * odd(7) + 1_482.0 * odd(5) - 1_920.0 * odd(3) - 945.0 * Z)
+                    / (92_160.0 * n.powi(4))
         }
     }
 }

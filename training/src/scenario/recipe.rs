@@ -361,7 +361,7 @@ mod tests {
             }
         }
         let setting = Setting { seconds: Some(5), ..Setting::new(5, 4, 8) };
-        assert_eq!(Family::Churn.scenario(&setting).measured_ns.end, 13 * SECOND);
+        assert_eq!(Family::Churn.scenario(&setting).measured_ns.end, WARM_UP_NS + 5 * SECOND);
     }
 
     #[test]
