@@ -90,7 +90,7 @@ impl Candidates {
         let passed_s = now.since(self.faded_at).as_secs_f64();
         self.faded_at = now;
         let kept = 0.5_f64.powf(passed_s / HALF_LIFE.as_secs_f64());
-        self.covered_s = self.covered_s * kept + passed_s;
+        self.covered_s = (self.covered_s + passed_s) * kept;
         self.requests *= kept;
         self.work_ms *= kept;
         for entry in &mut self.entries {
