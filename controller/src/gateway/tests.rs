@@ -520,22 +520,24 @@ fn a_policy_decides_how_a_backend_is_reached() {
 
 #[test]
 fn a_policy_says_how_requests_are_told_apart_and_which_terms_act() {
-    let told = |adaptive: &str| {
+    let yaml = |adaptive: &str| {
         let policy = policy("p", &format!("  adaptive:\n{adaptive}"));
-        translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{policy}")))
+        format!("{GATEWAY}{ROUTE}{SERVICE}{policy}")
     };
-    let config = told(
+    let config = translate(&objects(&yaml(
         "    classes: {header: x-request-class, priorities: [{match: \"GET /health*\", priority: 1}]}
     terms: {affinity: false}",
-    );
+    )));
     let resource = &config.backends[0].resource;
     let classes = resource.classes.as_ref().unwrap();
     assert_eq!((classes.enabled, &*classes.header, classes.priorities.len()), (None, "x-request-class", 1));
     assert_eq!(classes.priorities[0], v1::ClassPriority { r#match: "GET /health*".into(), priority: 1.0 });
     let terms = resource.terms.unwrap();
     assert_eq!((terms.affinity, terms.class_costs), (Some(false), None));
-    let wrong = told("    classes: {header: \"a b\", priorities: [{match: \"\", priority: 1}]}");
-    let problems: Vec<String> = wrong.problems.iter().map(ToString::to_string).collect();
+
+    let wrong = yaml("    classes: {header: \"a b\", priorities: [{match: \"\", priority: 1}]}");
+    let problems = document::read("f.yaml", wrong.as_bytes()).unwrap_err();
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     for part in [
         "spec.adaptive.classes.header: \"a b\" is not the name of a header",
         "spec.adaptive.classes.priorities[0].match: has 0 bytes",
