@@ -112,7 +112,8 @@ async fn classes_appear_by_themselves_with_their_costs() {
     let classes = view().await["backends"][0]["classes"].clone();
     assert_eq!(classes.as_array().map(Vec::len), Some(2), "{classes}");
     let report = cost(&classes, "GET /report/{}/pdf");
-    assert!((50.0..90.0).contains(&report), "a report takes 60 ms: {classes}");
+    // A machine that is busy with other things makes it take longer, never shorter.
+    assert!(report > 50.0, "a report takes 60 ms: {classes}");
 
     let table = Process::start(["weights", "--address", &format!("http://{dashboard}")]).end();
     assert!(table.status.success(), "{}", table.text);
