@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use trimtab::up::ControlSettings;
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
-use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics};
+use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
 use trimtab_controller::provider::{Source, flags::Flags};
 
 /// What to route to: a few flags, a backends file, or Gateway API objects in YAML.
@@ -45,10 +45,39 @@ pub struct SourceArgs {
     /// How far the learned policy may act: off, shadow (decide, record, apply the fallback), active
     #[arg(long, value_name = "MODE", default_value = "active", value_parser = mode, help_heading = "Routing")]
     pub mode: AdaptiveMode,
+    /// What the rule shall not take into account; several with commas between them
+    #[arg(
+        long,
+        value_name = "TERM",
+        value_enum,
+        value_delimiter = ',',
+        conflicts_with = "config",
+        help_heading = "Routing"
+    )]
+    pub without: Vec<Term>,
     #[command(flatten)]
     pub metrics: MetricsArgs,
     #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// What the rule takes into account unless told otherwise: `spec.adaptive.terms` of the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Term {
+    /// The weights that each tick decides
+    Weights,
+    /// The servers' latency as each proxy sees it
+    Latency,
+    /// The servers' errors, pooled over the proxies
+    Errors,
+    /// What requests of each class cost, in general and at each server
+    ClassCosts,
+    /// That each server has proxies that prefer it, where there are many proxies
+    Affinity,
+    /// What other proxies tell of what they have in flight
+    Peers,
+    /// That admission control sheds expensive requests first
+    ClassShedding,
 }
 
 /// How servers without objects of their own are scraped.
@@ -116,7 +145,23 @@ impl SourceArgs {
                 interval: Some(self.metrics.metrics_interval),
                 ..Metrics::default()
             },
+            terms: (!self.without.is_empty()).then(|| Term::all_but(&self.without)),
         })
+    }
+}
+
+impl Term {
+    fn all_but(without: &[Self]) -> Terms {
+        let off = |term: Self| without.contains(&term).then_some(false);
+        Terms {
+            weights: off(Self::Weights),
+            latency: off(Self::Latency),
+            errors: off(Self::Errors),
+            class_costs: off(Self::ClassCosts),
+            affinity: off(Self::Affinity),
+            peers: off(Self::Peers),
+            class_shedding: off(Self::ClassShedding),
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::arrivals::RateProfile;
 use super::clock;
+use super::kinds::{self, Asks};
+use super::pod::INSIDE_US;
 use super::score::{NoAnswer, Recorder};
 
 /// What to send, where and when.
@@ -24,8 +26,8 @@ use super::score::{NoAnswer, Recorder};
 pub struct LoadOptions {
     /// Where requests go, in turn: one proxy, or several that share the work.
     pub targets: Vec<SocketAddr>,
-    /// Path of every request.
-    pub path: String,
+    /// What requests ask for.
+    pub asks: Asks,
     /// When requests are due.
     pub profile: RateProfile,
     /// Seed of the arrival times.
@@ -38,31 +40,33 @@ pub struct LoadOptions {
 /// answer or its time-out.
 ///
 /// # Errors
-/// If a target and the path do not make a URI.
+/// If a target and a path do not make a URI.
 pub async fn run(
     options: LoadOptions,
     recorder: Arc<Recorder>,
     start: Instant,
     stop: CancellationToken,
 ) -> Result<(), http::Error> {
-    let uri = |target: &SocketAddr| {
-        Uri::builder().scheme("http").authority(target.to_string()).path_and_query(options.path.as_str()).build()
-    };
-    let uris = options.targets.iter().map(uri).collect::<Result<Vec<_>, _>>()?;
     let client = client();
     let requests = TaskTracker::new();
-    for (due, uri) in options.profile.arrivals(options.seed).zip(uris.iter().cycle()) {
+    let asked = options.targets.iter().cycle().zip(options.asks.paths(options.seed));
+    for (due, (target, path)) in options.profile.arrivals(options.seed).zip(asked) {
+        let uri = kinds::uri(*target, &path)?;
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             () = tokio::time::sleep_until(start + due) => {}
         }
         recorder.sent(start.elapsed().saturating_sub(due));
-        let (client, recorder, uri, patience) = (client.clone(), Arc::clone(&recorder), uri.clone(), options.timeout);
+        let (client, recorder, uri, patience) = (client.clone(), Arc::clone(&recorder), uri, options.timeout);
         requests.spawn(async move {
             let answer = tokio::time::timeout_at(start + due + patience, send(&client, uri)).await;
             let latency = clock::now().saturating_duration_since(start + due);
-            recorder.done(due, latency, answer.unwrap_or(Err(NoAnswer::TimedOut)));
+            let answer = answer.unwrap_or(Err(NoAnswer::TimedOut));
+            if let Ok(Answer { inside: Some(inside), .. }) = &answer {
+                recorder.passed(due, latency.saturating_sub(*inside));
+            }
+            recorder.done(due, latency, answer.map(|answer| answer.status));
         });
     }
     requests.close();
@@ -82,15 +86,23 @@ fn client() -> LoadClient {
         .build(connector)
 }
 
+/// A whole answer.
+struct Answer {
+    status: u16,
+    /// How long the request was inside the pod, where that says so.
+    inside: Option<Duration>,
+}
+
 /// One request; the status counts once the whole body is here.
-async fn send(client: &LoadClient, uri: Uri) -> Result<u16, NoAnswer> {
+async fn send(client: &LoadClient, uri: Uri) -> Result<Answer, NoAnswer> {
     let mut request = Request::new(Empty::new());
     *request.uri_mut() = uri;
     let response = client.request(request).await.map_err(|_| NoAnswer::Failed)?;
     let status = response.status().as_u16();
+    let inside = response.headers().get(INSIDE_US).and_then(|value| value.to_str().ok()?.parse().ok());
     let mut body = response.into_body();
     while let Some(frame) = body.frame().await {
         frame.map_err(|_| NoAnswer::Failed)?;
     }
-    Ok(status)
+    Ok(Answer { status, inside: inside.map(Duration::from_micros) })
 }

@@ -5,6 +5,7 @@ pub mod arrivals;
 pub mod clock;
 pub mod faults;
 mod frame;
+pub mod kinds;
 pub mod load;
 pub mod pod;
 mod pod_metrics;

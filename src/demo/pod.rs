@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -28,8 +28,12 @@ use tokio_util::task::TaskTracker;
 
 use super::clock;
 use super::faults::{ColdStart, Faults};
+use super::kinds::{self, Kind};
 use super::pod_metrics::{self, PodMetrics};
 use super::service_time::{Draws, ServiceTime};
+
+/// Header of an answer: how long its request was inside the pod, microseconds.
+pub const INSIDE_US: HeaderName = HeaderName::from_static("x-inside-us");
 
 /// What a pod is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,8 +45,10 @@ pub struct PodSpec {
     pub workers: usize,
     /// Requests that may wait; one more is answered 503 at once.
     pub queue_limit: usize,
-    /// Service time at speed 1.
+    /// Service time at speed 1 of requests that are of none of the `kinds`.
     pub service: ServiceTime,
+    /// Requests with service times of their own.
+    pub kinds: Vec<Kind>,
     /// How many times faster than speed 1 it works.
     pub speed: f64,
     /// Seed of its service times.
@@ -64,6 +70,7 @@ impl Default for PodSpec {
             workers: 3,
             queue_limit: 64,
             service: ServiceTime::Exponential { ms_mean: 80.0 },
+            kinds: Vec::new(),
             speed: 1.0,
             seed: 0,
             body_bytes: 64,
@@ -75,7 +82,7 @@ impl Default for PodSpec {
 }
 
 impl PodSpec {
-    /// Requests per second that it completes at the most while nothing is wrong with it.
+    /// Requests per second of no kind in particular that it completes at the most while nothing is wrong with it.
     pub fn capacity_rps(&self) -> f64 {
         self.workers as f64 * self.speed * 1000.0 / self.service.ms_mean()
     }
@@ -294,24 +301,28 @@ struct Inside {
 impl Inside {
     async fn handle(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.while_paused().await;
-        match request.uri().path() {
+        let (parts, mut body) = request.into_parts();
+        match parts.uri.path() {
             "/metrics" => self.metrics_text(),
             "/healthz" => Response::new(Full::new(Bytes::from_static(b"ok\n"))),
-            _ => {
+            path => {
                 let (started, _in_flight) = (clock::now(), Raised::new(&self.metrics.in_flight));
-                let mut body = request.into_body();
                 // A body that breaks off is the client's loss; the work is done all the same.
                 while let Some(Ok(_)) = body.frame().await {}
-                let status = self.work().await;
+                let status = self.work(path).await;
                 self.while_paused().await;
-                self.metrics.answered(status.as_u16(), started.elapsed());
-                self.answer(status)
+                let inside = started.elapsed();
+                self.metrics.answered(status.as_u16(), inside);
+                let mut answer = self.answer(status);
+                let inside_us = u64::try_from(inside.as_micros()).unwrap_or(u64::MAX);
+                answer.headers_mut().insert(INSIDE_US, HeaderValue::from(inside_us));
+                answer
             }
         }
     }
 
     /// Waits for a worker and takes the time that the request takes.
-    async fn work(&self) -> StatusCode {
+    async fn work(&self, path: &str) -> StatusCode {
         let faults = *self.faults.borrow();
         let fails = faults.errors.is_some_and(|errors| self.draws().toss(errors.share));
         if fails && faults.errors.is_some_and(|errors| errors.fast) {
@@ -320,7 +331,10 @@ impl Inside {
         let Some(_worker) = self.worker().await else { return StatusCode::SERVICE_UNAVAILABLE };
         let _busy = Raised::new(&self.metrics.busy);
         let factor = self.faults.borrow().slow_factor * self.cold_factor() / self.spec.speed;
-        let asked = self.draws().sleep_for(&self.spec.service, factor);
+        let asked = match kinds::work_ms(&self.spec.kinds, path) {
+            Some(ms) => self.draws().sleep_for_ms(ms * factor),
+            None => self.draws().sleep_for(&self.spec.service, factor),
+        };
         let begun = clock::now();
         tokio::time::sleep(asked).await;
         let took = begun.elapsed();

@@ -33,6 +33,8 @@ pub enum Outcome {
 pub struct Score {
     counts: [u64; 6],
     latency_us: Histogram<u64>,
+    /// Time that answered requests spent outside of pods: network, router, and this machine being busy.
+    outside_us: Histogram<u64>,
 }
 
 /// Latencies beyond it count as this much, microseconds.
@@ -40,9 +42,16 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 
 impl Default for Score {
     fn default() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3);
-        Self { counts: [0; 6], latency_us: histogram.expect("1 µs to 120 s with 3 digits are valid bounds") }
+        Self { counts: [0; 6], latency_us: histogram(), outside_us: histogram() }
     }
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("1 µs to 120 s with 3 digits are valid bounds")
+}
+
+fn in_us(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Score {
@@ -50,7 +59,7 @@ impl Score {
     pub fn record(&mut self, outcome: Outcome, latency: Duration) {
         self.counts[outcome as usize] += 1;
         if matches!(outcome, Outcome::Good | Outcome::Late | Outcome::TimedOut) {
-            self.latency_us.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX).max(1));
+            self.latency_us.saturating_record(in_us(latency));
         }
     }
 
@@ -61,6 +70,7 @@ impl Score {
         }
         // Cannot fail: both have the same bounds.
         let _ = self.latency_us.add(&other.latency_us);
+        let _ = self.outside_us.add(&other.outside_us);
     }
 
     /// Requests with this outcome.
@@ -81,6 +91,11 @@ impl Score {
     /// Latency at quantile `q` (0..=1), milliseconds; `None` without any answer.
     pub fn latency_ms(&self, q: f64) -> Option<f64> {
         (!self.latency_us.is_empty()).then(|| self.latency_us.value_at_quantile(q) as f64 / 1000.0)
+    }
+
+    /// Time outside of pods at quantile `q` (0..=1), milliseconds; `None` where no pod told.
+    pub fn outside_ms(&self, q: f64) -> Option<f64> {
+        (!self.outside_us.is_empty()).then(|| self.outside_us.value_at_quantile(q) as f64 / 1000.0)
     }
 
     /// The figures that people read, for requests that were due within `span`.
@@ -134,7 +149,7 @@ struct State {
     /// Youngest last; each covers [`SLOT`].
     recent: VecDeque<(u64, Score)>,
     in_flight: u64,
-    lag: Duration,
+    lag_us: Histogram<u64>,
 }
 
 /// Width of the slots of the recent score.
@@ -148,7 +163,7 @@ impl Recorder {
     /// within `objective`.
     pub fn new(objective: Duration, windows: Vec<Range<Duration>>) -> Self {
         let scores = vec![Score::default(); windows.len()];
-        let state = State { scores, recent: VecDeque::new(), in_flight: 0, lag: Duration::ZERO };
+        let state = State { scores, recent: VecDeque::new(), in_flight: 0, lag_us: histogram() };
         Self { objective, windows, state: Mutex::new(state) }
     }
 
@@ -156,7 +171,7 @@ impl Recorder {
     pub fn sent(&self, lag: Duration) {
         let mut state = self.state();
         state.in_flight += 1;
-        state.lag = state.lag.max(lag);
+        state.lag_us.saturating_record(in_us(lag));
     }
 
     /// Notes what became of the request that was due at `due`. `status` is `None` where there was no answer.
@@ -189,6 +204,15 @@ impl Recorder {
         }
     }
 
+    /// Notes that the request that was due at `due` spent so much of its latency outside of the pod.
+    pub fn passed(&self, due: Duration, outside: Duration) {
+        let window = self.windows.iter().position(|window| window.contains(&due));
+        let mut state = self.state();
+        if let Some(score) = window.and_then(|window| state.scores.get_mut(window)) {
+            score.outside_us.saturating_record(in_us(outside));
+        }
+    }
+
     /// One score a window.
     pub fn scores(&self) -> Vec<Score> {
         self.state().scores.clone()
@@ -209,10 +233,10 @@ impl Recorder {
         self.state().in_flight
     }
 
-    /// The most that a request was sent late: a measure of whether this machine kept up with the load. It is part of every
-    /// latency.
-    pub fn lag_max(&self) -> Duration {
-        self.state().lag
+    /// How late requests were sent, at quantile `q` (0..=1), milliseconds: a measure of whether this machine kept up with the load. It is
+    /// part of every latency.
+    pub fn lag_ms(&self, q: f64) -> f64 {
+        self.state().lag_us.value_at_quantile(q) as f64 / 1000.0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -97,7 +97,13 @@ impl Draws {
 
     /// How long to sleep for a request that takes `factor` times the drawn time.
     pub fn sleep_for(&mut self, service: &ServiceTime, factor: f64) -> Duration {
-        let wanted_s = service.draw_ms(&mut self.rng) * factor / 1000.0;
+        let ms = service.draw_ms(&mut self.rng);
+        self.sleep_for_ms(ms * factor)
+    }
+
+    /// How long to sleep for a request that takes `ms`, at least 0.
+    pub fn sleep_for_ms(&mut self, ms: f64) -> Duration {
+        let wanted_s = ms / 1000.0;
         let sleep_s = (wanted_s - self.lateness_s).max(0.0);
         self.lateness_s -= wanted_s - sleep_s;
         Duration::try_from_secs_f64(sleep_s).unwrap_or(Duration::MAX)

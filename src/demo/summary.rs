@@ -78,7 +78,7 @@ impl Report {
             whole.1.add(b);
             whole.2 += span;
         }
-        let lag = ours.recorder.lag_max().max(baseline.recorder.lag_max());
+        let send_lag_ms_max = ours.recorder.lag_ms(1.0).max(baseline.recorder.lag_ms(1.0));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             seed: script.seed,
@@ -88,7 +88,7 @@ impl Report {
             objective_ms: script.objective.as_secs_f64() * 1000.0,
             pods: script.pods.len(),
             capacity_rps: script.pods.iter().map(super::pod::PodSpec::capacity_rps).sum(),
-            send_lag_ms_max: lag.as_secs_f64() * 1000.0,
+            send_lag_ms_max,
             chapters,
             whole: ChapterReport::new("all chapters", "the whole story", &whole.0, &whole.1, whole.2),
         }

@@ -19,6 +19,7 @@ use trimtab_controller::provider::Source;
 use trimtab_controller::provider::flags::Flags;
 use trimtab_controller::view::View;
 
+use super::kinds::Asks;
 use super::load::{self, LoadOptions};
 use super::pod::{Pod, PodSpec};
 use super::score::Recorder;
@@ -122,7 +123,7 @@ impl World {
     pub async fn load(&self, start: Instant, stop: CancellationToken) -> anyhow::Result<()> {
         let options = LoadOptions {
             targets: vec![self.address],
-            path: "/".to_owned(),
+            asks: Asks::Path("/".to_owned()),
             profile: self.script.profile.clone(),
             seed: self.script.seed,
             timeout: self.script.patience,

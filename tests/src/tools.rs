@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 
 /// Paths by name, as `tests/tools.sh` printed them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tools(BTreeMap<String, PathBuf>);
 
 impl Tools {

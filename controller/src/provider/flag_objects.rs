@@ -57,6 +57,7 @@ pub(super) fn policy(flags: &Flags) -> BackendTrafficPolicy {
                 mode: flags.mode,
                 objective: flags.objective.map(|latency| Objective { latency: Some(latency) }),
                 metrics: Some(flags.metrics.clone()),
+                terms: flags.terms,
                 ..Adaptive::default()
             }),
             ..BackendTrafficPolicySpec::default()

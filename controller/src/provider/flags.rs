@@ -16,7 +16,7 @@ use crate::{
     address::HostPort,
     duration::Duration,
     gateway::settings,
-    policy::{AdaptiveMode, Algorithm, Metrics},
+    policy::{AdaptiveMode, Algorithm, Metrics, Terms},
     problem::{ObjectId, Origin, Problem, Report},
 };
 
@@ -37,6 +37,8 @@ pub struct Flags {
     pub mode: Option<AdaptiveMode>,
     /// How endpoints are scraped.
     pub metrics: Metrics,
+    /// What the rule may take into account; `None`: everything.
+    pub terms: Option<Terms>,
 }
 
 /// Which flag says what a field of the policy says.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::*;
 use crate::demo::arrivals::RateProfile;
 use crate::demo::faults::ErrorFault;
+use crate::demo::kinds::{Asks, Kind};
 use crate::demo::load::{self, LoadOptions};
 use crate::demo::score::{Outcome, Recorder, Score};
 
@@ -22,7 +23,7 @@ async fn score_at(pod: &Pod, path: &str, rps: f64) -> Score {
     let recorder = Arc::new(Recorder::new(Duration::from_millis(100), vec![whole]));
     let options = LoadOptions {
         targets: vec![pod.address()],
-        path: path.to_owned(),
+        asks: Asks::Path(path.to_owned()),
         profile: RateProfile::constant(rps, length),
         seed: 11,
         timeout: Duration::from_millis(800),
@@ -59,6 +60,19 @@ async fn a_fast_pod_is_as_much_faster_as_its_speed_says() {
     assert!((pod.spec().capacity_rps() - 100.0).abs() < 1e-9);
     let p50 = score(&pod, 40.0).await.latency_ms(0.5).unwrap();
     assert!((39.0..60.0).contains(&p50), "p50 {p50} ms");
+}
+
+#[tokio::test]
+async fn a_kind_of_request_takes_its_own_time_and_answers_say_how_long_it_was_inside() {
+    let kind = |path: &str, ms_mean| Kind { path: path.into(), service: ServiceTime::Constant { ms_mean } };
+    let kinds = vec![kind("/c0/users/", 40.0), kind("/c1/users/", 80.0)];
+    let pod = Pod::start(PodSpec { speed: 2.0, kinds, ..fast_pod() }).await.unwrap();
+    for (path, ms) in [("/c0/users/5", 20.0), ("/c1/users/5", 40.0), ("/", 10.0)] {
+        let score = score_at(&pod, path, 20.0).await;
+        let (p50, outside) = (score.latency_ms(0.5).unwrap(), score.outside_ms(0.5).unwrap());
+        assert!((ms - 1.0..ms + 30.0).contains(&p50), "{path}: p50 {p50} ms");
+        assert!(outside < p50 - ms + 2.0, "{path}: {outside} of {p50} ms outside");
+    }
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 
 pub mod overhead;
 pub mod pods;
+pub mod predict;
 pub mod process;
 pub mod report;
 pub mod rival;
 pub mod shape;
 pub mod statistics;
 pub mod trial;
+pub mod twin;

@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::process::{Server, free_address};
 use super::rival::Rival;
+use super::shape::OBJECTIVE;
 use crate::tools::Tools;
 
 /// Core of the proxy.
@@ -91,7 +92,7 @@ pub async fn measure(
     bytes: u32,
     length: Duration,
 ) -> anyhow::Result<Cost> {
-    let front = rival.start(tools, 1, &[backend.address]).await?;
+    let front = rival.start(tools, 1, OBJECTIVE, &[backend.address]).await?;
     let target = front.targets.first().context("a proxy has an address")?;
     super::trial::answers(*target).await?;
     for pid in front.pids()? {

@@ -35,6 +35,21 @@ pub fn geometric_mean(ratios: &[f64], seed: u64) -> Option<Estimate> {
     Some(Estimate { mean: (logs.iter().sum::<f64>() / n as f64).exp(), low: at(0.025), high: at(0.975) })
 }
 
+/// The geometric mean of simulated ratios, and where the mean of so many `repetitions` of them lies with 95 % confidence if logarithms are
+/// normal: what chance alone does to a measurement that repeats as often. `None` with fewer than two finite, positive ratios.
+pub fn expected(ratios: &[f64], repetitions: usize) -> Option<Estimate> {
+    let logs: Vec<f64> =
+        ratios.iter().filter(|ratio| ratio.is_finite() && **ratio > 0.0).map(|ratio| ratio.ln()).collect();
+    if logs.len() < 2 {
+        return None;
+    }
+    let n = logs.len() as f64;
+    let mean = logs.iter().sum::<f64>() / n;
+    let variance = logs.iter().map(|log| (log - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let half = 1.96 * (variance / repetitions.max(1) as f64).sqrt();
+    Some(Estimate { mean: mean.exp(), low: (mean - half).exp(), high: (mean + half).exp() })
+}
+
 /// The median; `None` without a value.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
@@ -58,6 +73,15 @@ mod tests {
         let tight = geometric_mean(&[0.7, 0.7, 0.7], 1).unwrap();
         assert!((tight.low - 0.7).abs() < 1e-9 && (tight.high - 0.7).abs() < 1e-9, "{tight:?}");
         assert_eq!(geometric_mean(&[f64::NAN, 0.0], 1), None);
+    }
+
+    #[test]
+    fn what_chance_does_shrinks_with_repetitions() {
+        let ratios = [0.5, 1.0, 2.0, 1.0];
+        let (once, often) = (expected(&ratios, 1).unwrap(), expected(&ratios, 100).unwrap());
+        assert!((once.mean - 1.0).abs() < 1e-12 && (often.mean - 1.0).abs() < 1e-12, "{once:?} {often:?}");
+        assert!(((once.high.ln() / often.high.ln()) - 10.0).abs() < 1e-9, "{once:?} {often:?}");
+        assert_eq!(expected(&[1.0], 3), None);
     }
 
     #[test]

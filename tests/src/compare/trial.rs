@@ -20,20 +20,28 @@ use trimtab::demo::script::{Event, pod};
 
 use super::pods::{Order, PodsProcess};
 use super::rival::{Front, Rival};
-use super::shape::{OBJECTIVE, Plan};
+use super::shape::Plan;
 use crate::tools::Tools;
 
 /// What a trial found.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Trial {
     /// Requests due after the warm-up.
     pub summary: Summary,
     /// The most that a request was sent late because this machine was busy.
     pub send_lag_ms_max: f64,
+    /// The same, 99th percentile.
+    pub send_lag_ms_p99: f64,
+    /// What answers took outside of the pods, median: network, router, and this machine being busy.
+    pub outside_ms_p50: Option<f64>,
+    /// The same, 99th percentile.
+    pub outside_ms_p99: Option<f64>,
+    /// Classes of requests that the router tells apart at the end; only Trimtab does.
+    pub classes: Vec<String>,
 }
 
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a server's answer to a question of our own.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Between a pod leaving the list and its end.
 const LEAVING_GRACE_MS: u64 = 1500;
@@ -44,27 +52,30 @@ const LEAVING_GRACE_MS: u64 = 1500;
 /// If a part does not start, or fails on the way.
 pub async fn run(tools: &Tools, rival: Rival, plan: &Plan) -> anyhow::Result<Trial> {
     let mut fleet = Fleet::start(plan).await?;
-    let front = rival.start(tools, plan.proxies, &fleet.addresses()).await?;
+    let front = rival.start(tools, plan.proxies, plan.objective, &fleet.addresses()).await?;
     for target in &front.targets {
         answers(*target).await.with_context(|| format!("{} is not ready", rival.name()))?;
     }
     let window = plan.warm_up..plan.warm_up + plan.counted;
-    let recorder = Arc::new(Recorder::new(OBJECTIVE, vec![window]));
+    let recorder = Arc::new(Recorder::new(plan.objective, vec![window]));
     let options = LoadOptions {
         targets: front.targets.clone(),
-        path: "/".to_owned(),
+        asks: plan.asks.clone(),
         profile: plan.profile.clone(),
         seed: plan.seed,
-        timeout: PATIENCE,
+        timeout: plan.patience,
     };
     let start = clock::now() + Duration::from_millis(100);
     let load = tokio::spawn(load::run(options, Arc::clone(&recorder), start, CancellationToken::new()));
     fleet.live(plan, start, &front).await?;
     load.await.context("the load broke down")??;
+    let classes = front.classes().await?;
     front.stop().await?;
     let score = recorder.scores().into_iter().next().context("one window has one score")?;
-    let send_lag_ms_max = recorder.lag_max().as_secs_f64() * 1000.0;
-    Ok(Trial { summary: score.summary(plan.counted), send_lag_ms_max })
+    let (send_lag_ms_p99, send_lag_ms_max) = (recorder.lag_ms(0.99), recorder.lag_ms(1.0));
+    let summary = score.summary(plan.counted);
+    let (outside_ms_p50, outside_ms_p99) = (score.outside_ms(0.5), score.outside_ms(0.99));
+    Ok(Trial { summary, send_lag_ms_max, send_lag_ms_p99, outside_ms_p50, outside_ms_p99, classes })
 }
 
 /// The pods of a trial, by slot.

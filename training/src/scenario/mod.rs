@@ -8,7 +8,9 @@ pub mod seeds;
 mod story;
 
 pub use family::{Family, Setting, UnknownFamily};
-pub use story::{rotating_slow_pods, unequal_pods, with_costs_of_1_to_100};
+pub use story::{
+    class_affinity, request_classes, request_classes_single, rotating_slow_pods, unequal_pods, with_costs_of_1_to_100,
+};
 
 use std::ops::Range;
 

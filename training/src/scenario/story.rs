@@ -63,6 +63,61 @@ pub fn with_costs_of_1_to_100(mut scenario: Scenario) -> Scenario {
     scenario
 }
 
+/// Requests of eight kinds with mean costs over exactly 1:100 (5 to 500 ms at speed 1, cheap ones more frequent, log-normal with cv 0.5)
+/// before six pods with two workers each, half of them twice as fast; nothing else goes wrong.
+pub fn request_classes(seed: u64, proxies: usize, load: f64) -> Scenario {
+    let pod = |pod: u32| pod_of(2, if pod < 3 { 1.0 } else { 2.0 });
+    of_classes("request classes", seed, proxies, (0..6).map(pod).collect(), load)
+}
+
+/// The same requests before twelve equal pods that serve one at a time, as single-threaded servers do.
+pub fn request_classes_single(seed: u64, proxies: usize, load: f64) -> Scenario {
+    of_classes("request classes, single workers", seed, proxies, vec![pod_of(1, 1.0); 12], load)
+}
+
+/// The same requests before nine pods with two workers each, on three groups of nodes: every class is 2 or 3 times as much work on one of them,
+/// every third class on two. `load` is of the capacity if every class went everywhere.
+pub fn class_affinity(seed: u64, proxies: usize, load: f64) -> Scenario {
+    const GROUPS: usize = 3;
+    let mut scenario = of_classes("class affinity", seed, proxies, vec![pod_of(2, 1.0); 9], load);
+    scenario.groups = (0..9).map(|pod| (pod % GROUPS) as u8).collect();
+    let factor = |class: usize, group: usize| match (group + GROUPS - class % GROUPS) % GROUPS {
+        0 => 3.0,
+        1 if class % GROUPS == 2 => 2.0,
+        _ => 1.0,
+    };
+    scenario.affinity = (0..CLASSES).flat_map(|class| (0..GROUPS).map(move |group| factor(class, group))).collect();
+    scenario.rate_rps = load * scenario.capacity_rps();
+    scenario
+}
+
+/// Kinds of requests in the stories that have several.
+const CLASSES: usize = 8;
+
+fn of_classes(name: &str, seed: u64, proxies: usize, endpoints: Vec<EndpointSpec>, load: f64) -> Scenario {
+    const CHEAPEST_MS: f64 = 5.0;
+    const RATIO: f64 = 100.0;
+    let cost = |class: usize| RATIO.powf(class as f64 / (CLASSES - 1) as f64);
+    // Each class is asked for as often as its cost is small, in square roots: the dear ones are rare, and most of the work.
+    let share = |class: usize| cost(class).powf(-0.5);
+    let shares: f64 = (0..CLASSES).map(share).sum();
+    let mut scenario = story(name, seed, proxies, endpoints, load);
+    scenario.classes = (0..CLASSES)
+        .map(|class| Class {
+            share: share(class) / shares,
+            mean_ns: CHEAPEST_MS * cost(class) * MILLISECOND as f64,
+            distribution: Distribution::LogNormal { cv: 0.5 },
+        })
+        .collect();
+    scenario.objective_ns = 2 * SECOND;
+    scenario.rate_rps = load * scenario.capacity_rps();
+    scenario
+}
+
+fn pod_of(slots: u32, speed: f64) -> EndpointSpec {
+    EndpointSpec { discipline: Discipline::Fcfs, slots, room: 400, speed }
+}
+
 fn story(name: &str, seed: u64, proxies: usize, endpoints: Vec<EndpointSpec>, load: f64) -> Scenario {
     let mut scenario = Scenario {
         name: name.into(),
@@ -88,4 +143,33 @@ fn story(name: &str, seed: u64, proxies: usize, endpoints: Vec<EndpointSpec>, lo
     };
     scenario.rate_rps = load * scenario.capacity_rps();
     scenario
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(scenario: &Scenario, rps: f64) {
+        assert_eq!(scenario.check(), Ok(()));
+        let costs: Vec<f64> = scenario.classes.iter().map(|class| class.mean_ns).collect();
+        assert!((costs[CLASSES - 1] / costs[0] - 100.0).abs() < 1e-9, "{}: {costs:?}", scenario.name);
+        assert!((scenario.rate_rps - rps).abs() < 1.0, "{}: {} rps", scenario.name, scenario.rate_rps);
+    }
+
+    #[test]
+    fn stories_of_classes_cost_1_to_100_and_load_what_they_say() {
+        // 50 ms a request at speed 1.
+        check(&request_classes(1, 1, 0.7), 0.7 * 18.0 / 0.05);
+        check(&request_classes_single(1, 3, 0.7), 0.7 * 12.0 / 0.05);
+    }
+
+    #[test]
+    fn every_class_has_a_group_that_suits_it_and_one_that_does_not() {
+        let scenario = class_affinity(1, 3, 0.7);
+        check(&scenario, scenario.rate_rps);
+        for row in scenario.affinity.chunks(3) {
+            assert!(row.contains(&1.0) && row.contains(&3.0), "{row:?}");
+        }
+        assert!(scenario.affinity.contains(&2.0));
+    }
 }

@@ -8,6 +8,7 @@ mod trimtab;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tempfile::TempDir;
@@ -20,6 +21,8 @@ use crate::tools::Tools;
 pub enum Rival {
     /// `trimtab up`, or `trimtab controller` with several `trimtab proxy`.
     Trimtab,
+    /// The same `--without class-costs,class-shedding`: what it is like without knowing what requests cost.
+    TrimtabNoClasses,
     /// nginx as it is by default.
     NginxRoundRobin,
     /// nginx with `least_conn`.
@@ -38,6 +41,8 @@ pub struct Front {
     servers: Vec<Server>,
     /// Addresses that take requests.
     pub targets: Vec<SocketAddr>,
+    /// Admin addresses of its proxies, where they have one.
+    admin: Vec<SocketAddr>,
 }
 
 impl Rival {
@@ -46,17 +51,28 @@ impl Rival {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Starts `proxies` of it in front of `pods`.
+    /// Starts `proxies` of it in front of `pods`; the objective is for those that heed one.
     ///
     /// # Errors
     /// If a process does not start or does not listen.
-    pub async fn start(self, tools: &Tools, proxies: usize, pods: &[SocketAddr]) -> anyhow::Result<Front> {
+    pub async fn start(
+        self,
+        tools: &Tools,
+        proxies: usize,
+        objective: Duration,
+        pods: &[SocketAddr],
+    ) -> anyhow::Result<Front> {
         let folder = tempfile::Builder::new().prefix("trimtab-compare-").tempdir()?;
-        let mut front = Front { rival: self, folder, servers: Vec::new(), targets: Vec::new() };
+        let mut front = Front { rival: self, folder, servers: Vec::new(), targets: Vec::new(), admin: Vec::new() };
         front.write_pods(pods)?;
         let path = front.folder.path().to_owned();
         let (servers, targets) = match self {
-            Self::Trimtab => trimtab::start(&path, proxies).await?,
+            Self::Trimtab | Self::TrimtabNoClasses => {
+                let without: &[&str] = if self == Self::Trimtab { &[] } else { &["class-costs", "class-shedding"] };
+                let started = trimtab::start(&path, proxies, objective, without).await?;
+                front.admin = started.admin;
+                (started.servers, started.targets)
+            }
             Self::NginxRoundRobin | Self::NginxLeastConn => nginx::start(tools, &path, proxies).await?,
             Self::Haproxy => haproxy::start(tools, &path, proxies).await?,
             Self::Envoy => envoy::start(tools, &path, proxies).await?,
@@ -76,7 +92,7 @@ impl Front {
         self.write_pods(pods)?;
         match self.rival {
             // Both watch their file.
-            Rival::Trimtab | Rival::Envoy => Ok(()),
+            Rival::Trimtab | Rival::TrimtabNoClasses | Rival::Envoy => Ok(()),
             Rival::NginxRoundRobin | Rival::NginxLeastConn => self.signal("HUP").await,
             Rival::Haproxy => self.signal("USR2").await,
         }
@@ -88,6 +104,15 @@ impl Front {
     /// If one has ended.
     pub fn pids(&self) -> anyhow::Result<Vec<u32>> {
         self.servers.iter().map(Server::pid).collect()
+    }
+
+    /// Names of the classes of requests that its first proxy tells apart, if it tells any.
+    ///
+    /// # Errors
+    /// If the proxy does not answer.
+    pub async fn classes(&self) -> anyhow::Result<Vec<String>> {
+        let Some(admin) = self.admin.first() else { return Ok(Vec::new()) };
+        trimtab::classes(*admin).await
     }
 
     /// Ends the router.
@@ -111,7 +136,7 @@ impl Front {
     fn write_pods(&self, pods: &[SocketAddr]) -> anyhow::Result<()> {
         let folder = self.folder.path();
         match self.rival {
-            Rival::Trimtab => trimtab::write_pods(folder, pods),
+            Rival::Trimtab | Rival::TrimtabNoClasses => trimtab::write_pods(folder, pods),
             Rival::NginxRoundRobin => nginx::write_pods(folder, "", pods),
             Rival::NginxLeastConn => nginx::write_pods(folder, "least_conn;", pods),
             Rival::Haproxy => haproxy::write_pods(folder, pods),

@@ -10,25 +10,34 @@ use tokio::process::Command;
 
 use super::{Server, replace};
 use crate::compare::process::free_address;
-use crate::compare::shape::OBJECTIVE;
 use crate::tools::own_binary;
 
-pub async fn start(folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+/// What runs.
+pub struct Started {
+    pub servers: Vec<Server>,
+    pub targets: Vec<SocketAddr>,
+    pub admin: Vec<SocketAddr>,
+}
+
+pub async fn start(folder: &Path, proxies: usize, objective: Duration, without: &[&str]) -> anyhow::Result<Started> {
     let program = own_binary("trimtab")?;
     let source = |command: &mut Command, listen: SocketAddr| {
-        command.args(["--listen", &listen.to_string(), "--slo", &format!("{}ms", OBJECTIVE.as_millis())]);
+        command.args(["--listen", &listen.to_string(), "--slo", &format!("{}ms", objective.as_millis())]);
         command.arg("--backends").arg(folder.join("backends"));
         command.arg("--recordings").arg(folder.join("recordings"));
         command.arg("--no-dashboard");
+        if !without.is_empty() {
+            command.args(["--without", &without.join(",")]);
+        }
     };
     if proxies == 1 {
-        let address = free_address()?;
+        let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(program);
-        command.args(["up", "--workers", "1", "--admin", "127.0.0.1:0"]);
+        command.args(["up", "--workers", "1", "--admin", &admin.to_string()]);
         source(&mut command, address);
         let mut server = Server::start("trimtab", command, folder)?;
         server.listens(address).await?;
-        return Ok((vec![server], vec![address]));
+        return Ok(Started { servers: vec![server], targets: vec![address], admin: vec![admin] });
     }
     let grpc = free_address()?;
     let mut command = Command::new(&program);
@@ -36,7 +45,7 @@ pub async fn start(folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>
     source(&mut command, SocketAddr::from(([127, 0, 0, 1], 0)));
     let mut controller = Server::start("controller", command, folder)?;
     controller.listens(grpc).await?;
-    let (mut servers, mut targets) = (Vec::new(), Vec::new());
+    let (mut servers, mut targets, mut admins) = (Vec::new(), Vec::new(), Vec::new());
     for nth in 0..proxies {
         let admin = free_address()?;
         let mut command = Command::new(&program);
@@ -46,15 +55,24 @@ pub async fn start(folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>
         server.listens(admin).await?;
         targets.push(listener(admin).await?);
         servers.push(server);
+        admins.push(admin);
     }
     // Last, so that proxies are stopped before their controller.
     servers.push(controller);
-    Ok((servers, targets))
+    Ok(Started { servers, targets, admin: admins })
 }
 
 pub fn write_pods(folder: &Path, pods: &[SocketAddr]) -> anyhow::Result<()> {
     let lines: String = pods.iter().map(|pod| format!("{pod}\n")).collect();
     replace(&folder.join("backends"), &lines)
+}
+
+/// Names of the classes of requests that a proxy tells apart, from its admin address.
+pub async fn classes(admin: SocketAddr) -> anyhow::Result<Vec<String>> {
+    let config = crate::compare::trial::get(admin, "/config").await?;
+    let config: serde_json::Value = serde_json::from_str(&config).context("/config is JSON")?;
+    let classes = config["backends"].as_array().into_iter().flatten().flat_map(|backend| backend["classes"].as_array());
+    Ok(classes.flatten().filter_map(|class| Some(class["name"].as_str()?.to_owned())).collect())
 }
 
 /// Where a proxy listens that chose its port itself, from its admin address.
