@@ -46,6 +46,8 @@ pub struct C3 {
     knobs: Knobs,
     proxies: f64,
     averages: Vec<Averages>,
+    /// Over all endpoints.
+    overall: Averages,
 }
 
 impl C3 {
@@ -55,11 +57,14 @@ impl C3 {
             knobs,
             proxies: scenario.shares.len() as f64,
             averages: vec![Averages::default(); scenario.endpoints.len()],
+            overall: Averages::default(),
         }
     }
 
     fn score_ns(&self, endpoint: u32, in_flight: u32) -> f64 {
-        let averages = &self.averages[endpoint as usize];
+        let own = &self.averages[endpoint as usize];
+        // Who has not answered yet is taken for average: otherwise all proxies would send everything there until it has.
+        let averages = if own.known { own } else { &self.overall };
         let queue = 1.0 + f64::from(in_flight) * self.proxies * self.knobs.concurrency + averages.queue;
         let power = if self.knobs.exponent == 3.0 { queue * queue * queue } else { queue.powf(self.knobs.exponent) };
         averages.beside_ns + power * averages.service_ns
@@ -73,15 +78,16 @@ impl Rule for C3 {
 
     fn ended(&mut self, departure: &Departure, _load: Option<&Load>) {
         let Some(served) = departure.served else { return };
-        let averages = &mut self.averages[departure.endpoint as usize];
         let service_ns = served.service_ns as f64;
-        // The first answer is the average; later ones move it.
-        let gain = if averages.known { self.knobs.gain } else { 1.0 };
-        let towards = |average: &mut f64, value: f64| *average += gain * (value - *average);
-        towards(&mut averages.queue, f64::from(served.in_flight_after));
-        towards(&mut averages.service_ns, service_ns);
-        towards(&mut averages.beside_ns, departure.latency_ns as f64 - service_ns);
-        averages.known = true;
+        for averages in [&mut self.averages[departure.endpoint as usize], &mut self.overall] {
+            // The first answer is the average; later ones move it.
+            let gain = if averages.known { self.knobs.gain } else { 1.0 };
+            let towards = |average: &mut f64, value: f64| *average += gain * (value - *average);
+            towards(&mut averages.queue, f64::from(served.in_flight_after));
+            towards(&mut averages.service_ns, service_ns);
+            towards(&mut averages.beside_ns, departure.latency_ns as f64 - service_ns);
+            averages.known = true;
+        }
     }
 }
 
@@ -92,8 +98,12 @@ mod tests {
 
     #[test]
     fn the_score_is_the_papers() {
-        let mut c3 =
-            C3 { knobs: Knobs { gain: 0.5, ..Knobs::DEFAULT }, proxies: 4.0, averages: vec![Averages::default()] };
+        let mut c3 = C3 {
+            knobs: Knobs { gain: 0.5, ..Knobs::DEFAULT },
+            proxies: 4.0,
+            averages: vec![Averages::default()],
+            overall: Averages::default(),
+        };
         let mut answered = |latency_ns, in_flight_after, service_ns| {
             let served = Served { in_flight_after, service_ns, ..Served::default() };
             c3.ended(&answer(0, 0, latency_ns, served), None);

@@ -32,6 +32,8 @@ const UNKNOWN_NS: f64 = 30.0 * MILLISECOND as f64;
 struct Average {
     ns: f64,
     at_ns: u64,
+    /// Whether it has answered.
+    known: bool,
 }
 
 /// Peak EWMA.
@@ -44,7 +46,7 @@ pub struct PeakEwma {
 impl PeakEwma {
     /// For so many endpoints.
     pub fn new(knobs: Knobs, endpoints: usize) -> Self {
-        Self { knobs, averages: vec![Average { ns: UNKNOWN_NS, at_ns: 0 }; endpoints] }
+        Self { knobs, averages: vec![Average { ns: UNKNOWN_NS, at_ns: 0, known: false }; endpoints] }
     }
 
     fn keep(&self, elapsed_ns: u64) -> f64 {
@@ -53,7 +55,8 @@ impl PeakEwma {
 
     fn average_ns(&self, endpoint: u32, now_ns: u64) -> f64 {
         let average = &self.averages[endpoint as usize];
-        average.ns * self.keep(now_ns - average.at_ns)
+        // Who has not answered yet does not look faster for having been away longer.
+        if average.known { average.ns * self.keep(now_ns - average.at_ns) } else { average.ns }
     }
 }
 
@@ -67,9 +70,9 @@ impl Rule for PeakEwma {
     fn ended(&mut self, departure: &Departure, _load: Option<&super::servers::Load>) {
         let latency_ns = departure.latency_ns as f64;
         let before = self.averages[departure.endpoint as usize];
-        let keep = self.keep(departure.now_ns - before.at_ns);
+        let keep = if before.known { self.keep(departure.now_ns - before.at_ns) } else { 1.0 };
         let ns = if latency_ns > before.ns { latency_ns } else { before.ns * keep + latency_ns * (1.0 - keep) };
-        self.averages[departure.endpoint as usize] = Average { ns, at_ns: departure.now_ns };
+        self.averages[departure.endpoint as usize] = Average { ns, at_ns: departure.now_ns, known: true };
     }
 }
 
