@@ -140,7 +140,9 @@ impl Controller {
         let rng = options.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let mac_key = MacKey::draw();
         if mac_key.is_none() {
-            tracing::warn!("the system has no randomness to give: proxies will not tell each other what they have in flight");
+            tracing::warn!(
+                "the system has no randomness to give: proxies will not tell each other what they have in flight"
+            );
         }
         let (view_sender, view) = watch::channel(Arc::default());
         let (ads_sender, ads_events) = mpsc::unbounded_channel();

@@ -182,7 +182,8 @@ impl ClassMemory {
             for column in 0..width {
                 let place = index * width + column;
                 let usual = groups.usual(index, column);
-                let own = (cells[place] * rests[place] + SHRINKAGE_ANSWERS * usual) / (cells[place] + SHRINKAGE_ANSWERS);
+                let own =
+                    (cells[place] * rests[place] + SHRINKAGE_ANSWERS * usual) / (cells[place] + SHRINKAGE_ANSWERS);
                 factors.push((slow + own).exp().clamp(1.0 / FACTOR_MAX, FACTOR_MAX));
             }
         }

@@ -16,8 +16,8 @@ use crate::{
     clock,
     counters::{Counter, Counters},
     http::error::Reason,
-    peers::{FRESH, heard::Rejected, stats::PeerStats},
     load::{CLASSES_MAX, RequestClass},
+    peers::{FRESH, heard::Rejected, stats::PeerStats},
     pick::costs::Costs,
     sketch::{Sketch, Snapshot},
     status::ProxyStatus,
@@ -222,9 +222,7 @@ fn per_class(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result {
         backend.endpoints().iter().map(|endpoint| f64::from(endpoint.load.in_flight_of(class))).sum()
     })?;
     out.family("class_shed", "Requests of the class turned away by admission control", MetricType::Counter, |out| {
-        each_class(backends, |backend, _, class, labels| {
-            out.labelled(labels, |out| out.count(backend.shed_of(class)))
-        })
+        each_class(backends, |backend, _, class, labels| out.labelled(labels, |out| out.count(backend.shed_of(class))))
     })
 }
 

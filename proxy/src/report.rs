@@ -150,7 +150,9 @@ impl Reported {
         for (number, before) in self.service.iter_mut().enumerate() {
             let class = RequestClass(number as u8);
             let reading = self.load.service(class).read();
-            let Some((successes, unqueued, cost_ms)) = reading.since(&std::mem::replace(before, reading)) else { continue };
+            let Some((successes, unqueued, cost_ms)) = reading.since(&std::mem::replace(before, reading)) else {
+                continue;
+            };
             let key = costs.and_then(|costs| costs.key(class)).unwrap_or_default().0;
             classes.push(v1::ClassLoad { key, successes, unqueued, cost_ms });
         }

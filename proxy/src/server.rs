@@ -179,8 +179,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             Ok(())
         })?;
     }
-    let sources =
-        Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
+    let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
     let finder = Finder::new(table.clone(), class_samples, status.subscribe());
     let control = Control {
         keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender),

@@ -31,9 +31,7 @@ fn blind_32_endpoints(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn shortest_expected_delay_32_endpoints(bencher: Bencher<'_, '_>) {
     let scenario = scenario();
-    bencher
-        .counter(requests(&scenario))
-        .bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario)));
+    bencher.counter(requests(&scenario)).bench(|| simulate(&scenario, &mut ShortestExpectedDelay::new(&scenario)));
 }
 
 /// Trimtab's rule with weights, outlier detection, admission control and `decide` twice a second.

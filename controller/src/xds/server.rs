@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::Session;
-use crate::peers::PeerNode;
 use super::snapshot::Snapshot;
+use crate::peers::PeerNode;
 
 /// So long a new stream may take to subscribe to all types before those that it has are sent out of order.
 const SUBSCRIBE_TIME: Duration = Duration::from_millis(200);
