@@ -80,7 +80,7 @@ fn what_was_trained_on_other_features_is_refused() {
     refused_when(|m, _| drop(m.context.pop()), "context[7] is nothing, this Trimtab has `error`");
     refused_when(
         |m, _| m.rule_parameters.push("more".to_owned()),
-        "rule_parameters[4] is `more`, this Trimtab has nothing",
+        "rule_parameters[5] is `more`, this Trimtab has nothing",
     );
 }
 
@@ -95,14 +95,14 @@ fn what_makes_no_sense_is_refused() {
     );
     refused_when(|m, _| m.residual_clip = 50.0, "residual_clip is 50, it must be above 0, at most 3");
     refused_when(|m, _| m.hidden = 16, "tensor `context.bias` is missing, it must be 16 numbers");
-    refused_when(|_, t| drop(t.remove("rule.bias")), "tensor `rule.bias` is missing, it must be 4 numbers");
+    refused_when(|_, t| drop(t.remove("rule.bias")), "tensor `rule.bias` is missing, it must be 5 numbers");
     refused_when(
         |_, t| drop(t.insert("extra".to_owned(), (Dtype::F32, vec![1], vec![0; 4]))),
         "tensor `extra` is there, it must be left out",
     );
     refused_when(
         |_, t| drop(t.insert("rule.bias".to_owned(), (Dtype::F64, vec![4], vec![0; 32]))),
-        "tensor `rule.bias` is F64 of shape [4], it must be F32 of shape [4]",
+        "tensor `rule.bias` is F64 of shape [4], it must be F32 of shape [5]",
     );
     refused_when(
         |_, t| t.get_mut("rule.bias").unwrap().2[4..8].copy_from_slice(&f32::NAN.to_le_bytes()),

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn noise_alone_makes_no_groups() {
-        let profile: Vec<f64> = (0..200).map(|n| 0.3 * ((n * 37 % 11) as f64 / 5.0 - 1.0)).collect();
+        let profile: Vec<f64> = (0..200).map(|n| 0.15 * ((n * 37 % 11) as f64 / 5.0 - 1.0)).collect();
         assert_eq!(Groups::find(&[10.0; 200], &profile, 8).profiles.len(), 1);
         assert_eq!(Groups::find(&[], &[], 8).usual(3, 0), 0.0);
     }

@@ -194,7 +194,8 @@ impl World {
 
     fn arrive(&mut self) {
         let score = |index: usize, pod: &Pod| {
-            let rule = self.last.as_ref().map_or(RuleParameters::LOCAL, |decision| decision.parameters);
+            // The rule in which weights count most: what is estimated must stay right and calm where it feeds back most.
+            let rule = self.last.as_ref().map_or(RuleParameters::LOCAL, |_| RuleParameters::WITH_WEIGHTS);
             let weight = self.last.as_ref().map_or(1.0, |decision| decision.applied[index]);
             (pod.in_flight() as f64 + f64::from(rule.offset)).powf(rule.exponent.into()) / weight
         };
