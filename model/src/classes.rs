@@ -14,7 +14,7 @@ use groups::Groups;
 /// Answers are forgotten at this pace.
 const MEMORY_S: f64 = 60.0;
 /// A cell remembers at most so many answers a second of its memory's age: what was learned while costs were still unknown, and waits with them,
-/// is soon outweighed; later, a spell of interference does not pass for the endpoint's nature.
+/// is soon outweighed. A long spell of interference still passes in part for the endpoint's nature (docs/simulation.md, "Where it loses").
 const ANSWERS_PER_S: f64 = 12.0;
 /// A factor of a class at an endpoint that rests on so many answers counts half (in logarithms).
 const SHRINKAGE_ANSWERS: f64 = 12.0;
@@ -73,7 +73,7 @@ pub struct ClassCosts {
 pub struct Seen {
     /// Answers.
     pub answers: u32,
-    /// Those that found a free slot.
+    /// Those that had to expect little wait.
     pub unqueued: u32,
     /// Geometric mean latency of the latter, in milliseconds.
     pub cost_ms: f32,

@@ -1,6 +1,6 @@
 //! What a pick costs, for every algorithm and from 4 to 5,000 endpoints, and what it costs to count a request in and out.
 //!
-//! Figures to hold: Trimtab's rule takes at most 1 µs up to 32 endpoints and 2 µs at 5,000 (`cargo bench -p trimtab-proxy --bench pick`).
+//! Figures to hold: Trimtab's rule takes at most 1 µs up to 32 endpoints and 2 µs at 5,000 (`cargo bench --workspace --bench pick`).
 
 use std::{
     fmt,

@@ -175,7 +175,7 @@ struct PeerCounts {
     at: AtomicU32,
 }
 
-/// From this age on what peers said counts for nothing; until then trust fades linearly.
+/// From this age on what peers said counts for nothing; until then it counts in full.
 const PEERS_EXPIRY_S: f32 = 0.1;
 
 impl PeerCounts {

@@ -1,4 +1,4 @@
-//! Simulated requests per second on one core. `cargo bench -p trimtab-training`; items/s is requests/s.
+//! Simulated requests per second on one core. `cargo bench --workspace --bench simulate`; items/s is requests/s.
 
 use divan::{Bencher, counter::ItemsCount};
 use trimtab_training::{
