@@ -155,7 +155,7 @@ impl Backend {
         let (decision, memory) = decide(&observation, &self.memory, policy, &self.guard, self.spec.mode, rng);
         self.memory = memory;
         self.window.add(&summed, now);
-        let table = self.table(&decision.applied, decision.parameters, tick, proxies);
+        let table = self.table((&decision.applied, &decision.adjustments), decision.parameters, tick, proxies);
         self.last = Some(Outcome {
             observation: Arc::new(observation),
             decision: Arc::new(decision),
@@ -173,26 +173,38 @@ impl Backend {
 
     /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.
     pub fn interim_table(&mut self, tick: u64, now: Now) -> v1::WeightTable {
-        let known: KeyMap<f64> = match &self.last {
-            Some(Outcome { decision, .. }) => {
-                decision.endpoints.iter().copied().zip(decision.applied.iter().copied()).collect()
-            }
-            None => KeyMap::default(),
+        let before = |of: fn(&Decision) -> &[f64]| -> KeyMap<f64> {
+            let pairs = |last: &Outcome| -> KeyMap<f64> {
+                last.decision.endpoints.iter().copied().zip(of(&last.decision).iter().copied()).collect()
+            };
+            self.last.as_ref().map(pairs).unwrap_or_default()
         };
+        let known = before(|decision| &decision.applied);
+        let adjusted = before(|decision| &decision.adjustments);
         let stay: Vec<f64> = self.keys().filter_map(|key| known.get(&key).copied()).collect();
-        let newcomer = if stay.is_empty() {
-            1.0
-        } else {
-            let ramps = self.spec.guardrails.slow_start.is_none_or(|window| !window.is_zero());
-            stay.iter().sum::<f64>() / stay.len() as f64 * if ramps { NEWCOMER } else { 1.0 }
+        let ramps = self.spec.guardrails.slow_start.is_none_or(|window| !window.is_zero());
+        let start = if ramps && !stay.is_empty() { NEWCOMER } else { 1.0 };
+        let newcomer = if stay.is_empty() { 1.0 } else { stay.iter().sum::<f64>() / stay.len() as f64 * start };
+        let strict = self.guard.settings().slow_start_strict;
+        let adjustments: Vec<f64> = match adjusted.is_empty() {
+            true => Vec::new(),
+            false => {
+                self.keys().map(|key| adjusted.get(&key).copied().unwrap_or(if strict { start } else { 1.0 })).collect()
+            }
         };
         let weights: Vec<f64> = self.keys().map(|key| known.get(&key).copied().unwrap_or(newcomer)).collect();
         let parameters = self.last.as_ref().map_or(RuleParameters::LOCAL, |last| last.decision.parameters);
         let proxies = self.proxies(now);
-        self.table(&weights, parameters, tick, proxies)
+        self.table((&weights, &adjustments), parameters, tick, proxies)
     }
 
-    fn table(&self, weights: &[f64], parameters: RuleParameters, tick: u64, proxies: u32) -> v1::WeightTable {
+    fn table(
+        &self,
+        (weights, adjustments): (&[f64], &[f64]),
+        parameters: RuleParameters,
+        tick: u64,
+        proxies: u32,
+    ) -> v1::WeightTable {
         let objective_ms = match self.objective_ms() {
             (Some(derived), true) => Some(derived as f32),
             _ => None,
@@ -203,6 +215,12 @@ impl Backend {
             tick,
             // A weight is finite and > 0; as f32 a tiny one must not become 0.
             weights: weights.iter().map(|&weight| (weight as f32).max(f32::MIN_POSITIVE)).collect(),
+            // Most of the time nothing is asked for, and nothing is sent.
+            adjustments: if adjustments.iter().all(|adjustment| *adjustment == 1.0) {
+                Vec::new()
+            } else {
+                adjustments.iter().map(|&adjustment| (adjustment as f32).max(f32::MIN_POSITIVE)).collect()
+            },
             parameters: Some(v1::RuleParameters {
                 exponent: parameters.exponent,
                 offset: parameters.offset,
@@ -261,6 +279,7 @@ fn guard_config(said: &GuardrailSettings) -> GuardConfig {
     set(&mut settings.step_down_max, said.step_max.map(f64::ln));
     set(&mut settings.panic_healthy_min, said.panic_threshold);
     set(&mut settings.slow_start_window_s, said.slow_start.map(|window| window.as_secs_f64()));
+    settings.slow_start_strict = said.slow_start.is_some();
     GuardConfig::new(settings).unwrap_or_else(|error| {
         tracing::warn!(%error, "guardrails are left at their defaults");
         GuardConfig::default()

@@ -1,24 +1,32 @@
 //! What kinds of requests cost, and where: pooled from what every proxy has seen of each class at each endpoint.
 //!
 //! The time that an unqueued request takes is taken for a product: cost of its class × slowness of the endpoint × what the class finds hard
-//! there in particular. The logarithms of the first two are fitted to what was seen, weighted by how often, by alternating means (a two-way
-//! analysis of variance); what is left is shrunk towards nothing where it rests on few answers, so that a class that was seen
-//! three times at a pod does not steer anything yet: towards what is usual in the endpoint's group, where endpoints fall into [groups](groups). The same code runs in the controller and in the simulator.
+//! there in particular. Logarithms of it are fitted to what was seen, weighted by how often, by alternating means (a two-way
+//! analysis of variance); what is left is shrunk towards what is usual in the endpoint's group, where endpoints fall into [groups](groups), so
+//! that a class that was seen three times at a pod does not steer anything yet.
+//!
+//! An endpoint's slowness is its nature: the median over [`Blocks`] of a few seconds, so that a spell of interference, a cold start or a gray
+//! failure passes without being learned. Answers enter the cells of their classes with the spell taken out. How an endpoint is right now is
+//! for the proxies' own latency averages to say. The same code runs in the controller and in the simulator.
 
+mod blocks;
 mod groups;
 
 use std::collections::HashMap;
 
+use blocks::Blocks;
 use groups::Groups;
 
 /// Answers are forgotten at this pace.
 const MEMORY_S: f64 = 60.0;
 /// A cell remembers at most so many answers a second of its memory's age: what was learned while costs were still unknown, and waits with them,
-/// is soon outweighed. A long spell of interference still passes in part for the endpoint's nature (docs/simulation.md, "Where it loses").
+/// is soon outweighed.
 const ANSWERS_PER_S: f64 = 12.0;
+/// How long a block lasts: longer than most spells of a noisy neighbour, so that they do not fill one after the other.
+const BLOCK_S: f64 = 3.0;
 /// A factor of a class at an endpoint that rests on so many answers counts half (in logarithms).
 const SHRINKAGE_ANSWERS: f64 = 12.0;
-/// The same of the slowness of an endpoint as a whole.
+/// The same of the slowness of an endpoint as a whole, before there are blocks enough.
 const SLOWNESS_SHRINKAGE_ANSWERS: f64 = 4.0;
 /// The fit settles within so many rounds.
 const ROUNDS: usize = 4;
@@ -33,7 +41,19 @@ pub struct ClassMemory {
     keys: Vec<u64>,
     /// Since the classes were chosen.
     age_s: f64,
-    endpoints: HashMap<u64, Vec<Cell>>,
+    /// Since blocks were closed last.
+    block_s: f64,
+    endpoints: HashMap<u64, Remembered>,
+}
+
+/// One endpoint; cells by class.
+#[derive(Debug, Clone, Default)]
+struct Remembered {
+    /// Everything but the present block; spells are taken out.
+    cells: Vec<Cell>,
+    /// The present block, as it was.
+    block: Vec<Cell>,
+    blocks: Blocks,
 }
 
 /// One class at one endpoint.
@@ -51,10 +71,53 @@ impl Cell {
     fn mean_log(&self) -> Option<f64> {
         (self.answers > 0.0).then(|| self.log_sum / self.answers)
     }
+
+    fn add(&mut self, other: &Self) {
+        self.all += other.all;
+        self.answers += other.answers;
+        self.log_sum += other.log_sum;
+    }
+
+    fn scale(&mut self, factor: f64) {
+        self.answers *= factor;
+        self.log_sum *= factor;
+    }
 }
 
-fn weights<'a>(row: &'a Option<&Vec<Cell>>, width: usize) -> impl Iterator<Item = f64> + 'a {
-    (0..width).map(move |column| row.map_or(0.0, |row| row[column].answers))
+impl Remembered {
+    fn new(width: usize) -> Self {
+        let cells = vec![Cell::default(); width];
+        Self { block: cells.clone(), cells, blocks: Blocks::default() }
+    }
+
+    /// All cells, the present block included: as it was while the endpoint's nature is not known, and without its spell after.
+    fn row(&self) -> Vec<Cell> {
+        let mut row = self.cells.clone();
+        row.iter_mut().zip(&self.block).for_each(|(cell, block)| cell.add(block));
+        row
+    }
+
+    /// Answers of the present block, and by how much they were slower than those of their classes in the mean, in logarithms.
+    fn block_slowness(&self, class_logs: &[f64]) -> (f64, f64) {
+        let (sum, answers) = self.block.iter().zip(class_logs).fold((0.0, 0.0), |(sum, answers), (cell, class_log)| {
+            (sum + cell.log_sum - cell.answers * class_log, answers + cell.answers)
+        });
+        (answers, if answers > 0.0 { sum / answers } else { 0.0 })
+    }
+
+    /// The present block is over, if it has answers enough: it tells of the endpoint's nature, and its answers tell of classes as they would have without its spell.
+    fn close_block(&mut self, class_logs: &[f64], keep_max: f64) {
+        let (answers, slowness) = self.block_slowness(class_logs);
+        if !self.blocks.push(answers, slowness) {
+            return;
+        }
+        let spell = self.blocks.nature().map_or(0.0, |nature| slowness - nature);
+        for (cell, block) in self.cells.iter_mut().zip(&mut self.block) {
+            let block = std::mem::take(block);
+            cell.add(&Cell { log_sum: block.log_sum - block.answers * spell, ..block });
+            cell.scale((keep_max / cell.answers.max(1e-9)).min(1.0));
+        }
+    }
 }
 
 /// What classes cost.
@@ -87,8 +150,12 @@ impl ClassMemory {
         }
         let column = |key: &u64| self.keys.iter().position(|other| other == key).map(|position| position + 1);
         let origin: Vec<Option<usize>> = std::iter::once(Some(0)).chain(keys.iter().map(column)).collect();
-        for cells in self.endpoints.values_mut() {
-            *cells = origin.iter().map(|origin| origin.map_or_else(Cell::default, |index| cells[index])).collect();
+        let moved = |cells: &[Cell]| -> Vec<Cell> {
+            origin.iter().map(|origin| origin.map_or_else(Cell::default, |index| cells[index])).collect()
+        };
+        for endpoint in self.endpoints.values_mut() {
+            endpoint.cells = moved(&endpoint.cells);
+            endpoint.block = moved(&endpoint.block);
         }
         self.keys = keys.to_vec();
         self.age_s = 0.0;
@@ -104,15 +171,13 @@ impl ClassMemory {
     pub fn add(&mut self, endpoint: u64, class: u64, seen: Seen) {
         let cost_ms = f64::from(seen.cost_ms);
         let column = self.keys.iter().position(|key| *key == class).map_or(0, |position| position + 1);
-        let width = self.keys.len() + 1;
-        let cell = &mut self.endpoints.entry(endpoint).or_insert_with(|| vec![Cell::default(); width])[column];
+        let (width, answers_max) = (self.keys.len() + 1, self.answers_max());
+        let cell = &mut self.endpoints.entry(endpoint).or_insert_with(|| Remembered::new(width)).block[column];
         cell.all += f64::from(seen.answers);
         if seen.unqueued > 0 && cost_ms.is_finite() && cost_ms > 0.0 {
             cell.answers += f64::from(seen.unqueued);
             cell.log_sum += f64::from(seen.unqueued) * cost_ms.max(COST_MS_MIN).ln();
-            let keep = (ANSWERS_PER_S * self.age_s.clamp(2.0, MEMORY_S) / cell.answers).min(1.0);
-            cell.answers *= keep;
-            cell.log_sum *= keep;
+            cell.scale((answers_max / cell.answers).min(1.0));
         }
     }
 
@@ -122,81 +187,106 @@ impl ClassMemory {
             let left: std::collections::HashSet<u64> = endpoints.iter().copied().collect();
             self.endpoints.retain(|key, _| left.contains(key));
         }
-        self.age_s += seconds.max(0.0);
-        let keep = (-seconds.max(0.0) / MEMORY_S).exp();
-        for cell in self.endpoints.values_mut().flatten() {
+        let seconds = seconds.max(0.0);
+        self.age_s += seconds;
+        self.block_s += seconds;
+        let keep = (-seconds / MEMORY_S).exp();
+        for cell in
+            self.endpoints.values_mut().flat_map(|endpoint| endpoint.cells.iter_mut().chain(&mut endpoint.block))
+        {
             cell.all *= keep;
-            cell.answers *= keep;
-            cell.log_sum *= keep;
+            cell.scale(keep);
+        }
+        if self.block_s >= BLOCK_S {
+            self.block_s = 0.0;
+            let keys: Vec<u64> = self.endpoints.keys().copied().collect();
+            let fit = self.fit(&keys);
+            let keep_max = self.answers_max();
+            self.endpoints.values_mut().for_each(|endpoint| endpoint.close_block(&fit.class, keep_max));
         }
     }
 
     /// What follows for these endpoints; `None` while nothing was seen.
     pub fn costs(&self, endpoints: &[u64]) -> Option<ClassCosts> {
         let width = self.keys.len() + 1;
-        let rows: Vec<Option<&Vec<Cell>>> = endpoints.iter().map(|key| self.endpoints.get(key)).collect();
-        let mut answers = vec![0.0; width];
-        let mut all = vec![0.0; width];
-        for row in rows.iter().flatten() {
-            row.iter().zip(&mut answers).for_each(|(cell, sum)| *sum += cell.answers);
-            row.iter().zip(&mut all).for_each(|(cell, sum)| *sum += cell.all);
-        }
-        let total: f64 = all.iter().sum();
+        let fit = self.fit(endpoints);
+        let total: f64 = fit.all.iter().sum();
         if total <= 0.0 {
             return None;
         }
+        let answers: Vec<f64> = fit.rows.iter().flatten().map(|cell| cell.answers).collect();
+        let rest = |(place, cell): (usize, &Cell)| {
+            let (index, column) = (place / width, place % width);
+            cell.mean_log().map_or(0.0, |log| log - fit.class[column] - fit.slowness[index])
+        };
+        let rests: Vec<f64> = fit.rows.iter().flatten().enumerate().map(rest).collect();
+        let groups = Groups::find(&answers, &rests, width);
+        let factor = |place: usize| {
+            let (index, column) = (place / width, place % width);
+            let usual = groups.usual(index, column);
+            let own =
+                (answers[place] * rests[place] + SHRINKAGE_ANSWERS * usual) / (answers[place] + SHRINKAGE_ANSWERS);
+            (fit.slowness[index] + own).exp().clamp(1.0 / FACTOR_MAX, FACTOR_MAX)
+        };
+        let cost_ms = |(log_ms, answers): (&f64, &f64)| (*answers > 0.0).then(|| log_ms.exp().max(COST_MS_MIN));
+        Some(ClassCosts {
+            cost_ms: fit.class.iter().zip(&fit.answers).map(cost_ms).collect(),
+            share: fit.all.iter().map(|all| all / total).collect(),
+            factors: (0..rests.len()).map(factor).collect(),
+        })
+    }
+
+    /// Classes and endpoints taken apart.
+    fn fit(&self, endpoints: &[u64]) -> Fit {
+        let width = self.keys.len() + 1;
+        let known: Vec<Option<&Remembered>> = endpoints.iter().map(|key| self.endpoints.get(key)).collect();
+        let rows: Vec<Vec<Cell>> =
+            known.iter().map(|known| known.map_or_else(|| vec![Cell::default(); width], Remembered::row)).collect();
+        let sum = |of: fn(&Cell) -> f64| -> Vec<f64> {
+            (0..width).map(|column| rows.iter().map(|row| of(&row[column])).sum()).collect()
+        };
+        let (answers, all) = (sum(|cell| cell.answers), sum(|cell| cell.all));
+        let nature = |known: &Option<&Remembered>| known.and_then(|known| known.blocks.nature());
+        let natures: Vec<Option<f64>> = known.iter().map(nature).collect();
         let mut class = vec![0.0; width];
-        let mut slowness = vec![0.0; endpoints.len()];
+        let mut slowness: Vec<f64> = natures.iter().map(|nature| nature.unwrap_or(0.0)).collect();
         for _ in 0..ROUNDS {
             let mut sums = vec![0.0; width];
             for (row, slow) in rows.iter().zip(&slowness) {
-                for (cell, sum) in row.iter().flat_map(|row| row.iter()).zip(&mut sums) {
-                    *sum += cell.log_sum - cell.answers * slow;
-                }
+                row.iter().zip(&mut sums).for_each(|(cell, sum)| *sum += cell.log_sum - cell.answers * slow);
             }
             for ((class, sum), answers) in class.iter_mut().zip(&sums).zip(&answers) {
                 *class = if *answers > 0.0 { sum / answers } else { 0.0 };
             }
-            for (row, slow) in rows.iter().zip(&mut slowness) {
+            for ((row, slow), nature) in rows.iter().zip(&mut slowness).zip(&natures) {
                 let (mut sum, mut count) = (0.0, SLOWNESS_SHRINKAGE_ANSWERS);
-                for (cell, class) in row.iter().flat_map(|row| row.iter()).zip(&class) {
+                for (cell, class) in row.iter().zip(&class) {
                     sum += cell.log_sum - cell.answers * class;
                     count += cell.answers;
                 }
-                *slow = sum / count;
+                *slow = nature.unwrap_or(sum / count);
             }
         }
-        let cells: Vec<f64> = rows.iter().flat_map(|row| weights(row, width)).collect();
-        let rests: Vec<f64> = rows
-            .iter()
-            .zip(&slowness)
-            .flat_map(|(row, slow)| {
-                let cell = move |column: usize| row.map_or_else(Cell::default, |row| row[column]);
-                let class = &class;
-                (0..width).map(move |column| cell(column).mean_log().map_or(0.0, |log| log - class[column] - slow))
-            })
-            .collect();
-        let groups = Groups::find(&cells, &rests, width);
-        let mut factors = Vec::with_capacity(width * endpoints.len());
-        for (index, slow) in slowness.iter().enumerate() {
-            for column in 0..width {
-                let place = index * width + column;
-                let usual = groups.usual(index, column);
-                let own =
-                    (cells[place] * rests[place] + SHRINKAGE_ANSWERS * usual) / (cells[place] + SHRINKAGE_ANSWERS);
-                factors.push((slow + own).exp().clamp(1.0 / FACTOR_MAX, FACTOR_MAX));
-            }
-        }
-        Some(ClassCosts {
-            cost_ms: class
-                .iter()
-                .zip(&answers)
-                .map(|(log_ms, answers)| (*answers > 0.0).then(|| log_ms.exp().max(COST_MS_MIN)))
-                .collect(),
-            share: all.iter().map(|all| all / total).collect(),
-            factors,
-        })
+        Fit { rows, answers, all, class, slowness }
     }
+
+    /// Answers that a cell remembers at most.
+    fn answers_max(&self) -> f64 {
+        ANSWERS_PER_S * self.age_s.clamp(2.0, MEMORY_S)
+    }
+}
+
+/// What was seen, taken apart.
+struct Fit {
+    /// By endpoint and class.
+    rows: Vec<Vec<Cell>>,
+    /// By class, of all endpoints: answers that did not wait, and all.
+    answers: Vec<f64>,
+    all: Vec<f64>,
+    /// Logarithm of the cost in milliseconds, by class.
+    class: Vec<f64>,
+    /// Logarithm of the slowness, by endpoint.
+    slowness: Vec<f64>,
 }
 
 #[cfg(test)]
@@ -243,13 +333,36 @@ mod tests {
     }
 
     #[test]
+    fn a_spell_of_interference_changes_neither_the_endpoint_nor_its_classes() {
+        let mut memory = ClassMemory::default();
+        memory.choose(&[10, 20]);
+        let mut costs = Vec::new();
+        for block in 0..20 {
+            for endpoint in 1..=3 {
+                // The second endpoint is twice as slow by nature, and four times more for 12 of 60 s.
+                let spell = if endpoint == 2 && (8..12).contains(&block) { 4.0 } else { 1.0 };
+                let slow = if endpoint == 2 { 2.0 } else { 1.0 };
+                memory.add(endpoint, 10, seen(30, 5.0 * slow * spell));
+                memory.add(endpoint, 20, seen(20, 50.0 * slow * spell));
+            }
+            memory.pass(3.0, &[1, 2, 3]);
+            costs.push(memory.costs(&[1, 2, 3]).unwrap());
+        }
+        for costs in &costs[8..] {
+            let relative = costs.factors[3 + 1] / costs.factors[1];
+            assert!((relative / 2.0 - 1.0).abs() < 0.1, "{costs:?}");
+            assert!((costs.cost_ms[2].unwrap() / costs.cost_ms[1].unwrap() / 10.0 - 1.0).abs() < 0.05, "{costs:?}");
+        }
+    }
+
+    #[test]
     fn few_answers_move_little_and_nonsense_nothing() {
         let mut memory = memory(1.0);
         memory.add(4, 10, seen(1, 5_000.0));
         memory.add(4, 10, seen(5, f32::NAN));
         memory.add(4, 10, seen(5, -1.0));
         let costs = memory.costs(&[1, 2, 3, 4]).unwrap();
-        assert!(costs.factors[3 * 3 + 1] < 12.0, "{costs:?}");
+        assert!(costs.factors[3 * 3 + 1] < 8.0, "{costs:?}");
         assert_eq!(ClassMemory::default().costs(&[1]), None);
     }
 

@@ -73,6 +73,7 @@ pub fn decide(
         baseline: prior.weights,
         proposed,
         applied: verdict.weights,
+        adjustments: if knows_slots(observation) { verdict.adjustments } else { Vec::new() },
         parameters,
         capacity_rps: prior.capacity_rps,
         guard: verdict.actions,
@@ -84,10 +85,15 @@ pub fn decide(
     (decision, memory)
 }
 
+/// Whether most endpoints tell how many requests they serve at once: then the rule knows how long a request takes.
+fn knows_slots(observation: &Observation) -> bool {
+    let telling = observation.endpoints.iter().filter(|endpoint| endpoint.scraped.worker_limit.is_some()).count();
+    2 * telling > observation.endpoints.len()
+}
+
 /// The rule that goes with the prior and with what endpoints tell of themselves; its reference latency is the median endpoint's.
 fn base_rule(observation: &Observation, prior: &Prior) -> RuleParameters {
-    let telling = observation.endpoints.iter().filter(|endpoint| endpoint.scraped.worker_limit.is_some()).count();
-    let base = if 2 * telling > observation.endpoints.len() {
+    let base = if knows_slots(observation) {
         RuleParameters::WITH_SLOTS
     } else if prior.informed {
         RuleParameters::WITH_WEIGHTS

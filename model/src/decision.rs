@@ -74,8 +74,8 @@ impl RuleParameters {
         latency_exponent: 1.0,
         latency_reference_ms: 100.0,
         error_exponent: 12.0,
-        weight_exponent: 0.15,
-        work_share: 0.05,
+        weight_exponent: 0.0,
+        work_share: 0.5,
         affinity_proxies: 0.0,
         affinity_factor: 1.0,
     };
@@ -148,6 +148,9 @@ pub struct Decision {
     pub proposed: Vec<f64>,
     /// What is pushed.
     pub applied: Vec<f64>,
+    /// What the policy and slow start ask for beyond capacity, one an endpoint, finite and > 0: an endpoint's score is divided by it. Empty where
+    /// the rule does not know how long a request takes; there the weights say it all.
+    pub adjustments: Vec<f64>,
     /// Rule parameters that go with `applied`.
     pub parameters: RuleParameters,
     /// Estimated capacity in requests per second; `None` where the endpoint's own metrics do not tell it.

@@ -47,6 +47,8 @@ pub(crate) struct Case<'a> {
 /// What the guard allows.
 pub(crate) struct Verdict {
     pub weights: Vec<f64>,
+    /// What is asked for beyond capacity, one an endpoint: the part of the policy's residual that was heard, times the ramp of a strict slow start.
+    pub adjustments: Vec<f64>,
     /// Whether the policy's rule parameters hold.
     pub policy_applies: bool,
     pub actions: Vec<GuardAction>,
@@ -58,21 +60,29 @@ pub(crate) fn rule(case: &Case<'_>, config: &GuardConfig, watch: &mut Watch) -> 
     let mut actions = Vec::new();
     let heard = hear(case, settings, watch, &mut actions);
     let policy_applies = heard.is_some();
-    let wanted = match heard {
-        Some(proposal) => blend(case, proposal, &mut actions),
+    let residuals = heard.map(|proposal| heard_residuals(case, proposal, &mut actions));
+    let mut adjustments = match &residuals {
+        Some(residuals) => residuals.iter().map(|residual| residual.exp()).collect(),
+        None => vec![1.0; case.endpoints.len()],
+    };
+    let wanted = match &residuals {
+        Some(residuals) => softmax(
+            &case.prior.log_capacity.iter().zip(residuals).map(|(log, residual)| log + residual).collect::<Vec<_>>(),
+        ),
         None => case.prior.weights.clone(),
     };
     let weights = if in_panic(case, settings, &mut actions) {
         let mut weights = case.prior.weights.clone();
         bounds::hold(&mut weights, &vec![true; case.endpoints.len()], settings);
+        adjustments.fill(1.0);
         weights
     } else {
         let mut weights = step(case, settings, wanted, &mut actions);
-        slow_start(case, settings, &mut weights, &mut actions);
+        slow_start(case, settings, &mut weights, &mut adjustments, &mut actions);
         share_bounds(case, settings, &mut weights, &mut actions);
         weights
     };
-    Verdict { weights, policy_applies, actions }
+    Verdict { weights, adjustments, policy_applies, actions }
 }
 
 /// The proposal, unless there is a reason for the fallback.
@@ -135,10 +145,10 @@ fn unfamiliar_detail(case: &Case<'_>, now: bool, strange: usize) -> String {
     }
 }
 
-/// The policy's weights, with the prior's where an endpoint's metrics do not allow a judgement.
-fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -> Vec<f64> {
+/// The policy's residuals, 0 where an endpoint's metrics do not allow a judgement.
+fn heard_residuals(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -> Vec<f64> {
     let mut missing = Vec::new();
-    let mut logs = Vec::with_capacity(case.endpoints.len());
+    let mut residuals = Vec::with_capacity(case.endpoints.len());
     for (index, endpoint) in case.observation.endpoints.iter().enumerate() {
         let age_s = information_age_s(endpoint);
         let strange = case.unfamiliar_backend.or(case.unfamiliar.get(index).copied().flatten());
@@ -167,7 +177,7 @@ fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -
                 0.0
             }
         };
-        logs.push(case.prior.log_capacity[index] + residual);
+        residuals.push(residual);
     }
     // One line, not thousands, for a backend that nobody has reported on yet.
     if missing.len() == case.endpoints.len() && !missing.is_empty() {
@@ -183,7 +193,7 @@ fn blend(case: &Case<'_>, proposal: &Proposal, actions: &mut Vec<GuardAction>) -
             detail: "it has no metrics and no proxy reports on it: its prior counts".to_owned(),
         }));
     }
-    softmax(&logs)
+    residuals
 }
 
 /// Age of what is known of an endpoint: of its own metrics where it has any, else of the proxies' reports.
@@ -267,7 +277,13 @@ fn step(case: &Case<'_>, settings: &GuardSettings, mut wanted: Vec<f64>, actions
     wanted
 }
 
-fn slow_start(case: &Case<'_>, settings: &GuardSettings, weights: &mut [f64], actions: &mut Vec<GuardAction>) {
+fn slow_start(
+    case: &Case<'_>,
+    settings: &GuardSettings,
+    weights: &mut [f64],
+    adjustments: &mut [f64],
+    actions: &mut Vec<GuardAction>,
+) {
     if settings.slow_start_window_s <= 0.0 {
         return;
     }
@@ -291,6 +307,9 @@ fn slow_start(case: &Case<'_>, settings: &GuardSettings, weights: &mut [f64], ac
     }
     for (index, age_s, ramp) in ramps {
         weights[index] *= ramp;
+        if settings.slow_start_strict {
+            adjustments[index] *= ramp;
+        }
         actions.push(GuardAction {
             reason: Reason::SlowStart,
             endpoint: Some(case.observation.endpoints[index].key),

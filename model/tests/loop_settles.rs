@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Metrics, World};
+use support::{Follows, Metrics, World};
 use trimtab_model::Policy;
 
 const SPEEDS: [f64; 12] = [10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0, 20.0, 40.0, 40.0, 40.0, 40.0];
@@ -32,6 +32,28 @@ fn shares_settle_on_capacity_and_stay_there_at_any_load() {
             let (usual, worst) = off_over(&mut world, 200);
             assert!(usual < 1.5 && worst < 2.5, "load {load}: off by x{usual:.2}, at worst x{worst:.2}");
         }
+    }
+}
+
+#[test]
+fn costs_settle_on_speeds_and_stay_there_under_the_rule_that_is_decided() {
+    for load in [0.3, 0.6, 0.85, 0.95] {
+        let mut world = World::new(&SPEEDS, load, Metrics::Busy, 1);
+        world.follows = Follows::Decided;
+        world.ticks(120);
+        let mut off = Vec::new();
+        for _ in 0..200 {
+            world.tick();
+            let logs: Vec<f64> =
+                world.factors.iter().zip(SPEEDS).map(|(factor, speed)| (factor * speed).ln()).collect();
+            let mean = logs.iter().sum::<f64>() / logs.len() as f64;
+            off.extend(logs.iter().map(|log| (log - mean).abs().exp()));
+        }
+        off.sort_by(f64::total_cmp);
+        let (usual, worst) = (off[off.len() * 99 / 100], off[off.len() - 1]);
+        assert!(usual < 1.25 && worst < 1.4, "load {load}: off by x{usual:.2}, at worst x{worst:.2}");
+        let (usual, worst) = off_over(&mut world, 200);
+        assert!(usual < 2.0 && worst < 2.5, "load {load}: shares off by x{usual:.2}, at worst x{worst:.2}");
     }
 }
 

@@ -74,6 +74,7 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
         parameters,
         proxies: NonZeroU32::MIN.saturating_add(3),
         objective: None,
+        adjustments: Vec::new(),
         proxy_keys: Vec::new(),
         position: None,
     };
@@ -200,6 +201,7 @@ fn with_weights(bencher: Bencher<'_, '_>, size: usize) {
         parameters: WHOLE,
         proxies: NonZeroU32::MIN,
         objective: None,
+        adjustments: Vec::new(),
         proxy_keys: Vec::new(),
         position: None,
     };

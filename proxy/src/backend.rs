@@ -92,6 +92,8 @@ struct Weights {
     tick: u64,
     /// One an endpoint; positive, mean 1.
     relative: Box<[f64]>,
+    /// One an endpoint, > 0: its score is divided by it.
+    adjustments: Box<[f64]>,
     parameters: RuleParameters,
     proxies: f32,
     /// Position among the proxies that send to the backend, if it is known.
@@ -131,6 +133,11 @@ impl Backend {
                         .iter()
                         .map(|endpoint| origin(endpoint).map_or(1.0, |(_, index)| received.value.relative[index])),
                 ),
+                adjustments: config
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| origin(endpoint).map_or(1.0, |(_, index)| received.value.adjustments[index]))
+                    .collect(),
                 ..*received.value
             }),
         });
@@ -164,9 +171,18 @@ impl Backend {
             return Ok(None);
         }
         self.check_len("WeightTable", "weights", table.weights.len())?;
+        if !table.adjustments.is_empty() {
+            self.check_len("WeightTable", "adjustments", table.adjustments.len())?;
+        }
         let weights = Weights {
             tick: table.tick,
             relative: relative(table.weights.iter().map(|&weight| f64::from(weight))),
+            adjustments: match &*table.adjustments {
+                [] => vec![1.0; table.weights.len()].into(),
+                adjustments => {
+                    adjustments.iter().map(|&adjustment| f64::from(adjustment).max(WEIGHT_SHARE_MIN)).collect()
+                }
+            },
             parameters: table.parameters,
             proxies: table.proxies.get() as f32,
             position: table.position,
@@ -279,6 +295,9 @@ impl Backend {
         latency: Duration,
         orca: Option<OrcaLoad>,
     ) -> Option<OutlierEvent> {
+        if outcome == Outcome::Success {
+            self.state.shared.latency.answered(now, millis(latency) / attempt.relative_cost());
+        }
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 
@@ -296,7 +315,6 @@ impl Backend {
     pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration) {
         self.state.admission.finish(admitted, &self.admission, now, outcome, latency);
         if outcome == Outcome::Success {
-            self.state.shared.latency.answered(now, millis(latency));
             if self.objective().is_some_and(|objective| latency <= objective) {
                 self.state.within_objective.fetch_add(1, Relaxed);
             }
@@ -469,12 +487,14 @@ impl Parts {
         let terms = self.config.terms;
         let parameters = terms.applied_to(parameters);
         let candidate = |index: usize| {
-            let weight = weights.map_or(1.0, |weights| 1.0 + (weights.relative[index] - 1.0) * f64::from(trust));
+            let faded = |number: f64| 1.0 + (number - 1.0) * f64::from(trust);
+            let weight = weights.map_or(1.0, |weights| faded(weights.relative[index]));
+            let adjustment = weights.filter(|_| terms.weights).map_or(1.0, |weights| faded(weights.adjustments[index]));
             Candidate {
                 load: self.endpoints[index].load.clone(),
                 index: index as u32,
                 inverse_weight: (1.0 / weight) as f32,
-                weight_factor: weight.powf(-f64::from(parameters.weight_exponent)),
+                weight_factor: weight.powf(-f64::from(parameters.weight_exponent)) / adjustment,
                 pooled_error: self.errors.as_ref().map_or(0.0, |errors| errors.value[index]),
                 preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
             }

@@ -272,6 +272,8 @@ pub struct WeightTable {
     pub tick: u64,
     /// Relative; each finite and > 0.
     pub weights: Vec<f32>,
+    /// What an endpoint's score is divided by: what is asked for beyond capacity. One a weight, each finite and > 0; empty: all 1.
+    pub adjustments: Vec<f32>,
     /// Parameters that go with them.
     pub parameters: RuleParameters,
     /// Proxies that send to the backend, this one included.
@@ -523,11 +525,15 @@ impl TryFrom<v1::WeightTable> for WeightTable {
 
     fn try_from(wire: v1::WeightTable) -> Result<Self, InvalidResource> {
         let check = Check::new("WeightTable", &wire.backend);
-        let wrong = wire.weights.iter().position(|weight| !(weight.is_normal() && *weight > 0.0));
-        if let Some(index) = wrong {
-            let reason = format!("{} is not a weight: each must be finite and > 0", wire.weights[index]);
-            return Err(check.error(format_args!("weights[{index}]"), reason));
-        }
+        let positive = |numbers: &[f32], name: &str, what: &str| {
+            let wrong = numbers.iter().position(|number| !(number.is_normal() && *number > 0.0));
+            wrong.map_or(Ok(()), |index| {
+                let reason = format!("{} is not {what}: each must be finite and > 0", numbers[index]);
+                Err(check.error(format_args!("{name}[{index}]"), reason))
+            })
+        };
+        positive(&wire.weights, "weights", "a weight")?;
+        positive(&wire.adjustments, "adjustments", "an adjustment")?;
         let parameters =
             wire.parameters.ok_or_else(|| check.error("parameters", "must be set with the weights".to_owned()))?;
         let proxies = NonZeroU32::new(wire.proxies)
@@ -536,6 +542,7 @@ impl TryFrom<v1::WeightTable> for WeightTable {
             generation: wire.generation,
             tick: wire.tick,
             weights: wire.weights,
+            adjustments: wire.adjustments,
             parameters: RuleParameters::check(&parameters, &check)?,
             proxies,
             position: None,

@@ -79,6 +79,11 @@ impl Attempt {
         Self { relative_cost, wait_ms, ..self }
     }
 
+    /// What requests of its class cost at its endpoint, relative to the mean request.
+    pub fn relative_cost(&self) -> f32 {
+        self.relative_cost
+    }
+
     /// Whether this is the trial request of a half-open endpoint.
     pub fn is_trial(&self) -> bool {
         self.trial

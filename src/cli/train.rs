@@ -62,7 +62,7 @@ pub struct TrainArgs {
     /// Compare these checkpoints with the prior and its rivals on validation scenarios, and train nothing
     #[arg(long, value_name = "FILE,...", value_delimiter = ',', conflicts_with_all = ["from", "out", "resume"])]
     evaluate: Vec<PathBuf>,
-    /// Seeds of scenarios to evaluate on; each is 78 runs of every contestant
+    /// Seeds of scenarios to evaluate on; each is 84 runs of every contestant
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
     evaluation_seeds: usize,
     /// How to print the result
@@ -88,7 +88,7 @@ struct Knobs {
     /// Generations from one validation to the next
     #[arg(long, value_name = "N", default_value_t = Options::default().validate_every, value_parser = clap::value_parser!(u64).range(1..))]
     validate_every: u64,
-    /// Scenarios of a validation; 78 for each seed
+    /// Scenarios of a validation; 84 for each seed
     #[arg(long, value_name = "N", default_value_t = Options::default().validation_lessons, value_parser = at_least_one)]
     validation_lessons: usize,
     /// Scenarios on which the range of the policy's input is measured

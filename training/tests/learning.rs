@@ -70,5 +70,5 @@ fn options_that_make_no_sense_are_refused_by_name() {
     };
     check(|options| options.pairs = 0, "pairs is 0, it must be at least 1");
     check(|options| options.stages = vec!["deep".into()], "policy is deep, it must be constants, linear or network");
-    check(|options| options.validation_lessons = 0, "validation-lessons is 0, it must be from 1 to 78000");
+    check(|options| options.validation_lessons = 0, "validation-lessons is 0, it must be from 1 to 84000");
 }

@@ -26,6 +26,9 @@ pub struct GuardSettings {
     pub slow_start_window_s: f64,
     /// Part of its share that a new endpoint starts with.
     pub slow_start_share: f64,
+    /// Whether it ramps up also where the rule knows how long a request takes. There a cold pod is known by its answers, and a ramp on top costs
+    /// latency (docs/simulation.md): for who asks for it.
+    pub slow_start_strict: bool,
     /// Share of endpoints whose features may be unfamiliar before the whole backend falls back.
     pub unfamiliar_share_max: f64,
     /// How far beyond the range that training saw one feature may lie, in widths of that range.
@@ -47,6 +50,7 @@ impl Default for GuardSettings {
             slow_start_window_s: 10.0,
             // Envoy's default for the aggression curve's minimum.
             slow_start_share: 0.1,
+            slow_start_strict: false,
             unfamiliar_share_max: 0.3,
             // The range is that of all but a few values in ten thousand: a quarter of its width beyond it lies nothing that
             // resembles the training data.

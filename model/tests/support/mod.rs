@@ -6,6 +6,7 @@ pub mod wild;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use trimtab_model::classes::{ClassMemory, Seen};
 use trimtab_model::decision::{Decision, Mode, RuleParameters};
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
@@ -24,6 +25,15 @@ pub enum Metrics {
     None,
 }
 
+/// Which rule proxies follow.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Follows {
+    /// The one in which weights count most: what is estimated must stay right and calm where it feeds back most.
+    Weights,
+    /// The one that is decided, on costs that are learned from answers. Without the latency factor, which only calms it.
+    Decided,
+}
+
 /// One pod.
 pub struct Pod {
     pub key: u64,
@@ -32,11 +42,14 @@ pub struct Pod {
     pub slots: usize,
     /// Share of requests that fail at once.
     pub failing: f64,
-    /// Start times of those in service and of those waiting, oldest first.
-    serving: Vec<f64>,
+    /// Arrival times of those in service, and whether they found a free slot.
+    serving: Vec<(f64, bool)>,
+    /// Arrival times of those waiting, oldest first.
     waiting: std::collections::VecDeque<f64>,
     in_flight_s: f64,
     latencies_ms: Vec<f64>,
+    /// Of those that found a free slot: how many, and the sum of the logarithms of their latency in milliseconds.
+    unqueued: (u32, f64),
     errors: u64,
 }
 
@@ -51,6 +64,7 @@ impl Pod {
             waiting: Default::default(),
             in_flight_s: 0.0,
             latencies_ms: Vec::new(),
+            unqueued: (0, 0.0),
             errors: 0,
         }
     }
@@ -106,7 +120,11 @@ pub struct World {
     pub metrics: Metrics,
     pub policy: Policy,
     pub mode: Mode,
+    pub follows: Follows,
     pub memory: Memory,
+    classes: ClassMemory,
+    /// Cost at each pod relative to the average one, as learned.
+    pub factors: Vec<f64>,
     pub last: Option<Decision>,
     tick: u64,
     now_s: f64,
@@ -122,7 +140,10 @@ impl World {
             metrics,
             policy: Policy::prior_only(),
             mode: Mode::Active,
+            follows: Follows::Weights,
             memory: Memory::default(),
+            classes: ClassMemory::default(),
+            factors: vec![1.0; speeds.len()],
             last: None,
             tick: 0,
             now_s: 0.0,
@@ -136,6 +157,7 @@ impl World {
         while self.event(end_s) {}
         self.tick += 1;
         let metrics = self.metrics;
+        self.learn_costs();
         let observation = Observation {
             backend: "default/web:80".to_owned(),
             tick: self.tick,
@@ -149,6 +171,20 @@ impl World {
         let (decision, memory) = decide(&observation, &self.memory, &self.policy, &guard, self.mode, &mut self.rng);
         self.memory = memory;
         self.last.insert(decision)
+    }
+
+    /// As the controller does from the proxies' reports.
+    fn learn_costs(&mut self) {
+        for pod in &mut self.pods {
+            let (unqueued, log_sum) = std::mem::take(&mut pod.unqueued);
+            let cost_ms = (log_sum / f64::from(unqueued.max(1))).exp() as f32;
+            self.classes.add(pod.key, 0, Seen { answers: pod.latencies_ms.len() as u32, unqueued, cost_ms });
+        }
+        let keys: Vec<u64> = self.pods.iter().map(|pod| pod.key).collect();
+        self.classes.pass(TICK_S, &keys);
+        if let Some(costs) = self.classes.costs(&keys) {
+            self.factors = costs.factors;
+        }
     }
 
     /// Lives some ticks.
@@ -182,9 +218,13 @@ impl World {
             let rate = pod.speed * pod.serving.len() as f64;
             if which < rate {
                 let done = self.rng.random_range(0..pod.serving.len());
-                let started = pod.serving.swap_remove(done);
-                pod.latencies_ms.push(1e3 * (next_s - started));
-                pod.serving.extend(pod.waiting.pop_front());
+                let (arrived, unqueued) = pod.serving.swap_remove(done);
+                let latency_ms = 1e3 * (next_s - arrived);
+                pod.latencies_ms.push(latency_ms);
+                if unqueued {
+                    pod.unqueued = (pod.unqueued.0 + 1, pod.unqueued.1 + latency_ms.max(1e-3).ln());
+                }
+                pod.serving.extend(pod.waiting.pop_front().map(|arrived| (arrived, false)));
                 return true;
             }
             which -= rate;
@@ -194,10 +234,21 @@ impl World {
 
     fn arrive(&mut self) {
         let score = |index: usize, pod: &Pod| {
-            // The rule in which weights count most: what is estimated must stay right and calm where it feeds back most.
-            let rule = self.last.as_ref().map_or(RuleParameters::LOCAL, |_| RuleParameters::WITH_WEIGHTS);
-            let weight = self.last.as_ref().map_or(1.0, |decision| decision.applied[index]);
-            (pod.in_flight() as f64 + f64::from(rule.offset)).powf(rule.exponent.into()) / weight
+            let Some(decision) = &self.last else { return pod.in_flight() as f64 };
+            let rule = match self.follows {
+                Follows::Weights => RuleParameters::WITH_WEIGHTS,
+                Follows::Decided => decision.parameters,
+            };
+            let (count, slots) = (pod.in_flight() as f64, pod.slots as f64);
+            let base = match self.follows {
+                Follows::Weights => count + f64::from(rule.offset),
+                Follows::Decided => {
+                    let wait = if count < slots { 0.0 } else { count / slots };
+                    let queue = wait + f64::from(rule.work_share) * count / slots;
+                    self.factors[index] * (1.0 + queue) + f64::from(rule.offset) - 1.0
+                }
+            };
+            base.powf(rule.exponent.into()) / decision.applied[index].powf(rule.weight_exponent.into())
         };
         let scores: Vec<f64> = self.pods.iter().enumerate().map(|(index, pod)| score(index, pod)).collect();
         let best = (0..scores.len()).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
@@ -205,7 +256,7 @@ impl World {
         if self.rng.random::<f64>() < pod.failing {
             pod.errors += 1;
         } else if pod.serving.len() < pod.slots {
-            pod.serving.push(self.now_s);
+            pod.serving.push((self.now_s, true));
         } else {
             pod.waiting.push_back(self.now_s);
         }

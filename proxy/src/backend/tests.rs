@@ -46,6 +46,7 @@ fn weights(backend: &Backend, weights: &[f32]) -> WeightTable {
         generation: backend.generation(),
         tick: 7,
         weights: weights.to_vec(),
+        adjustments: Vec::new(),
         parameters: RuleParameters { exponent: 1.0, offset: 1.0, ..RuleParameters::LOCAL },
         proxies: NonZeroU32::MIN,
         objective: Some(Duration::from_millis(80)),

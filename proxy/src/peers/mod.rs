@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{backend::Backend, config::Algorithm, hash, load::CLASSES_MAX, pick::costs::Costs};
 
 /// What changed is told this often at most.
-pub const INTERVAL: Duration = Duration::from_millis(2);
+pub const INTERVAL: Duration = Duration::from_millis(1);
 /// What did not change is told again after this long: datagrams get lost, and silence means that a proxy is gone.
 pub const HEARTBEAT: Duration = Duration::from_millis(25);
 /// What was heard counts for this long.

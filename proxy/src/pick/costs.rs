@@ -54,7 +54,11 @@ impl Costs {
             numbering: numbering(table),
             mean_ms,
             at: Box::default(),
-            slots: if table.slots.is_empty() { vec![0.0; endpoints].into() } else { table.slots.clone().into() },
+            slots: if table.slots.is_empty() {
+                vec![0.0; endpoints].into()
+            } else {
+                filled(table.slots.clone().into_iter())
+            },
         };
         costs.share[0] = other_share / weight;
         for class in &table.classes {
@@ -93,7 +97,7 @@ impl Costs {
     pub fn for_endpoints(&self, origin: impl Iterator<Item = Option<usize>> + Clone) -> Self {
         Self {
             at: origin.clone().map(|before| before.map_or(self.relative, |index| self.at[index])).collect(),
-            slots: origin.map(|before| before.map_or(0.0, |index| self.slots[index])).collect(),
+            slots: filled(origin.map(|before| before.map_or(0.0, |index| self.slots[index]))),
             ..self.clone()
         }
     }
@@ -239,6 +243,16 @@ impl Queue {
         }
         y
     }
+}
+
+fn filled(slots: impl Iterator<Item = f32>) -> Box<[f32]> {
+    let mut slots: Box<[f32]> = slots.collect();
+    let mut known: Vec<f32> = slots.iter().copied().filter(|slots| *slots > 0.0).collect();
+    known.sort_unstable_by(f32::total_cmp);
+    if let Some(median) = known.get(known.len() / 2) {
+        slots.iter_mut().filter(|slots| **slots <= 0.0).for_each(|slots| *slots = *median);
+    }
+    slots
 }
 
 /// FNV-1a over numbers and keys in the order of the numbers.

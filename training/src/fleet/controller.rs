@@ -298,18 +298,19 @@ impl Controller {
 
     fn decide(&mut self, now_ns: u64) -> WeightTable {
         let observation = self.observe(now_ns);
-        let (weights, parameters) = if self.options.control == Control::Decide {
+        let (weights, adjustments, parameters) = if self.options.control == Control::Decide {
             let features = self.ticks.as_ref().map(|_| Features::of(&observation, &self.memory));
             let (decision, memory) =
                 decide(&observation, &self.memory, &self.policy, &self.guard, Mode::Active, &mut self.rng);
             self.memory = memory;
-            let pushed = (decision.applied.iter().map(|weight| *weight as f32).collect(), decision.parameters);
+            let narrow = |numbers: &[f64]| numbers.iter().map(|number| *number as f32).collect();
+            let pushed = (narrow(&decision.applied), narrow(&decision.adjustments), decision.parameters);
             if let Some((ticks, features)) = self.ticks.as_mut().zip(features) {
                 ticks.push(Tick { features, decision });
             }
             pushed
         } else {
-            (vec![1.0; observation.endpoints.len()], RuleParameters::LOCAL)
+            (vec![1.0; observation.endpoints.len()], Vec::new(), RuleParameters::LOCAL)
         };
         let latency_reference_ms = parameters.latency_reference_ms;
         let parameters = self.options.parameters.unwrap_or(parameters);
@@ -318,6 +319,7 @@ impl Controller {
             generation: self.generation,
             tick: observation.tick,
             weights,
+            adjustments,
             parameters: ProxyRuleParameters {
                 exponent: parameters.exponent,
                 offset: parameters.offset,

@@ -26,7 +26,7 @@ use controller::Controller;
 use proxy::Proxy;
 
 /// How often proxies tell each other what they have in flight.
-const PEERS_NS: u64 = 2 * MILLISECOND;
+const PEERS_NS: u64 = MILLISECOND;
 
 /// What the proxies of a run are configured with.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -180,19 +180,19 @@ mod tests {
     #[test]
     fn every_family_is_met_equally_often_with_each_number_of_proxies() {
         let mut met: BTreeMap<(Family, usize), usize> = BTreeMap::new();
-        for lesson in (0..39).flat_map(|generation| COURSE.lessons(generation, 10)) {
+        for lesson in (0..42).flat_map(|generation| COURSE.lessons(generation, 10)) {
             *met.entry((lesson.family, lesson.setting.proxies)).or_default() += 1;
         }
-        assert_eq!(met.len(), 39);
+        assert_eq!(met.len(), 42);
         assert!(met.values().all(|times| *times == 10), "{met:?}");
     }
 
     #[test]
     fn all_lessons_may_be_learned_from_and_none_is_of_another_generation() {
         let lessons = [
-            COURSE.lessons(0, 39),
-            COURSE.lessons(1, 39),
-            COURSE.survey(39),
+            COURSE.lessons(0, 42),
+            COURSE.lessons(1, 42),
+            COURSE.survey(42),
             COURSE.validation(0, Course::SEED_LESSONS),
         ]
         .concat();

@@ -68,12 +68,12 @@ impl Default for Options {
             stages: Kind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
             generations: None,
             pairs: 12,
-            lessons: 13,
+            lessons: 14,
             seconds: Some(12),
             validate_every: 10,
             validation_lessons: 2 * Course::SEED_LESSONS,
             patience: 12,
-            survey_lessons: 78,
+            survey_lessons: 84,
         }
     }
 }
@@ -93,7 +93,7 @@ impl Options {
         require(self.seconds != Some(0), "seconds", "0".into(), "at least 1")?;
         require(self.validate_every >= 1, "validate-every", self.validate_every.to_string(), "at least 1")?;
         let validation = (1..=1000 * Course::SEED_LESSONS).contains(&self.validation_lessons);
-        require(validation, "validation-lessons", self.validation_lessons.to_string(), "from 1 to 78000")?;
+        require(validation, "validation-lessons", self.validation_lessons.to_string(), "from 1 to 84000")?;
         require(self.patience >= 1, "patience", self.patience.to_string(), "at least 1")?;
         require(self.survey_lessons >= 1, "survey-lessons", self.survey_lessons.to_string(), "at least 1")?;
         require(self.generations != Some(0), "generations", "0".into(), "at least 1")?;

@@ -49,6 +49,8 @@ pub enum Family {
     BurstClasses150,
     /// Pods crash, start cold, drain.
     Churn,
+    /// A service grows: new pods join, cold, and load follows.
+    ScaleOut,
     /// Pods fail a share of their requests fast, or slowly, or their metrics lie, while their health checks pass.
     Gray,
     /// Single-slot pods; 4 to 12 classes of requests with costs of 1:100.
@@ -67,7 +69,7 @@ pub enum Family {
 
 impl Family {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Homogeneous,
         Self::Heterogeneous,
         Self::Interference,
@@ -77,6 +79,7 @@ impl Family {
         Self::BurstClasses,
         Self::BurstClasses150,
         Self::Churn,
+        Self::ScaleOut,
         Self::Gray,
         Self::ClassesSingle,
         Self::ClassesMulti,
@@ -87,7 +90,7 @@ impl Family {
     ];
 
     /// What may be trained and tuned on, with seeds that [`super::seeds::assert_trainable`] allows.
-    pub const TRAINING: [Self; 13] = [
+    pub const TRAINING: [Self; 14] = [
         Self::Homogeneous,
         Self::Heterogeneous,
         Self::Interference,
@@ -97,6 +100,7 @@ impl Family {
         Self::BurstClasses,
         Self::BurstClasses150,
         Self::Churn,
+        Self::ScaleOut,
         Self::Gray,
         Self::ClassesSingle,
         Self::ClassesMulti,
@@ -118,6 +122,7 @@ impl Family {
             Self::BurstClasses => "burst-classes",
             Self::BurstClasses150 => "burst-classes-1.5",
             Self::Churn => "churn",
+            Self::ScaleOut => "scale-out",
             Self::Gray => "gray",
             Self::ClassesSingle => "classes-single",
             Self::ClassesMulti => "classes-multi",
@@ -140,6 +145,7 @@ impl Family {
             Self::BurstClasses => "overload: 1.2 times the capacity, 4 to 12 classes with costs of 1:100",
             Self::BurstClasses150 => "overload: 1.5 times the capacity, 4 to 12 classes with costs of 1:100",
             Self::Churn => "pods crash or drain, and start cold",
+            Self::ScaleOut => "half as many pods again join, cold, in two batches, and load follows",
             Self::Gray => "pods fail fast or slowly, or lie in their metrics, while health checks pass",
             Self::ClassesSingle => "single-slot pods, 4 to 12 classes of requests with costs of 1:100",
             Self::ClassesMulti => "multi-slot pods, 4 to 12 classes of requests with costs of 1:100",

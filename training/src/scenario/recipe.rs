@@ -55,6 +55,7 @@ enum Trouble {
     /// So many times the capacity.
     Overload(f64),
     Deploy,
+    ScaleOut,
 }
 
 /// Which metrics are wrong.
@@ -167,6 +168,7 @@ impl Plan {
                 plan.troubles = vec![Trouble::Overload(of_capacity)];
             }
             Family::Churn => plan.troubles = vec![Trouble::Restarts],
+            Family::ScaleOut => plan.troubles = vec![Trouble::ScaleOut],
             Family::Gray => plan.troubles = vec![Trouble::Gray],
             Family::ClassesSingle => {
                 plan.requests = Requests::Classes;
@@ -257,6 +259,7 @@ impl Plan {
                     events.push(Event { at_ns: window.start, change });
                 }
                 Trouble::Deploy => events.extend(troubles::deploy(scenario, rng)),
+                Trouble::ScaleOut => events.extend(troubles::scale_out(scenario, rng)),
                 Trouble::Interference | Trouble::Pauses => {}
             }
         }

@@ -176,6 +176,54 @@ pub fn deploy(scenario: &mut Scenario, rng: &mut SmallRng) -> Vec<Event> {
     events
 }
 
+/// A service grows by half in two batches: new pods, like some of the old ones, start cold, and load follows when most of them are warm.
+pub fn scale_out(scenario: &mut Scenario, rng: &mut SmallRng) -> Vec<Event> {
+    const BATCHES: usize = 2;
+    /// From the start of a batch until load has followed.
+    const FOLLOWS_S: f64 = 3.0;
+    let window = scenario.measured_ns.clone();
+    let length_s = (window.end - window.start) as f64 / SECOND as f64;
+    let old = scenario.endpoints.len();
+    let mut models: Vec<usize> = (0..old).collect();
+    models.shuffle(rng);
+    models.truncate(old.div_ceil(2));
+    let mut events = Vec::new();
+    // Capacity when everybody is warm, from so many seconds into the window on.
+    let mut steps = vec![(f64::NEG_INFINITY, scenario.endpoints.iter().map(EndpointSpec::capacity).sum::<f64>())];
+    for (step, &model) in models.iter().enumerate() {
+        let endpoint = scenario.endpoints.len() as u32;
+        scenario.endpoints.push(scenario.endpoints[model]);
+        if let Some(&group) = scenario.groups.get(model) {
+            scenario.groups.push(group);
+        }
+        if let Some(&lie) = scenario.lies.get(model) {
+            scenario.lies.push(lie);
+        }
+        events.push(Event { at_ns: 0, change: Change::Crash { endpoint } });
+        events.push(Event { at_ns: 0, change: Change::Ready { endpoint, ready: false } });
+        let batch = step * BATCHES / models.len();
+        let batch_s = length_s * (0.1 + 0.45 * batch as f64 / (BATCHES - 1) as f64);
+        events.extend(cold_start(endpoint, window.start + seconds(batch_s + rng.random_range(0.0..0.5)), rng));
+        let capacity = scenario.endpoints[endpoint as usize].capacity();
+        match steps.last_mut() {
+            Some((at_s, whole)) if *at_s == batch_s + FOLLOWS_S => *whole += capacity,
+            last => {
+                let whole = last.map_or(0.0, |(_, whole)| *whole);
+                steps.push((batch_s + FOLLOWS_S, whole + capacity));
+            }
+        }
+    }
+    let mut grown = scenario.clone();
+    events.sort_by_key(|event| event.at_ns);
+    grown.timeline.clone_from(&events);
+    let mean = grown.availability() * grown.endpoints.iter().map(EndpointSpec::capacity).sum::<f64>();
+    events.extend(steps.into_iter().map(|(at_s, whole)| {
+        let at_ns = if at_s.is_finite() { window.start + seconds(at_s) } else { 0 };
+        Event { at_ns, change: Change::Load { factor: whole / mean } }
+    }));
+    events
+}
+
 /// A process starts, is ready 100 ms later, and needs 2 to 6 s to reach its speed.
 fn cold_start(endpoint: u32, start_ns: u64, rng: &mut SmallRng) -> Vec<Event> {
     const STEPS: u32 = 8;
