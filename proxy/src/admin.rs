@@ -199,7 +199,6 @@ fn scores(backend: &Backend, index: usize, now: Timestamp) -> Vec<Value> {
 /// What is known of the classes of requests; the first is what has no class of its own.
 fn classes(backend: &Backend) -> Vec<Value> {
     let Some(costs) = backend.costs() else { return Vec::new() };
-    let limit_shares = costs.limit_shares();
     (0..CLASSES_MAX)
         .map(|number| RequestClass(number as u8))
         .filter(|class| class.0 == 0 || costs.key(*class).is_some())
@@ -210,7 +209,7 @@ fn classes(backend: &Backend) -> Vec<Value> {
                 "name": costs.key(class).map_or("others", |_| costs.name(class)),
                 "cost_ms": costs.cost_ms(class),
                 "share": costs.share(class),
-                "limit_share": limit_shares[usize::from(class.0)],
+                "limit_share": backend.limit_share(class),
                 "in_flight": backend.endpoints().iter().map(|endpoint| endpoint.load.in_flight_of(class)).sum::<u32>(),
                 "shed": backend.shed_of(class),
             })

@@ -18,7 +18,7 @@ use crate::{
         Algorithm, BackendConfig, ClassKey, ClassTable, EndpointConfig, EndpointKey, EndpointState, ErrorTable,
         InvalidResource, RuleParameters, WeightTable,
     },
-    load::{Attempt, CLASSES_MAX, EndpointLoad, OrcaLoad, Outcome, RequestClass},
+    load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
@@ -379,6 +379,11 @@ impl Backend {
         self.state.admission.limit(&self.admission)
     }
 
+    /// Share of the concurrency limit that requests of a class may fill at present.
+    pub fn limit_share(&self, class: RequestClass) -> f32 {
+        self.state.admission.share(&self.admission, class)
+    }
+
     /// Requests of a class that met the concurrency limit so far.
     pub fn shed_of(&self, class: RequestClass) -> u64 {
         self.state.admission.shed_of(class)
@@ -521,17 +526,21 @@ impl Parts {
             costs: self.costs.clone().filter(|_| terms.class_costs),
             shared: self.state.shared.clone(),
         };
+        let slots_of = |index: usize| self.costs.as_ref().map_or(1.0, |costs| costs.slots(index).max(1.0));
+        let slots = (0..self.endpoints.len()).map(slots_of).sum();
+        let admission = AdmissionRules::new(
+            &self.config.admission_control,
+            &self.config.circuit_breaker,
+            slots,
+            pool.proxies,
+            objective(&self.config, self.weights.as_ref()),
+        );
+        let admission = match &self.costs {
+            Some(costs) if terms.class_shedding => admission.with_classes(costs),
+            _ => admission,
+        };
         Backend {
-            admission: AdmissionRules::new(
-                &self.config.admission_control,
-                &self.config.circuit_breaker,
-                self.endpoints.len(),
-                objective(&self.config, self.weights.as_ref()),
-            )
-            .with_class_shares(&match &self.costs {
-                Some(costs) if terms.class_shedding => costs.limit_shares(),
-                _ => [1.0; CLASSES_MAX],
-            }),
+            admission,
             picker: Picker::new(self.config.algorithm, &pool, &parameters),
             half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
             pool,

@@ -215,8 +215,8 @@ fn per_class(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result {
     gauges("class_request_share", "Share of the backend's requests, 0 to 1", &|_, costs, class| {
         f64::from(costs.share(class))
     })?;
-    gauges("class_limit_share", "Share of the concurrency limit that the class may fill", &|_, costs, class| {
-        f64::from(costs.limit_shares()[usize::from(class.0)])
+    gauges("class_limit_share", "Share of the concurrency limit that the class may fill", &|backend, _, class| {
+        f64::from(backend.limit_share(class))
     })?;
     gauges("class_in_flight", "Own requests of the class in flight", &|backend, _, class| {
         backend.endpoints().iter().map(|endpoint| f64::from(endpoint.load.in_flight_of(class))).sum()

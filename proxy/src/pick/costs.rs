@@ -139,19 +139,9 @@ impl Costs {
         self.share[class.index()]
     }
 
-    /// Share of the concurrency limit that each class may fill: `1 − 0.7 · (share of the work that is in cheaper classes + half its own)`, but at
-    /// least its priority. In overload this sheds costly requests first and answers many more in time (DESIGN.md, "In overload").
-    pub fn limit_shares(&self) -> [f32; CLASSES_MAX] {
-        const STEEPNESS: f32 = 0.7;
-        let work: [f32; CLASSES_MAX] = std::array::from_fn(|class| self.share[class] * self.relative[class]);
-        let total = work.iter().sum::<f32>().max(1e-9);
-        std::array::from_fn(|class| {
-            let cheaper: f32 = (0..CLASSES_MAX)
-                .filter(|other| self.relative[*other] < self.relative[class])
-                .map(|other| work[other])
-                .sum();
-            (1.0 - STEEPNESS * (cheaper + work[class] / 2.0) / total).max(self.priority[class])
-        })
+    /// Share of the concurrency limit that the class may fill whatever it costs, 0..=1.
+    pub fn priority(&self, class: RequestClass) -> f32 {
+        self.priority[class.index()]
     }
 
     /// Cost of a request of this class at an endpoint over that of the mean request at the average endpoint.
@@ -335,15 +325,6 @@ mod tests {
         assert_eq!((costs.cost_ms(RequestClass(1)), costs.slots(0), costs.slots(1)), (19.0, 4.0, 0.0));
         let moved = costs.for_endpoints([None, Some(1)].into_iter());
         assert_eq!((moved.at(0, RequestClass(1)), moved.at(1, RequestClass(1))), (1.9, 0.95));
-    }
-
-    #[test]
-    fn costly_classes_may_fill_less_of_the_limit_unless_they_have_priority() {
-        let shares = Costs::new(&table(&[(1, 1.0, 0.5), (2, 10.0, 0.3), (9, 100.0, 0.2)]), 1).limit_shares();
-        assert!(shares[1] > 0.98 && shares[2] > 0.8 && shares[2] < shares[1], "{shares:?}");
-        assert_eq!(shares[9], 1.0);
-        let without = Costs::new(&table(&[(1, 1.0, 0.5), (2, 10.0, 0.3), (3, 100.0, 0.2)]), 1).limit_shares();
-        assert!(without[3] < 0.65, "{without:?}");
     }
 
     #[test]

@@ -31,6 +31,41 @@ impl Scenario {
         speed * 1e9 / self.mean_work_ns()
     }
 
+    /// The largest share of the requests of the measured window that can be answered: by shedding the costliest classes first and the last of
+    /// them in part, all capacity spent on the others, none on answers that come late. A router may do a little better where some of what
+    /// it let in is answered after the window, or where it sends every class to where that is cheap.
+    pub fn reachable_goodput(&self) -> f64 {
+        let mut classes: Vec<(f64, f64)> =
+            (0..self.classes.len()).map(|class| (self.class_work_ns(class as u8), self.classes[class].share)).collect();
+        classes.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let capacity_rps = self.capacity_rps() * self.availability();
+        let good_at = |rate_rps: f64| {
+            let mut left = capacity_rps * self.mean_work_ns() / rate_rps;
+            let served = |&(work_ns, share): &(f64, f64)| {
+                let part = (left / (share * work_ns)).clamp(0.0, 1.0);
+                left -= part * share * work_ns;
+                part * share
+            };
+            classes.iter().map(served).sum::<f64>()
+        };
+        let (mut arrived, mut good) = (0.0, 0.0);
+        let mut stretch = |from_ns: u64, to_ns: u64, factor: f64| {
+            let (from_ns, to_ns) = (from_ns.max(self.measured_ns.start), to_ns.min(self.measured_ns.end));
+            let requests = factor * to_ns.saturating_sub(from_ns) as f64;
+            arrived += requests;
+            good += requests * good_at(factor * self.rate_rps);
+        };
+        let (mut since_ns, mut factor) = (0, 1.0);
+        for event in &self.timeline {
+            if let Change::Load { factor: next } = event.change {
+                stretch(since_ns, event.at_ns, factor);
+                (since_ns, factor) = (event.at_ns, next);
+            }
+        }
+        stretch(since_ns, u64::MAX, factor);
+        good / arrived
+    }
+
     /// Share of the capacity that is there on average while requests are measured: without what is dead, not ready, slowed
     /// down, or answered with errors. Between 0 and 1 unless pods are sped up.
     pub fn availability(&self) -> f64 {
@@ -126,6 +161,41 @@ mod tests {
         check(&[(0, Change::Ready { endpoint: 1, ready: false }), (15, Change::Crash { endpoint: 1 })], 0.75);
         check(&[(15, Change::Gray { endpoint: 2, gray: Gray { share: 0.5, fast_ns: None } })], 0.9375);
         check(&[(1, Change::Crash { endpoint: 1 }), (9, Change::Start { endpoint: 1 })], 1.0);
+    }
+
+    #[test]
+    fn what_can_be_reached_in_overload_leaves_out_the_costliest_requests_first() {
+        let mut scenario = scenario();
+        let rps = scenario.capacity_rps();
+        let mut check = |load: f64, expected: f64| {
+            scenario.rate_rps = load * rps;
+            let found = scenario.reachable_goodput();
+            assert!((found - expected).abs() < 1e-9, "at {load}: {found}, expected {expected}");
+        };
+        check(0.8, 1.0);
+        check(1.25, 0.8);
+        // A tenth of the requests is nine tenths of the work.
+        let mean_ns = scenario.classes[0].mean_ns;
+        let class = |share: f64, work: f64| crate::simulator::work::Class {
+            share,
+            mean_ns: work * mean_ns / share,
+            ..scenario.classes[0]
+        };
+        scenario.classes = vec![class(0.1, 0.9), class(0.9, 0.1)];
+        let mut check = |load: f64, expected: f64| {
+            scenario.rate_rps = load * rps;
+            let found = scenario.reachable_goodput();
+            assert!((found - expected).abs() < 1e-9, "with classes at {load}: {found}, expected {expected}");
+        };
+        check(1.0, 1.0);
+        check(2.0, 0.9 + 0.1 * (0.5 - 0.1) / 0.9);
+        check(20.0, 0.45);
+        // Half of the time nothing is wrong: of three requests two arrive at 2.
+        scenario.rate_rps = rps;
+        let half_ns = scenario.measured_ns.start + 5 * SECOND;
+        scenario.timeline = vec![Event { at_ns: half_ns, change: Change::Load { factor: 2.0 } }];
+        let expected = (1.0 + 2.0 * (0.9 + 0.1 * (0.5 - 0.1) / 0.9)) / 3.0;
+        assert!((scenario.reachable_goodput() - expected).abs() < 1e-9);
     }
 
     #[test]
