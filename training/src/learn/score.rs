@@ -23,8 +23,7 @@ const PENALTY_MAX: f64 = 2.0;
 /// the share of the reachable goodput that was missed.
 pub fn cost(scenario: &Scenario, overload: bool, run: &Summary, bound: &Summary) -> f64 {
     if overload {
-        let reachable = (scenario.capacity_rps() / run.offered_rps.max(1e-9)).min(1.0);
-        return (OVERLOAD_COST * (1.0 - run.goodput_share / reachable)).clamp(LATENCY_RANGE.0, OVERLOAD_COST);
+        return (OVERLOAD_COST * (1.0 - run.goodput_share / scenario.reachable_goodput().max(1e-9))).clamp(LATENCY_RANGE.0, OVERLOAD_COST);
     }
     let log_ratio = |ours_ms: f64, bound_ms: f64| {
         let ratio = (ours_ms.max(1e-3) / bound_ms.max(1e-3)).ln();
@@ -65,7 +64,8 @@ mod tests {
     }
 
     fn check(overload: bool, run: &Summary, expected: f64) {
-        let scenario = Family::Homogeneous.scenario(&Setting::new(1, 1, 8));
+        let load = if overload { Some(1.25) } else { None };
+        let scenario = Family::Homogeneous.scenario(&Setting { load, ..Setting::new(1, 1, 8) });
         let found = cost(&scenario, overload, run, &summary(50.0));
         assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
     }
@@ -87,9 +87,7 @@ mod tests {
 
     #[test]
     fn in_overload_only_goodput_counts() {
-        let scenario = Family::Homogeneous.scenario(&Setting::new(1, 1, 8));
-        let offered_rps = 1.25 * scenario.capacity_rps();
-        let run = Summary { goodput_share: 0.4, offered_rps, ..summary(1e9) };
+        let run = Summary { goodput_share: 0.4, ..summary(1e9) };
         check(true, &run, 1.5);
         check(true, &Summary { goodput_share: 0.8, ..run }, 0.0);
     }
