@@ -20,7 +20,7 @@ compare *ARGS:
     cargo build --release --workspace --all-targets
     target/release/compare {{ARGS}}
 
-# CPU per proxied request against nginx and HAProxy.
+# CPU per proxied request against nginx, HAProxy and Envoy.
 overhead *ARGS:
     tests/tools.sh
     cargo build --release --workspace --all-targets

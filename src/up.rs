@@ -75,6 +75,8 @@ pub struct ProxySettings {
     pub share_ports: bool,
     /// Where datagrams of other proxies are taken; `None`: nowhere.
     pub peers: Option<PeerListen>,
+    /// Whether plain HTTP/1.1 takes the fast path.
+    pub fast_path: bool,
 }
 
 impl Default for ProxySettings {
@@ -86,6 +88,7 @@ impl Default for ProxySettings {
             drain_timeout: Duration::from_secs(10),
             share_ports: false,
             peers: None,
+            fast_path: true,
         }
     }
 }
@@ -382,6 +385,7 @@ fn spawn_proxy(
     options.drain_timeout = settings.drain_timeout;
     options.share_ports = settings.share_ports;
     options.peers = settings.peers;
+    options.fast_path = settings.fast_path;
     let status = options.status.subscribe();
     let mut parts = Parts::default();
     let stopped = stop.clone();

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod head;
 pub mod route;
 pub mod table;
 

@@ -53,6 +53,8 @@ pub struct ProxyOptions {
     pub share_ports: bool,
     /// Where datagrams of other proxies are taken; `None`: this proxy takes part in no exchange.
     pub peers: Option<PeerListen>,
+    /// Whether plain HTTP/1.1 takes the fast path; otherwise hyper serves everything. It changes what a request costs, not what becomes of it.
+    pub fast_path: bool,
     /// Seed of all random choices; `None`: the system's.
     pub seed: Option<u64>,
     /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
@@ -70,6 +72,7 @@ impl ProxyOptions {
             drain_timeout: Duration::from_secs(30),
             share_ports: false,
             peers: None,
+            fast_path: true,
             seed: None,
             status: watch::Sender::default(),
         }
@@ -116,7 +119,8 @@ pub enum ProxyError {
 /// # Errors
 /// If it cannot start, or a thread of it dies.
 pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
-    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, peers, seed, status } = options;
+    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, peers, fast_path, seed, status } =
+        options;
     if workers == 0 {
         return Err(ProxyError::NoWorkers);
     }
@@ -155,6 +159,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             sampler: Sampler::new(sampling.clone(), sample_sender.clone(), seed()),
             class_sampler: ClassSampler::new(class_sender.clone(), seed()),
             seed: seed(),
+            fast_path,
             commands: receiver,
         };
         threads.push(spawn(format!("proxy-worker-{index}"), move || worker::run(parts))?);

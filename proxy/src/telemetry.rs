@@ -32,6 +32,9 @@ const LOAD_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const LOAD_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// How often it is looked for errors.
 const ERROR_INTERVAL: Duration = Duration::from_millis(50);
+/// After the queue of samples was emptied it is left alone for so long: a worker that finds somebody waiting for each sample has to wake this
+/// task each time, which costs more than a request.
+const SAMPLES_REST: Duration = Duration::from_millis(50);
 /// Samples in one message.
 const SAMPLES_MAX: usize = 512;
 /// Messages that wait for a slow controller; then reports wait too, and cover a longer time.
@@ -80,6 +83,8 @@ impl Telemetry {
         let mut load = interval(LOAD_INTERVAL);
         let mut errors = interval(ERROR_INTERVAL);
         let mut batch = Vec::with_capacity(SAMPLES_MAX);
+        let mut rest = interval(SAMPLES_REST);
+        let mut resting = false;
         let result = loop {
             let kind = tokio::select! {
                 wish = wishes.message() => match wish {
@@ -92,10 +97,18 @@ impl Telemetry {
                 },
                 _ = load.tick() => Some(Kind::Load(self.load_report(clock::now()))),
                 _ = errors.tick() => self.error_report(clock::now()).map(Kind::Errors),
-                count = self.samples.recv_many(&mut batch, SAMPLES_MAX) => {
+                _ = rest.tick(), if resting => {
+                    resting = false;
+                    continue;
+                }
+                count = self.samples.recv_many(&mut batch, SAMPLES_MAX), if !resting => {
                     if count == 0 {
                         // The workers have ended: nothing is left to report but the last loads.
                         std::future::pending::<()>().await;
+                    }
+                    if count < SAMPLES_MAX {
+                        resting = true;
+                        rest.reset();
                     }
                     let samples = std::mem::replace(&mut batch, Vec::with_capacity(SAMPLES_MAX));
                     Some(Kind::Samples(RequestSamples { samples, dropped: self.sampling.take_dropped() }))

@@ -18,8 +18,8 @@ use http::HeaderValue;
 use rand::{RngCore, SeedableRng, rngs::SmallRng};
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::LocalOptions,
     sync::mpsc,
-    task::LocalSet,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::{
     class::sampling::ClassSampler,
     clock,
     counters::Counters,
-    http::{pool::Pool, session},
+    http::{fast, pool::Pool, session, upstream::Upstream},
     outlier::OutlierEvent,
     sample::Sampler,
     table::{BackendEntry, Table},
@@ -90,6 +90,8 @@ pub struct Parts {
     pub class_sampler: ClassSampler,
     /// Seed of its random numbers.
     pub seed: u64,
+    /// Whether plain requests take the fast path.
+    pub fast_path: bool,
     /// What it is told.
     pub commands: mpsc::UnboundedReceiver<Command>,
 }
@@ -100,8 +102,10 @@ pub struct Worker {
     table: Arc<ArcSwap<Table>>,
     /// The table of the last request: a request counts a reference that no other core touches.
     cached: RefCell<LocalTable>,
-    /// Idle connections to endpoints.
-    pub pool: Pool,
+    /// Idle connections to endpoints that hyper drives.
+    pub pool: Pool<Upstream>,
+    /// Those of the fast path.
+    pub plain_pool: Pool<fast::Endpoint>,
     /// For picking.
     pub rng: RefCell<SmallRng>,
     /// Counters.
@@ -111,6 +115,10 @@ pub struct Worker {
     /// Samples by which kinds of requests are found.
     pub class_sampler: ClassSampler,
     outliers: mpsc::Sender<Outlier>,
+    /// What the fast path reads into.
+    pub scratch: RefCell<fast::Scratch>,
+    /// Whether plain requests take the fast path.
+    pub fast_path: bool,
     request_ids: Cell<u64>,
     request_id_prefix: u64,
 }
@@ -151,10 +159,17 @@ impl Worker {
 
     /// A name for a request that has none: unique, not secret.
     pub fn request_id(&self) -> HeaderValue {
+        let id = bytes::Bytes::copy_from_slice(&self.next_request_id());
+        HeaderValue::from_maybe_shared(id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+    }
+
+    /// The same as bare digits.
+    pub fn next_request_id(&self) -> [u8; 24] {
         let count = self.request_ids.get();
         self.request_ids.set(count.wrapping_add(1));
-        let id = format!("{:016x}{count:08x}", self.request_id_prefix);
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(id)).unwrap_or_else(|_| HeaderValue::from_static("0"))
+        let digit = |number: u64, place: usize| b"0123456789abcdef"[(number >> (4 * place)) as usize & 15];
+        let prefix = self.request_id_prefix.wrapping_add(count >> 32);
+        std::array::from_fn(|at| if at < 16 { digit(prefix, 15 - at) } else { digit(count, 23 - at) })
     }
 
     /// Tells the keeper of the table. Never waits: an event that does not fit is told again at the next multiple of its threshold.
@@ -171,23 +186,26 @@ impl Worker {
 /// # Errors
 /// If the runtime cannot be made.
 pub fn run(parts: Parts) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let tasks = LocalSet::new();
-    tasks.block_on(&runtime, main(parts));
+    // Its tasks never leave the thread: no set of local tasks inside a runtime that could do more.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(main(parts));
     Ok(())
 }
 
 async fn main(parts: Parts) {
-    let Parts { table, counters, outliers, sampler, class_sampler, seed, mut commands } = parts;
+    let Parts { table, counters, outliers, sampler, class_sampler, seed, fast_path, mut commands } = parts;
     let mut rng = SmallRng::seed_from_u64(seed);
     let worker = Rc::new(Worker {
         cached: RefCell::new(Rc::new(table.load_full())),
         table,
         pool: Pool::default(),
+        plain_pool: Pool::default(),
         counters,
         sampler,
         class_sampler,
         outliers,
+        scratch: RefCell::default(),
+        fast_path,
         request_ids: Cell::new(0),
         request_id_prefix: rng.next_u64(),
         rng: RefCell::new(rng),
@@ -216,9 +234,10 @@ async fn main(parts: Parts) {
             },
             _ = sweep.tick() => {
                 worker.pool.sweep(clock::now());
+                worker.plain_pool.sweep(clock::now());
                 let idle = &worker.counters.idle;
                 idle.sub(idle.get());
-                idle.add(worker.pool.len() as u64);
+                idle.add((worker.pool.len() + worker.plain_pool.len()) as u64);
             }
         }
     };

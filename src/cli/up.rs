@@ -35,6 +35,17 @@ pub struct DataPlaneArgs {
     /// How long requests in flight may take to finish after SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration, help_heading = "Data plane")]
     drain_timeout: Duration,
+    /// Whether plain HTTP/1.1 takes the fast path; `off` serves everything by the slower one, with the same outcome
+    #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch, help_heading = "Data plane")]
+    fast_path: bool,
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("\"{text}\" is neither on nor off")),
+    }
 }
 
 impl DataPlaneArgs {
@@ -48,6 +59,7 @@ impl DataPlaneArgs {
             drain_timeout: self.drain_timeout,
             share_ports,
             peers: None,
+            fast_path: self.fast_path,
         }
     }
 }

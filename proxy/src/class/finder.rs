@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Classes of its own are made anew this often.
 const RENEW: Duration = Duration::from_secs(10);
+/// After the queue of samples was emptied it is left alone for so long: a worker that finds somebody waiting for each sample has to wake this
+/// task each time, which costs more than a request.
+const REST: Duration = Duration::from_millis(50);
 /// Samples that are taken in one go at most.
 const BATCH: usize = 256;
 
@@ -83,11 +86,19 @@ impl Finder {
         let mut looks: Interval = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
+        let mut rest: Interval = tokio::time::interval(REST);
+        rest.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resting = false;
         loop {
             tokio::select! {
-                count = self.samples.recv_many(&mut batch, BATCH) => {
+                _ = rest.tick(), if resting => resting = false,
+                count = self.samples.recv_many(&mut batch, BATCH), if !resting => {
                     if count == 0 {
                         return std::future::pending().await;
+                    }
+                    if count < BATCH {
+                        resting = true;
+                        rest.reset();
                     }
                     let now = clock::now();
                     batch.drain(..).for_each(|sample| self.take_in(&sample, now));

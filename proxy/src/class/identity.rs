@@ -5,10 +5,14 @@
 
 use std::fmt::{self, Write};
 
-use http::{HeaderMap, HeaderName, Method, header, request};
+use http::{HeaderName, Method, header};
 
 use super::fold;
-use crate::{config::ClassKey, hash::Fnv1a};
+use crate::{
+    config::ClassKey,
+    hash::Fnv1a,
+    head::{RequestHead, text},
+};
 
 /// Segments of a path that count; of what follows it only counts that it is there.
 pub const SEGMENTS_MAX: usize = 8;
@@ -19,7 +23,7 @@ pub const GRPC_NAME_BYTES_MAX: usize = 96;
 
 /// The key of a request: the hash of its name, without making the name. `length` is its body's, where it is known beforehand; `class_header` a
 /// header whose value goes before everything else. Allocates nothing.
-pub fn classify(head: &request::Parts, length: Option<u64>, class_header: Option<&HeaderName>) -> ClassKey {
+pub fn classify(head: &impl RequestHead, length: Option<u64>, class_header: Option<&HeaderName>) -> ClassKey {
     let mut hash = Fnv1a::default();
     // Hashing does not fail.
     let _ = write_name(&mut hash, head, length, class_header);
@@ -27,7 +31,7 @@ pub fn classify(head: &request::Parts, length: Option<u64>, class_header: Option
 }
 
 /// The name of a request, for people: `GET /users/{}/orders`, `POST /upload 256KiB+`, `gRPC /shop.Cart/Add`, `x-request-class: report`.
-pub fn name_of(head: &request::Parts, length: Option<u64>, class_header: Option<&HeaderName>) -> String {
+pub fn name_of(head: &impl RequestHead, length: Option<u64>, class_header: Option<&HeaderName>) -> String {
     let mut name = String::new();
     // Nor does writing to a string.
     let _ = write_name(&mut name, head, length, class_header);
@@ -50,23 +54,23 @@ pub fn matches(pattern: &str, name: &str) -> bool {
 
 fn write_name(
     out: &mut impl Write,
-    head: &request::Parts,
+    head: &impl RequestHead,
     length: Option<u64>,
     class_header: Option<&HeaderName>,
 ) -> fmt::Result {
     if let Some(name) = class_header
-        && let Some(value) = class_value(&head.headers, name)
+        && let Some(value) = class_value(head, name)
     {
         out.write_str(name.as_str())?;
         out.write_str(": ")?;
         return out.write_str(value);
     }
-    let path = head.uri.path();
-    if is_grpc(&head.headers) && is_grpc_method(path) {
+    let path = head.path();
+    if is_grpc(head) && is_grpc_method(path) {
         out.write_str("gRPC ")?;
         return out.write_str(path);
     }
-    out.write_str(method(&head.method))?;
+    out.write_str(method(head.method()))?;
     out.write_char(' ')?;
     for (index, segment) in path.strip_prefix('/').unwrap_or(path).split('/').enumerate() {
         if index == SEGMENTS_MAX {
@@ -80,8 +84,8 @@ fn write_name(
 }
 
 /// The class that the request claims for itself, where it does in words.
-fn class_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let value = headers.get(name)?.to_str().ok()?.trim();
+fn class_value<'a>(head: &'a impl RequestHead, name: &'a HeaderName) -> Option<&'a str> {
+    let value = text(head.value(name)?)?.trim();
     (1..=HEADER_VALUE_BYTES_MAX).contains(&value.len()).then_some(value)
 }
 
@@ -116,9 +120,8 @@ fn size(length: Option<u64>) -> &'static str {
 }
 
 /// `application/grpc`, `application/grpc+proto`, `application/grpc-web; …`.
-fn is_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
-    let rest = value.as_bytes().strip_prefix(b"application/grpc");
+fn is_grpc(head: &impl RequestHead) -> bool {
+    let rest = head.value(&header::CONTENT_TYPE).unwrap_or_default().strip_prefix(b"application/grpc");
     rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b'-' | b';' | b' ')))
 }
 
@@ -134,7 +137,7 @@ fn is_grpc_method(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{Request, request};
     use proptest::prelude::*;
 
     use super::{super::fold::tests::is_value_slowly, *};

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc, task::Context, time::Duration};
 
 use http::{Method, StatusCode};
 
-use super::{body::Progress, connection::Connection, upstream::Upstream};
+use super::{body::Progress, connection::Connection, pool::Pooled};
 use crate::{
     admission::Admitted,
     api::v1,
@@ -204,15 +204,15 @@ impl Account {
     }
 
     /// The whole answer has come: its connection goes back to the pool if it can be used again.
-    pub fn complete(&mut self, mut upstream: Box<Upstream>, cx: &mut Context<'_>) {
+    pub fn complete<C: Pooled>(&mut self, mut upstream: Box<C>, cx: &mut Context<'_>, now: Timestamp) {
         if upstream.is_reusable(cx)
             && let Some(picked) = self.picked
         {
             let target = &self.entry.targets[picked.index];
             let timeout = self.entry.backend.config().timeouts.connection_idle;
-            self.worker.pool.put(target, timeout, upstream, clock::now());
+            C::pool(&self.worker).put(target, timeout, upstream, now);
         }
-        self.finish(self.outcome());
+        self.finish(self.outcome(), now);
     }
 
     /// What the status says.
@@ -225,9 +225,8 @@ impl Account {
     }
 
     /// The request is over.
-    pub fn finish(&mut self, outcome: Outcome) {
+    pub fn finish(&mut self, outcome: Outcome, now: Timestamp) {
         let Some(admitted) = self.admitted.take() else { return };
-        let now = clock::now();
         self.end_attempt(outcome, now);
         let latency = self.latency(self.started, now);
         self.entry.backend.answered(admitted, now, outcome, latency);
@@ -285,6 +284,8 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        self.finish(Outcome::Cancelled);
+        if self.admitted.is_some() {
+            self.finish(Outcome::Cancelled, clock::now());
+        }
     }
 }

@@ -47,7 +47,6 @@ pub struct Progress {
     attempt: Cell<Timestamp>,
     bytes: Cell<u64>,
     fault: Cell<Option<BodyError>>,
-    started: Cell<bool>,
     /// Since when the next byte is the client's to send.
     client_since: Cell<Option<Timestamp>>,
     /// How long it was, altogether.
@@ -64,7 +63,6 @@ impl Progress {
             attempt: Cell::new(Timestamp::MAX),
             bytes: Cell::new(0),
             fault: Cell::new(None),
-            started: Cell::new(false),
             client_since: Cell::new(None),
             client_time: Cell::new(Duration::ZERO),
         }
@@ -102,9 +100,14 @@ impl Progress {
         self.fault.get()
     }
 
-    /// Whether any of the body has been taken from the client: then the request cannot be sent again.
-    pub fn has_started(&self) -> bool {
-        self.started.get()
+    /// Counts bytes of the request's body.
+    pub fn add_request_bytes(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Something is wrong with the request's body.
+    pub fn set_fault(&self, fault: BodyError) {
+        self.fault.set(Some(fault));
     }
 
     /// Whether the next byte is the client's to send.
@@ -117,11 +120,13 @@ impl Progress {
         self.client_time.get()
     }
 
-    fn client_waits(&self, now: Timestamp) {
+    /// The next byte is the client's to send.
+    pub fn client_waits(&self, now: Timestamp) {
         self.client_since.set(Some(self.client_since.get().unwrap_or(now)));
     }
 
-    fn client_sent(&self, now: Timestamp) {
+    /// The client sent something, or its end.
+    pub fn client_sent(&self, now: Timestamp) {
         if let Some(since) = self.client_since.take() {
             self.client_time.set(self.client_time.get() + now.since(since));
         }
@@ -186,7 +191,6 @@ impl Body for RequestBody {
             }
             this.gate = None;
         }
-        this.progress.started.set(true);
         let frame = Pin::new(incoming).poll_frame(cx);
         let now = clock::now();
         let Poll::Ready(frame) = frame else {
@@ -201,13 +205,12 @@ impl Body for RequestBody {
             }
             Some(Err(_)) => Err(BodyError::Client),
             Some(Ok(frame)) => {
-                let bytes = this.progress.bytes.get() + frame.data_ref().map_or(0, |data| data.remaining() as u64);
-                this.progress.bytes.set(bytes);
-                if bytes > this.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
+                this.progress.add_request_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
+                if this.progress.request_bytes() > this.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
             }
         };
         if let Err(fault) = result {
-            this.progress.fault.set(Some(fault));
+            this.progress.set_fault(fault);
         }
         Poll::Ready(Some(result))
     }
@@ -297,18 +300,15 @@ impl UpstreamBody {
 
     fn complete(&mut self, cx: &mut Context<'_>) {
         if let Some(upstream) = self.upstream.take() {
-            self.account.complete(upstream, cx);
+            self.account.complete(upstream, cx, clock::now());
         }
     }
 
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.upstream = None;
         self.client.abort();
-        self.account.finish(if self.account.progress().fault().is_some() {
-            Outcome::Cancelled
-        } else {
-            Outcome::Failure
-        });
+        let clients_fault = self.account.progress().fault().is_some();
+        self.account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
         Poll::Ready(Some(Err(error)))
     }
 }

@@ -49,6 +49,8 @@ pub struct Connection {
     deadline: Cell<Timestamp>,
     expired: Cell<bool>,
     heads: Cell<u64>,
+    /// The fast path holds part of a head, which framing has not seen.
+    partial: Cell<bool>,
     /// The client half-closed after its last request, and said so beforehand: it still wants the answer.
     last_request: Cell<bool>,
     closing: Cell<bool>,
@@ -70,6 +72,7 @@ impl Connection {
             deadline: Cell::new(now + limits.header_timeout),
             expired: Cell::new(false),
             heads: Cell::new(0),
+            partial: Cell::new(false),
             last_request: Cell::new(false),
             closing: Cell::new(false),
             aborted: Cell::new(false),
@@ -85,6 +88,31 @@ impl Connection {
         self.last_request.set(last);
         let refusal = self.framing.borrow().refusal_of(self.heads.get());
         (self.head_at.take().unwrap_or_else(clock::now), refusal)
+    }
+
+    /// The same for the fast path, which refuses nothing: a head that is complete and plain.
+    pub fn begin_plain_request(&self, last: bool, now: Timestamp) -> Timestamp {
+        self.phase.set(Phase::Request);
+        self.partial.set(false);
+        self.last_request.set(last);
+        self.head_at.take().unwrap_or(now)
+    }
+
+    /// The first bytes of a head have come on the fast path, and not the last.
+    pub fn begin_plain_head(&self, now: Timestamp) {
+        if !self.partial.replace(true) {
+            self.head_began(now);
+        }
+    }
+
+    /// The fast path hands over what it has read.
+    pub fn leave_fast_path(&self) {
+        self.partial.set(false);
+    }
+
+    /// Whether the client said that it will send nothing more.
+    pub fn is_last_request(&self) -> bool {
+        self.last_request.get()
     }
 
     /// The last byte of the answer is on its way.
@@ -104,7 +132,7 @@ impl Connection {
 
     /// Whether it waits for a request of which nothing has come.
     pub fn is_waiting(&self) -> bool {
-        self.phase.get() != Phase::Request && self.framing.borrow().between_messages()
+        self.phase.get() != Phase::Request && self.framing.borrow().between_messages() && !self.partial.get()
     }
 
     /// When the present phase must be over; `MAX`: never.
@@ -175,13 +203,17 @@ impl Connection {
 
     /// Bytes came; `new_head` if they start one.
     fn arrived(&self, new_head: bool) {
-        if new_head {
-            let now = clock::now();
-            self.head_at.set(Some(now));
-            if self.phase.get() != Phase::Request {
-                self.phase.set(Phase::Head);
-                self.deadline.set(now + self.limits.header_timeout);
-            }
+        // A head that the fast path handed over began when its first byte came, and has no more time than others.
+        if new_head && self.head_at.get().is_none() {
+            self.head_began(clock::now());
+        }
+    }
+
+    fn head_began(&self, now: Timestamp) {
+        self.head_at.set(Some(now));
+        if self.phase.get() != Phase::Request {
+            self.phase.set(Phase::Head);
+            self.deadline.set(now + self.limits.header_timeout);
         }
     }
 
@@ -190,7 +222,8 @@ impl Connection {
     }
 }
 
-/// A client's socket as hyper sees it: heads that were refused by [`Framing`] are the last thing that it reads.
+/// A client's socket as hyper sees it: a head that was refused by [`Framing`] is the last thing that it reads, and a chunk that breaks its
+/// framing is an error.
 #[derive(Debug)]
 pub struct GuardedStream {
     socket: TcpStream,
@@ -200,9 +233,9 @@ pub struct GuardedStream {
 }
 
 impl GuardedStream {
-    /// Guards a socket.
-    pub fn new(socket: TcpStream, connection: std::rc::Rc<Connection>) -> Self {
-        Self { socket, connection, held: BytesMut::new() }
+    /// Guards a socket, of which `read` was read already.
+    pub fn new(socket: TcpStream, connection: std::rc::Rc<Connection>, read: BytesMut) -> Self {
+        Self { socket, connection, held: read }
     }
 
     /// The socket, and what was read from it without being passed on.
@@ -217,6 +250,10 @@ impl AsyncRead for GuardedStream {
         if this.connection.framing().held() {
             *this.connection.held_reader.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
+        }
+        let malformed = || Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunked body")));
+        if this.connection.framing().broken() {
+            return malformed();
         }
         let before = buffer.filled().len();
         if this.held.is_empty() {
@@ -239,14 +276,13 @@ impl AsyncRead for GuardedStream {
         this.connection.arrived(new_head);
         match fed {
             Fed::All => {}
+            // No bytes would be the end.
+            Fed::Until(0) if this.connection.framing().broken() => return malformed(),
             Fed::Until(end) => {
                 let rest = BytesMut::from(&bytes[end..]);
                 let held = std::mem::replace(&mut this.held, rest);
                 this.held.extend_from_slice(&held);
                 buffer.set_filled(before + end);
-            }
-            Fed::Broken => {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "malformed chunked body")));
             }
         }
         Poll::Ready(Ok(()))

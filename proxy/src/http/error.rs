@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{body::ResponseBody, framing::Refusal};
+use super::framing::Refusal;
 use crate::admission::Shed;
 
 /// Header that tells an answer of the proxy from one of a backend.
@@ -135,9 +135,8 @@ impl Reason {
     }
 
     /// The whole answer.
-    pub fn response(&self) -> Response<ResponseBody> {
-        let body = Bytes::from(format!("{}\n", self.message()));
-        let mut response = Response::new(ResponseBody::full(body));
+    pub fn answer(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(format!("{}\n", self.message())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.reserve(5);

@@ -4,7 +4,7 @@
 //! A proxy must refuse them (RFC 9112 §6.3, §11.2), and by the time a request reaches the service the evidence is gone. So this
 //! follows the byte stream from head to head and says, for each head, whether it may pass. It looks at no body byte twice.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
 /// Why a head was refused; the text is shown to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Refusal {
     DuplicateHost,
     /// White space before a colon, or a folded header line.
     MalformedHeader,
+    /// A line that ends in a line feed alone, which some servers take for an end and others for a part of the line.
+    BareLineFeed,
 }
 
 impl Refusal {
@@ -36,6 +38,7 @@ impl Refusal {
             Self::MissingHost => "no host header",
             Self::DuplicateHost => "more than one host header",
             Self::MalformedHeader => "malformed header line",
+            Self::BareLineFeed => "a line ends without a carriage return",
         }
     }
 }
@@ -45,11 +48,9 @@ impl Refusal {
 pub enum Fed {
     /// All may pass.
     All,
-    /// Only this many may pass: a head ended there and nothing may follow it for now. Either it was refused, or it asks for an
-    /// upgrade and what follows may not be HTTP.
+    /// Only this many may pass, and nothing may follow them for now. Either a head ended there that was refused, or that asks for an
+    /// upgrade, and what follows may not be HTTP; or a body breaks its own framing there, and the connection cannot go on.
     Until(usize),
-    /// The body broke its own framing; the connection cannot go on.
-    Broken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +63,13 @@ enum State {
     Trailers,
     Held,
     Refused,
+    /// A body broke its own framing.
+    Broken,
     Open,
 }
 
 /// Longest chunk-size line; hyper allows 16 KiB of extensions, nobody sends any.
-const CHUNK_LINE_MAX: usize = 4096;
+pub(super) const CHUNK_LINE_MAX: usize = 4096;
 
 /// Follows one connection's bytes.
 #[derive(Debug)]
@@ -110,6 +113,11 @@ impl Framing {
         matches!(self.state, State::Held | State::Refused)
     }
 
+    /// Whether a body broke its own framing: there is nothing more that could be read.
+    pub fn broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
     /// The upgrade was not granted: HTTP goes on.
     pub fn release(&mut self) {
         if self.state == State::Held {
@@ -129,24 +137,23 @@ impl Framing {
             let rest = &bytes[at..];
             match self.state {
                 State::Open => return Fed::All,
-                State::Held | State::Refused => return Fed::Until(at),
+                State::Held | State::Refused | State::Broken => return Fed::Until(at),
                 State::Length(left) => at += self.skip(left, rest.len(), State::Length, State::Head),
                 State::ChunkData(left) => at += self.skip(left, rest.len(), State::ChunkData, State::ChunkEnd),
                 State::ChunkEnd | State::ChunkSize => match self.line(rest) {
-                    Line::Partial if self.partial.len() > CHUNK_LINE_MAX => return Fed::Broken,
+                    Line::Partial if self.partial.len() > CHUNK_LINE_MAX => self.state = State::Broken,
                     Line::Partial => return Fed::All,
-                    Line::Ends(used) => {
-                        at += used;
-                        if !self.chunk_line() {
-                            return Fed::Broken;
-                        }
-                    }
+                    Line::Ends(used) if self.chunk_line() => at += used,
+                    Line::Ends(_) => self.state = State::Broken,
                 },
                 State::Head | State::Trailers => match self.block(rest) {
                     None => return Fed::All,
                     Some(used) => {
-                        at += used;
-                        self.block_ended();
+                        if self.block_ended() {
+                            at += used;
+                        } else {
+                            self.state = State::Broken;
+                        }
                     }
                 },
             }
@@ -182,13 +189,7 @@ impl Framing {
             self.state = State::ChunkSize;
             return text.is_empty();
         }
-        let digits = text.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-        // `;` begins an extension; white space before it is bad but common.
-        if digits == 0 || digits > 16 || !matches!(text.get(digits), None | Some(b';' | b' ' | b'\t')) {
-            return false;
-        }
-        let size = std::str::from_utf8(&text[..digits]).ok().and_then(|d| u64::from_str_radix(d, 16).ok());
-        self.state = match size {
+        self.state = match chunk_size(text) {
             None => return false,
             Some(0) => State::Trailers,
             Some(size) => State::ChunkData(size),
@@ -222,9 +223,13 @@ impl Framing {
         None
     }
 
-    fn block_ended(&mut self) {
+    /// `false` if it is a trailer section that two servers could read differently.
+    fn block_ended(&mut self) -> bool {
         let block = std::mem::take(&mut self.partial);
         self.state = if self.state == State::Trailers {
+            if has_bare_line_feed(&block) {
+                return false;
+            }
             State::Head
         } else {
             self.heads += 1;
@@ -242,6 +247,7 @@ impl Framing {
         // Keep the allocation for the next head.
         self.partial = block;
         self.partial.clear();
+        true
     }
 }
 
@@ -259,6 +265,9 @@ enum After {
 }
 
 fn judge(head: &[u8]) -> Result<After, Refusal> {
+    if has_bare_line_feed(head) {
+        return Err(Refusal::BareLineFeed);
+    }
     let mut lines = Lines { rest: head };
     // hyper judges the request line itself; only the version matters here.
     let request_line = lines.find(|line| !line.is_empty()).unwrap_or_default();
@@ -298,7 +307,25 @@ fn judge(head: &[u8]) -> Result<After, Refusal> {
     }
 }
 
-fn number(digits: &[u8]) -> Option<u64> {
+/// Whether any line ends in a line feed alone.
+pub(super) fn has_bare_line_feed(lines: &[u8]) -> bool {
+    memchr_iter(b'\n', lines).any(|at| at == 0 || lines[at - 1] != b'\r')
+}
+
+/// The size in a chunk's first line, of which the end has been cut off; `None` if it is none. The rest is an extension, which is ignored.
+pub(super) fn chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
+    // `;` begins an extension; white space before it is bad but common.
+    let extension = matches!(line.get(digits), None | Some(b';' | b' ' | b'\t'));
+    let text = line[digits..].iter().all(|b| *b == b'\t' || !b.is_ascii_control());
+    if digits == 0 || digits > 16 || !extension || !text {
+        return None;
+    }
+    u64::from_str_radix(std::str::from_utf8(&line[..digits]).ok()?, 16).ok()
+}
+
+/// A `Content-Length`: digits and nothing else.
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -333,10 +360,8 @@ mod tests {
         for step in [text.len(), 1, 7] {
             let mut framing = Framing::default();
             for chunk in text.as_bytes().chunks(step.max(1)) {
-                match framing.feed(chunk) {
-                    Fed::Broken => panic!("broken: {text:?}"),
-                    Fed::All | Fed::Until(_) => {}
-                }
+                framing.feed(chunk);
+                assert!(!framing.broken(), "broken: {text:?}");
             }
             let seen = framing.refusal.map_or(Ok(framing.heads), Err);
             assert_eq!(seen, expected, "{text:?} in steps of {step}");
@@ -353,7 +378,6 @@ mod tests {
         check(&GET.repeat(3), Ok(3));
         check(&format!("\r\n{GET}\r\n{GET}"), Ok(2));
         check("GET / HTTP/1.0\r\n\r\n", Ok(1));
-        check("GET / HTTP/1.1\nhost: a\n\n", Ok(1));
     }
 
     #[test]
@@ -395,6 +419,14 @@ mod tests {
     }
 
     #[test]
+    fn a_line_feed_alone_ends_no_line() {
+        check("GET / HTTP/1.1\nhost: a\n\n", Err(Refusal::BareLineFeed));
+        check("GET / HTTP/1.1\r\nhost: a\nx: y\r\n\r\n", Err(Refusal::BareLineFeed));
+        check("GET / HTTP/1.1\r\nhost: a\r\n\n", Err(Refusal::BareLineFeed));
+        check("\nGET / HTTP/1.1\r\nhost: a\r\n\r\n", Err(Refusal::BareLineFeed));
+    }
+
+    #[test]
     fn exactly_one_host_is_needed() {
         check("GET / HTTP/1.1\r\n\r\n", Err(Refusal::MissingHost));
         check("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", Err(Refusal::DuplicateHost));
@@ -422,9 +454,20 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_noticed() {
-        for body in ["x\r\n", "\r\n", "5\nhello\r\n", "5\r\nhelloX\r\n", "11111111111111111\r\n"] {
+        for body in [
+            "x\r\n",
+            "\r\n",
+            "5\nhello\r\n",
+            "5\r\nhelloX\r\n",
+            "11111111111111111\r\n",
+            "5;a\0\r\nhello\r\n",
+            "0\r\nx: y\n\r\n",
+        ] {
             let mut framing = Framing::default();
-            assert_eq!(framing.feed(post("Transfer-Encoding: chunked\r\n", body).as_bytes()), Fed::Broken, "{body:?}");
+            let head = post("Transfer-Encoding: chunked\r\n", "");
+            let fed = framing.feed((head.clone() + body).as_bytes());
+            assert!(matches!(fed, Fed::Until(end) if (head.len()..head.len() + body.len()).contains(&end)), "{body:?}");
+            assert!(framing.broken());
         }
     }
 }

@@ -9,7 +9,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::error::Reason;
+use super::{error::Reason, framing};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -47,6 +47,16 @@ impl ClientHeaders {
             via_10: HeaderValue::from_static("1.0 trimtab"),
             http: HeaderValue::from_static("http"),
         }
+    }
+
+    /// The client's address, as `X-Forwarded-For` names it.
+    pub fn address(&self) -> &[u8] {
+        self.address.as_bytes()
+    }
+
+    /// Its element of `Forwarded`, to which the host is added.
+    pub fn forwarded(&self) -> &str {
+        &self.forwarded
     }
 }
 
@@ -112,6 +122,9 @@ fn authority(value: &HeaderValue) -> Result<Option<Authority>, Reason> {
     if authority.as_str().contains('@') || authority.host().is_empty() { Err(BAD) } else { Ok(Some(authority)) }
 }
 
+/// These are end to end, or have a meaning of their own, whatever `Connection` lists: dropping them changes what a message means.
+pub const NOT_LISTED: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::TE, header::UPGRADE];
+
 /// Removes the headers that concern one hop only, those that `Connection` lists included. Returns the upgrade that they asked for.
 fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<UpgradeTo> {
     let mut wants_upgrade = false;
@@ -122,11 +135,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) -> Option<UpgradeTo> {
         {
             if token.eq_ignore_ascii_case(b"upgrade") {
                 wants_upgrade = true;
-            } else if let Ok(name) = HeaderName::from_bytes(token) {
-                // These are end-to-end, whatever Connection says: dropping them changes what the request means.
-                if ![header::HOST, header::CONTENT_LENGTH, header::TE, header::UPGRADE].contains(&name) {
-                    headers.remove(name);
-                }
+            } else if let Ok(name) = HeaderName::from_bytes(token)
+                && !NOT_LISTED.contains(&name)
+            {
+                headers.remove(name);
             }
         }
     }
@@ -194,6 +206,20 @@ pub fn prepare_request(
         && version == Version::HTTP_11
         && headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     Prepared { upgrade: upgrades, expects_continue }
+}
+
+/// Checks that an endpoint's answer has one length that everybody reads alike: one `Content-Length` that is a number, and no transfer coding
+/// but `chunked`, which would be lost with the header that names it.
+///
+/// # Errors
+/// A reason to answer 502 with.
+pub fn validate_response(headers: &HeaderMap) -> Result<(), Reason> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length_holds = lengths.next().is_none_or(|length| framing::number(length.as_bytes()).is_some());
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding_holds = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let holds = length_holds && coding_holds && lengths.next().is_none() && codings.next().is_none();
+    if holds { Ok(()) } else { Err(Reason::UpstreamProtocol) }
 }
 
 /// Makes an endpoint's head fit to be sent to the client.

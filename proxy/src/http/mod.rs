@@ -1,12 +1,15 @@
 //! HTTP/1.1: from a client's socket to an endpoint's and back.
 //!
-//! hyper parses and writes both sides; everything else is here, in the order in which a request meets it. What a hand-written fast path
-//! would share is kept apart from hyper: [`framing`], [`headers`], [`account`], [`orca`] and [`error`] know nothing of it.
+//! There are two ways: the [`fast`] path for what is plain, and hyper for everything else ([`forward`], [`body`], [`upstream`], [`upgrade`]).
+//! What decides is shared and knows neither: [`connection`], [`arrive`], [`attempts`], [`pool`], [`account`], [`orca`] and [`error`].
 
 pub mod account;
+pub mod arrive;
+pub mod attempts;
 pub mod body;
 pub mod connection;
 pub mod error;
+pub mod fast;
 pub mod forward;
 pub mod framing;
 pub mod headers;

@@ -3,9 +3,9 @@
 //!
 //! Only what the pick rule can use is taken; a header that does not parse is no report, never an error.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 
-use crate::load::OrcaLoad;
+use crate::{head::text, load::OrcaLoad};
 
 /// The header's name.
 pub const HEADER: HeaderName = HeaderName::from_static("endpoint-load-metrics");
@@ -19,13 +19,17 @@ const IN_FLIGHT_NAMES: [&str; 3] = ["in_flight", "inflight", "requests_in_flight
 /// answering, so one is taken off.
 pub fn take(headers: &mut HeaderMap) -> Option<OrcaLoad> {
     headers.remove(HEADER_BIN);
-    let value = headers.remove(HEADER)?;
-    Some(OrcaLoad { in_flight: parse(&value)?.saturating_sub(1) })
+    read(headers.remove(HEADER)?.as_bytes())
+}
+
+/// The report in the header's value.
+pub fn read(value: &[u8]) -> Option<OrcaLoad> {
+    Some(OrcaLoad { in_flight: parse(text(value)?)?.saturating_sub(1) })
 }
 
 /// The number of requests inside.
-fn parse(value: &HeaderValue) -> Option<u32> {
-    match value.to_str().ok()?.split_once(' ')? {
+fn parse(value: &str) -> Option<u32> {
+    match value.split_once(' ')? {
         ("TEXT", pairs) => pairs.split(',').find_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             count(name.trim().strip_prefix("named_metrics.")?, value.trim().parse().ok()?)
@@ -47,6 +51,8 @@ fn count(name: &str, value: f64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[track_caller]

@@ -3,34 +3,83 @@
 use std::{
     cell::RefCell,
     collections::{HashMap, VecDeque},
+    future::Future,
+    hash::BuildHasherDefault,
+    io,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
-use super::upstream::Upstream;
-use crate::{table::Target, time::Timestamp};
+use tokio::net::TcpStream;
+
+use crate::{
+    table::{ConnectionPermit, Target},
+    time::Timestamp,
+    worker::Worker,
+};
 
 /// Idle connections that a worker keeps for one endpoint at most.
 const IDLE_MAX: usize = 1024;
 
-/// Idle connections of one worker.
-#[derive(Debug, Default)]
-pub struct Pool {
-    endpoints: RefCell<HashMap<u64, Idle>>,
+/// A connection to an endpoint that carries one request at a time, and another one later. There are two kinds, hyper's and the fast path's:
+/// what one of them has read ahead the other cannot see, so each has a pool of its own.
+pub trait Pooled: Sized {
+    /// Over a socket that was just connected.
+    fn over(socket: TcpStream, permit: ConnectionPermit) -> impl Future<Output = io::Result<Self>>;
+
+    /// The worker's pool of this kind.
+    fn pool(worker: &Worker) -> &Pool<Self>;
+
+    /// While it is idle: whether it is open, with nothing on it that nobody asked for.
+    fn is_open(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// After the end of an answer: whether another request may follow.
+    fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool;
+}
+
+/// Idle connections of one kind and worker.
+#[derive(Debug)]
+pub struct Pool<C> {
+    endpoints: RefCell<HashMap<u64, Idle<C>, BuildHasherDefault<Spread>>>,
 }
 
 #[derive(Debug)]
-struct Idle {
+struct Idle<C> {
     target: Arc<Target>,
     timeout: Duration,
     /// Oldest first, with the time since when each is idle.
-    connections: VecDeque<(Timestamp, Box<Upstream>)>,
+    connections: VecDeque<(Timestamp, Box<C>)>,
 }
 
-impl Pool {
+/// Hashes the ids of targets, which are counted up by this process: nobody can choose them to collide.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl std::hash::Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        // The golden section spreads consecutive numbers over the upper bits, which the map looks at too.
+        self.0 = (self.0 ^ id).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl<C> Default for Pool<C> {
+    fn default() -> Self {
+        Self { endpoints: RefCell::default() }
+    }
+}
+
+impl<C: Pooled> Pool<C> {
     /// The connection that was used last; that it still stands is found out by using it.
-    pub fn take(&self, target: &Target, now: Timestamp) -> Option<Box<Upstream>> {
+    pub fn take(&self, target: &Target, now: Timestamp) -> Option<Box<C>> {
         let mut endpoints = self.endpoints.borrow_mut();
         let idle = endpoints.get_mut(&target.id)?;
         let (since, connection) = idle.connections.pop_back()?;
@@ -43,11 +92,10 @@ impl Pool {
     }
 
     /// Keeps a connection for later.
-    pub fn put(&self, target: &Arc<Target>, timeout: Duration, mut connection: Box<Upstream>, now: Timestamp) {
+    pub fn put(&self, target: &Arc<Target>, timeout: Duration, connection: Box<C>, now: Timestamp) {
         if target.is_retired() {
             return;
         }
-        connection.reused = true;
         let mut endpoints = self.endpoints.borrow_mut();
         let idle = endpoints.entry(target.id).or_insert_with(|| Idle {
             target: target.clone(),
@@ -61,12 +109,19 @@ impl Pool {
         }
     }
 
+    /// Closes one idle connection to any of these endpoints. `false` if there is none.
+    pub fn evict(&self, targets: &[Arc<Target>]) -> bool {
+        let mut endpoints = self.endpoints.borrow_mut();
+        targets.iter().any(|target| endpoints.get_mut(&target.id).is_some_and(|i| i.connections.pop_front().is_some()))
+    }
+
     /// Closes what is too old, was closed by the endpoint, or leads to an endpoint that has left. Worth calling every second.
     pub fn sweep(&self, now: Timestamp) {
         let mut cx = Context::from_waker(Waker::noop());
         self.endpoints.borrow_mut().retain(|_, idle| {
             let timeout = idle.timeout;
-            idle.connections.retain_mut(|(since, connection)| now.since(*since) < timeout && connection.drive(&mut cx));
+            idle.connections
+                .retain_mut(|(since, connection)| now.since(*since) < timeout && connection.is_open(&mut cx));
             !idle.target.is_retired() && !idle.connections.is_empty()
         });
     }

@@ -1,4 +1,4 @@
-//! One client connection from accept to close: hyper's connection, its one timer, draining, and how it ends.
+//! One client connection from accept to close: the fast path and then, if it is needed, hyper; their one timer, draining, and how it ends.
 
 use std::{
     future::Future,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     connection::{Connection, GuardedStream, Phase},
-    forward,
+    fast, forward,
 };
 use crate::{
     clock,
@@ -39,11 +39,11 @@ const LINGER: Duration = Duration::from_secs(2);
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
 /// Why the connection's loop ended.
-enum End {
-    /// hyper is done: everything was answered and written, or the connection became a tunnel.
-    Done,
-    /// hyper met an error, or the client has gone.
-    Failed(hyper::Error),
+enum End<T, E> {
+    /// Everything was answered and written, or the connection became a tunnel, or it is for somebody else from here on.
+    Done(T),
+    /// It met an error, or the client has gone.
+    Failed(E),
     /// Nothing came for too long.
     Idle,
     /// A head did not come to its end.
@@ -65,37 +65,25 @@ pub async fn serve(
         return;
     }
     let client = Rc::new(Connection::new(peer, limits, clock::now()));
-    let guarded = GuardedStream::new(stream, client.clone());
-    let service = {
-        let (worker, socket, client) = (worker.clone(), socket.clone(), client.clone());
-        service_fn(move |request| {
-            let response = forward::serve(worker.clone(), socket.clone(), client.clone(), request);
-            async move { Ok::<_, std::convert::Infallible>(response.await) }
-        })
-    };
-    let mut builder = http1::Builder::new();
-    if limits.headers_max != HYPER_HEADERS_MAX {
-        builder.max_headers(limits.headers_max);
+    if !worker.fast_path {
+        return Hyper { worker, socket, client, limits }.serve(stream, BytesMut::new()).await;
     }
-    let mut connection = builder
-        .header_read_timeout(None)
-        .max_header_size(limits.header_bytes_max)
-        .max_buf_size(limits.header_bytes_max.max(BUFFER_MIN))
-        .serve_connection(TokioIo::new(guarded), service);
-    let end = watch(&mut connection, |connection| connection.graceful_shutdown(), &client, &socket).await;
-    let parts = connection.into_parts();
-    let (mut stream, held) = parts.io.into_inner().into_parts();
-    drop(parts.service);
-    let tunnel = client.take_tunnel();
+    let mut session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits);
+    let end = watch(&mut pin!(session.drive()), |_| {}, &client, &socket).await;
+    let (stream, read) = session.into_parts();
     match end {
-        End::Done => {
-            if let Some(tunnel) = tunnel {
-                tunnel.run(stream, joined(parts.read_buf, held)).await;
-            } else if client.has_unread() {
-                linger(stream).await;
-            }
-        }
-        End::Idle => {}
+        End::Done(fast::Ended::Unusual) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
+        End::Done(fast::Ended::Unread) => linger(stream).await,
+        End::Done(fast::Ended::Closed) => {}
+        End::Failed(fast::Lost) if client.is_aborted() => reset(&stream),
+        End::Failed(fast::Lost) => tracing::debug!(%peer, "client gone"),
+        End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
+    }
+}
+
+/// Ends a connection whose time was up.
+async fn cut_off<T, E>(mut stream: TcpStream, end: &End<T, E>, worker: &Worker) {
+    match end {
         End::HeadTimeout => {
             worker.counters.header_timeouts.add(1);
             const ANSWER: &[u8] =
@@ -105,25 +93,79 @@ pub async fn serve(
             let _ = stream.try_write(ANSWER);
             let _ = stream.shutdown().await;
         }
-        End::Failed(error) if error.is_parse() || error.is_parse_too_large() => {
-            tracing::debug!(%peer, %error, "bad request");
-            worker.counters.malformed.add(1);
-            linger(stream).await;
-        }
-        End::Failed(error) => {
-            tracing::debug!(%peer, %error, "connection failed");
-            if client.is_aborted() {
-                reset(&stream);
-            }
-        }
         End::Stuck => reset(&stream),
+        End::Idle | End::Done(_) | End::Failed(_) => {}
     }
 }
 
-/// Drives hyper's connection, and the timer that stands for all of its deadlines.
-async fn watch<C>(connection: &mut C, close_after: impl Fn(Pin<&mut C>), client: &Connection, socket: &Socket) -> End
+/// What hyper serves a connection with.
+struct Hyper {
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+    client: Rc<Connection>,
+    limits: Limits,
+}
+
+impl Hyper {
+    /// Serves a connection, of which `read` was read already, until it is over.
+    async fn serve(self, stream: TcpStream, read: BytesMut) {
+        let Self { worker, socket, client, limits } = self;
+        let peer = client.peer;
+        let guarded = GuardedStream::new(stream, client.clone(), read);
+        let service = {
+            let (worker, socket, client) = (worker.clone(), socket.clone(), client.clone());
+            service_fn(move |request| {
+                let response = forward::serve(worker.clone(), socket.clone(), client.clone(), request);
+                async move { Ok::<_, std::convert::Infallible>(response.await) }
+            })
+        };
+        let mut builder = http1::Builder::new();
+        if limits.headers_max != HYPER_HEADERS_MAX {
+            builder.max_headers(limits.headers_max);
+        }
+        let mut connection = builder
+            .header_read_timeout(None)
+            .max_header_size(limits.header_bytes_max)
+            .max_buf_size(limits.header_bytes_max.max(BUFFER_MIN))
+            .serve_connection(TokioIo::new(guarded), service);
+        let end = watch(&mut connection, |connection| connection.graceful_shutdown(), &client, &socket).await;
+        let parts = connection.into_parts();
+        let (stream, held) = parts.io.into_inner().into_parts();
+        drop(parts.service);
+        let tunnel = client.take_tunnel();
+        match end {
+            End::Done(()) => {
+                if let Some(tunnel) = tunnel {
+                    tunnel.run(stream, joined(parts.read_buf, held)).await;
+                } else if client.has_unread() {
+                    linger(stream).await;
+                }
+            }
+            End::Failed(error) if error.is_parse() || error.is_parse_too_large() => {
+                tracing::debug!(%peer, %error, "bad request");
+                worker.counters.malformed.add(1);
+                linger(stream).await;
+            }
+            End::Failed(error) => {
+                tracing::debug!(%peer, %error, "connection failed");
+                if client.is_aborted() {
+                    reset(&stream);
+                }
+            }
+            End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
+        }
+    }
+}
+
+/// Drives a connection, and the timer that stands for all of its deadlines.
+async fn watch<C, T, E>(
+    connection: &mut C,
+    close_after: impl Fn(Pin<&mut C>),
+    client: &Connection,
+    socket: &Socket,
+) -> End<T, E>
 where
-    C: Future<Output = hyper::Result<()>> + Unpin,
+    C: Future<Output = Result<T, E>> + Unpin,
 {
     let mut armed = client.deadline();
     let mut timer = pin!(tokio::time::sleep_until(clock::instant(armed)));
@@ -133,7 +175,7 @@ where
     std::future::poll_fn(|cx| {
         loop {
             match Pin::new(&mut *connection).poll(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready(End::Done),
+                Poll::Ready(Ok(done)) => return Poll::Ready(End::Done(done)),
                 Poll::Ready(Err(error)) => return Poll::Ready(End::Failed(error)),
                 Poll::Pending => {}
             }

@@ -55,7 +55,7 @@ impl Tunnel {
             }
         }
         account.add_response_bytes(bytes.get());
-        account.finish(Outcome::Success);
+        account.finish(Outcome::Success, clock::now());
     }
 }
 

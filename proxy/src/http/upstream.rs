@@ -19,16 +19,21 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{body::RequestBody, error::Reason};
-use crate::table::{Address, ConnectionPermit};
+use super::{
+    body::RequestBody,
+    error::Reason,
+    pool::{Pool, Pooled},
+};
+use crate::{
+    table::{Address, ConnectionPermit},
+    worker::Worker,
+};
 
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Upstream {
     sender: SendRequest<RequestBody>,
     line: Line,
-    /// It has carried a request before: it may have been closed by the endpoint meanwhile.
-    pub reused: bool,
     permit: ConnectionPermit,
 }
 
@@ -57,25 +62,43 @@ pub struct Unanswered {
     pub before_answer: bool,
 }
 
-impl Upstream {
-    /// Connects.
-    ///
-    /// # Errors
-    /// If the endpoint refuses or its name does not resolve. A time limit is the caller's.
-    pub async fn connect(address: &Address, permit: ConnectionPermit) -> io::Result<Self> {
-        let socket = match address {
-            Address::Ip(address) => TcpStream::connect(address).await?,
-            Address::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
-        };
-        socket.set_nodelay(true)?;
+/// Connects.
+///
+/// # Errors
+/// If the endpoint refuses or its name does not resolve. A time limit is the caller's.
+pub async fn connect(address: &Address) -> io::Result<TcpStream> {
+    let socket = match address {
+        Address::Ip(address) => TcpStream::connect(address).await?,
+        Address::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
+    };
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+impl Pooled for Upstream {
+    async fn over(socket: TcpStream, permit: ConnectionPermit) -> io::Result<Self> {
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEAD_MAX)
-            .handshake(TokioIo::new(EndpointStream { socket, deaf: false }))
+            .handshake(TokioIo::new(EndpointStream::new(socket)))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { sender, line: Line::Open(connection), reused: false, permit })
+        Ok(Self { sender, line: Line::Open(connection), permit })
     }
 
+    fn pool(worker: &Worker) -> &Pool<Self> {
+        &worker.pool
+    }
+
+    fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx)
+    }
+
+    fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx) && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+    }
+}
+
+impl Upstream {
     /// Sends a request and waits for the head of the answer. `give_up` is asked at every wake-up.
     ///
     /// # Errors
@@ -116,11 +139,6 @@ impl Upstream {
         self.line.drive(cx)
     }
 
-    /// After the end of an answer: whether another request may follow.
-    pub fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx) && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
-    }
-
     /// After `101 Switching Protocols`: the bare socket and what was already read from it.
     ///
     /// # Errors
@@ -148,17 +166,27 @@ impl Line {
     }
 }
 
-/// An endpoint's socket as hyper sees it: writing never fails. An endpoint may answer and close before it has taken the whole request;
+/// An endpoint's socket to which writing never fails. An endpoint may answer and close before it has taken the whole request;
 /// hyper would give up at the failed write and lose the answer that is waiting to be read. The failure shows at the next read, if
 /// there is no answer.
 #[derive(Debug)]
-struct EndpointStream {
+pub(super) struct EndpointStream {
     socket: TcpStream,
     /// The endpoint takes no more; what is written goes nowhere.
     deaf: bool,
 }
 
 impl EndpointStream {
+    /// Over a socket that was just connected.
+    pub fn new(socket: TcpStream) -> Self {
+        Self { socket, deaf: false }
+    }
+
+    /// Whether something was written that went nowhere.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
     fn written(&mut self, wanted: usize, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {

@@ -2,10 +2,14 @@
 
 use std::{borrow::Cow, cmp::Reverse, fmt};
 
-use http::{HeaderName, Method, request};
+use http::{HeaderName, Method};
 use regex::Regex;
 
-use crate::{api::v1, config::InvalidResource};
+use crate::{
+    api::v1,
+    config::InvalidResource,
+    head::{RequestHead, text},
+};
 
 /// Memory that one compiled expression may take; a larger one is refused.
 const REGEX_BYTES_MAX: usize = 1 << 20;
@@ -93,14 +97,14 @@ impl Matcher {
     }
 
     /// Whether a request fulfils it.
-    pub fn matches(&self, head: &request::Parts) -> bool {
-        self.path.matches(head.uri.path())
-            && self.method.as_ref().is_none_or(|method| *method == head.method)
+    pub fn matches(&self, head: &impl RequestHead) -> bool {
+        self.path.matches(head.path())
+            && self.method.as_ref().is_none_or(|method| method == head.method())
             && self
                 .headers
                 .iter()
                 .all(|(name, value)| header_value(head, name).is_some_and(|text| value.matches(&text)))
-            && (self.query.is_empty() || self.query_matches(head.uri.query().unwrap_or_default()))
+            && (self.query.is_empty() || self.query_matches(head.query().unwrap_or_default()))
     }
 
     fn query_matches(&self, query: &str) -> bool {
@@ -182,11 +186,10 @@ fn anchored(pattern: &str) -> Result<Regex, String> {
 }
 
 /// The value of a header, several lines joined as RFC 9110 §5.3 says; `None` if it is absent or not text.
-fn header_value<'a>(head: &'a request::Parts, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let mut values = head.headers.get_all(name).iter();
-    let first = values.next()?.to_str().ok()?;
-    values
-        .try_fold(Cow::Borrowed(first), |joined, value| Some(Cow::Owned(format!("{joined}, {}", value.to_str().ok()?))))
+fn header_value<'a>(head: &'a impl RequestHead, name: &'a HeaderName) -> Option<Cow<'a, str>> {
+    let mut values = head.values(name);
+    let first = text(values.next()?)?;
+    values.try_fold(Cow::Borrowed(first), |joined, value| Some(Cow::Owned(format!("{joined}, {}", text(value)?))))
 }
 
 /// `%41` → `A`, `+` → space; what is not an escape stands as it is.

@@ -5,14 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use http::request;
-
 use super::{
     hostname::Hostname,
     matcher::Matcher,
     rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
     split::Split,
 };
+use crate::head::RequestHead;
 
 /// All routes, by the number of the socket that a request came in on.
 #[derive(Debug, Default)]
@@ -145,7 +144,7 @@ impl Routing {
 
 impl SocketRoutes {
     /// The rule that answers a request for a (lower-case) host.
-    pub fn find(&self, host: &str, head: &request::Parts) -> Option<&Arc<Rule>> {
+    pub fn find(&self, host: &str, head: &impl RequestHead) -> Option<&Arc<Rule>> {
         let listener = self.listeners.iter().find(|listener| listener.hostname.matches(host))?;
         let found = listener
             .candidates

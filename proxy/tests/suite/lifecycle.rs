@@ -320,7 +320,10 @@ async fn the_admin_endpoint_shows_health_metrics_and_the_table() {
 
 #[tokio::test]
 async fn a_proxy_without_a_table_is_alive_and_not_ready() {
-    let proxy = Proxy::start(FakeController::default(), 1, Duration::from_secs(1), true);
+    let proxy = Proxy::start_with(FakeController::default(), |options| {
+        options.workers = 1;
+        options.admin = Some("127.0.0.1:0".parse().unwrap());
+    });
     eventually("it is up", || async { proxy.status.borrow().admin.is_some() }).await;
     assert_eq!(admin(&proxy, "/healthz").await.status, 200);
     assert_eq!(admin(&proxy, "/readyz").await.status, 503);

@@ -4,7 +4,9 @@
 mod harness;
 
 mod classes;
+mod differential;
 mod failures;
+mod fast;
 mod hostile;
 mod lifecycle;
 mod requests;

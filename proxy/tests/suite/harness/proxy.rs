@@ -24,6 +24,12 @@ pub struct Setup {
     pub workers: usize,
     pub drain_timeout: Duration,
     pub admin: bool,
+    pub fast_path: bool,
+}
+
+/// `TRIMTAB_FAST_PATH=off` runs all tests over hyper alone.
+fn fast_path() -> bool {
+    std::env::var("TRIMTAB_FAST_PATH").map_or(true, |set| set != "off")
 }
 
 pub fn endpoint(key: u64, address: SocketAddr) -> v1::Endpoint {
@@ -73,6 +79,7 @@ impl Setup {
             workers: 2,
             drain_timeout: Duration::from_secs(5),
             admin: false,
+            fast_path: fast_path(),
         }
     }
 
@@ -96,6 +103,11 @@ impl Setup {
         self
     }
 
+    pub fn fast_path(mut self, fast_path: bool) -> Self {
+        self.fast_path = fast_path;
+        self
+    }
+
     pub fn with_admin(mut self) -> Self {
         self.admin = true;
         self
@@ -107,7 +119,11 @@ impl Setup {
         self.backends.iter().for_each(|backend| controller.set_backend(backend));
         controller.set_listener(&self.listener);
         controller.set_route(&self.route);
-        let mut proxy = Proxy::start(controller, self.workers, self.drain_timeout, self.admin);
+        let (workers, drain_timeout, admin, fast_path) = (self.workers, self.drain_timeout, self.admin, self.fast_path);
+        let mut proxy = Proxy::start_with(controller, |options| {
+            (options.workers, options.drain_timeout, options.fast_path) = (workers, drain_timeout, fast_path);
+            options.admin = admin.then(|| "127.0.0.1:0".parse().unwrap());
+        });
         proxy.ready().await;
         // The route comes after the listener.
         let route = self.route.name.clone();
@@ -139,15 +155,11 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    pub fn start(controller: FakeController, workers: usize, drain_timeout: Duration, admin: bool) -> Self {
+    pub fn start_with(controller: FakeController, change: impl FnOnce(&mut ProxyOptions)) -> Self {
         let (link, server) = controller.serve();
         let mut options = ProxyOptions::new("proxy-under-test", link);
-        options.workers = workers;
-        options.drain_timeout = drain_timeout;
         options.seed = Some(1);
-        if admin {
-            options.admin = Some("127.0.0.1:0".parse().unwrap());
-        }
+        change(&mut options);
         let status = options.status.subscribe();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(trimtab_proxy::run(options, shutdown.clone()));

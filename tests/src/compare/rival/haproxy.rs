@@ -43,6 +43,7 @@ fn text(socket: &Path, address: SocketAddr) -> String {
         "global
     maxconn 8000
     nbthread 1
+    tune.bufsize 32768
     stats socket {socket} mode 600 level admin expose-fd listeners
 defaults
     mode http

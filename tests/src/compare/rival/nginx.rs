@@ -67,6 +67,10 @@ http {{
             proxy_http_version 1.1;
             proxy_set_header Connection \"\";
             proxy_connect_timeout 1s;
+            # An answer of 16 KiB in one read and one write.
+            proxy_buffer_size 32k;
+            proxy_buffers 8 32k;
+            proxy_busy_buffers_size 64k;
             proxy_next_upstream error timeout http_500 http_502 http_504;
             proxy_next_upstream_tries 2;
         }}

@@ -1,0 +1,92 @@
+//! From a head to a request that was let in: route → limits → class → admission. The same for hyper's requests and the fast path's.
+
+use std::rc::Rc;
+
+use super::{
+    account::{Account, Arrival},
+    body::Progress,
+    connection::Connection,
+    error::Reason,
+};
+use crate::{
+    backend::Backend,
+    class::{finder::tells_apart, identity, sampling::Kind},
+    clock,
+    head::RequestHead,
+    load::RequestClass,
+    route::rule::{RequestTimeout, STALL_TIMEOUT},
+    time::Timestamp,
+    worker::{Socket, Worker},
+};
+
+/// A request that was let in.
+#[derive(Debug)]
+pub struct Arrived {
+    /// Counts it out when it ends, however it ends.
+    pub account: Box<Account>,
+    /// How far it is.
+    pub progress: Rc<Progress>,
+    /// Bytes that its body may have.
+    pub body_bytes_max: Option<u64>,
+}
+
+/// Lets a request in, or says why not. `host` is lower case and without a port; `length` that of the body, where it is known beforehand.
+///
+/// # Errors
+/// What to answer.
+pub fn arrive(
+    worker: &Rc<Worker>,
+    socket: &Socket,
+    client: &Rc<Connection>,
+    host: &str,
+    head: &impl RequestHead,
+    length: Option<u64>,
+    started: Timestamp,
+) -> Result<Arrived, Reason> {
+    let table = worker.table();
+    let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
+    let rule = routes.find(host, head).ok_or(Reason::NoRoute)?.clone();
+    let body_bytes_max = routes.limits.body_bytes_max;
+    if body_bytes_max.zip(length).is_some_and(|(max, length)| length > max) {
+        return Err(Reason::BodyTooLarge);
+    }
+    let entry = rule.next_backend().map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
+    let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
+    let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
+    let (stall, total) = match rule.timeouts.request {
+        RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
+        RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
+        RequestTimeout::Unlimited => (None, Timestamp::MAX),
+    };
+    let progress = Rc::new(Progress::new(client.clone(), stall, total));
+    let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
+    let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);
+    Ok(Arrived { account: Box::new(account), progress, body_bytes_max })
+}
+
+/// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.
+fn tell_apart(
+    worker: &Worker,
+    backend: &Backend,
+    head: &impl RequestHead,
+    length: Option<u64>,
+    now: Timestamp,
+) -> (RequestClass, Option<Box<Kind>>) {
+    if !tells_apart(backend) {
+        return (RequestClass::default(), None);
+    }
+    let header = backend.config().classes.header.as_ref();
+    let key = identity::classify(head, length, header);
+    let sampled = worker.class_sampler.draw(now);
+    let kind = sampled.map(|weight| Box::new(Kind { key, name: identity::name_of(head, length, header), weight }));
+    (backend.class_of(key), kind)
+}
+
+/// Takes note that the proxy answers by itself.
+pub fn rejected(worker: &Worker, client: &Connection, reason: &Reason) {
+    worker.counters.rejected(reason);
+    client.end_request(clock::now());
+    if reason.closes() {
+        client.close_after_request();
+    }
+}

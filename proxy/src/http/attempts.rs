@@ -1,0 +1,178 @@
+//! Endpoints are tried until one answers or nothing is left to try: pick → connection → exchange. Which request may be tried again, and
+//! where, is decided here, for hyper's requests and the fast path's alike.
+
+use std::{pin::pin, rc::Rc, sync::Arc, task::Poll};
+
+use super::{
+    account::Account,
+    body::{BodyError, Progress},
+    connection::Connection,
+    error::Reason,
+    pool::Pooled,
+    upstream,
+};
+use crate::{
+    clock,
+    config::EndpointKey,
+    load::Outcome,
+    pick::PickRequest,
+    table::{BackendEntry, ConnectionPermit, Target},
+    time::Timestamp,
+    worker::Worker,
+};
+
+/// A request that got no answer on a connection.
+#[derive(Debug)]
+pub struct NoAnswer<R> {
+    /// What to tell the client.
+    pub reason: Reason,
+    /// The request, if it may be sent once more: not a byte of it was sent, or the connection had been used before, closed without a byte of
+    /// an answer, and what was sent has no body and may be repeated without harm (RFC 9110 §9.2.2).
+    pub again: Option<R>,
+}
+
+/// Tries endpoints until one answers. `exchange` sends the request on a connection, of which it is told whether it was used before, and waits
+/// for the head of the answer. Only a request that never reached an endpoint is tried on another. Without an answer the account is finished.
+///
+/// # Errors
+/// What to answer.
+pub async fn attempts<C: Pooled, R, A>(
+    worker: &Rc<Worker>,
+    client: &Connection,
+    account: &mut Account,
+    request: R,
+    exchange: impl AsyncFnMut(&Account, &mut C, R, bool) -> Result<A, NoAnswer<R>>,
+) -> Result<(A, Box<C>), Reason> {
+    let result = endpoints(worker, client, account, request, exchange).await;
+    if let Err(reason) = &result {
+        let clients_fault = matches!(reason, Reason::BodyTooLarge | Reason::RequestTimeout | Reason::ClientGone);
+        account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+    }
+    result
+}
+
+async fn endpoints<C: Pooled, R, A>(
+    worker: &Rc<Worker>,
+    client: &Connection,
+    account: &mut Account,
+    mut request: R,
+    mut exchange: impl AsyncFnMut(&Account, &mut C, R, bool) -> Result<A, NoAnswer<R>>,
+) -> Result<(A, Box<C>), Reason> {
+    let entry = account.entry().clone();
+    let mut tried: Vec<EndpointKey> = Vec::new();
+    let mut failure = None;
+    for _ in 0..=entry.backend.config().num_retries {
+        let now = clock::now();
+        let pick = PickRequest { class: account.class(), exclude: &tried };
+        let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
+            break;
+        };
+        if failure.is_some() {
+            account.fail_attempt();
+        }
+        account.begin_attempt(index, now);
+        match attempt(worker, client, account, &entry.targets[index], request, now, &mut exchange).await {
+            Ok(answer) => return Ok(answer),
+            Err(NoAnswer { reason, again }) => {
+                let Some(again) = again else { return Err(reason) };
+                request = again;
+                failure = Some(reason);
+                tried.push(entry.backend.endpoints()[index].config.key);
+            }
+        }
+    }
+    Err(failure.unwrap_or_else(|| {
+        entry.backend.unroutable();
+        Reason::NoHealthyUpstream
+    }))
+}
+
+/// One endpoint. The request comes back if it may be tried elsewhere.
+async fn attempt<C: Pooled, R, A>(
+    worker: &Rc<Worker>,
+    client: &Connection,
+    account: &Account,
+    target: &Arc<Target>,
+    mut request: R,
+    mut now: Timestamp,
+    exchange: &mut impl AsyncFnMut(&Account, &mut C, R, bool) -> Result<A, NoAnswer<R>>,
+) -> Result<(A, Box<C>), NoAnswer<R>> {
+    let progress = account.progress();
+    let mut pooled = C::pool(worker).take(target, now);
+    loop {
+        let (mut connection, reused) = match pooled.take() {
+            Some(connection) => (connection, true),
+            None => match connect(worker, client, account, target).await {
+                Ok(connection) => {
+                    now = clock::now();
+                    (connection, false)
+                }
+                Err(reason @ (Reason::ConnectFailed | Reason::TooManyConnections)) => {
+                    return Err(NoAnswer { reason, again: Some(request) });
+                }
+                Err(reason) => return Err(NoAnswer { reason, again: None }),
+            },
+        };
+        progress.limit_attempt(account.attempt_deadline(now));
+        progress.touch(now);
+        let NoAnswer { reason, again } = match exchange(account, &mut connection, request, reused).await {
+            Ok(answer) => return Ok((answer, connection)),
+            Err(no_answer) => no_answer,
+        };
+        match (progress.fault(), again) {
+            (Some(BodyError::TooLarge), _) => return Err(NoAnswer { reason: Reason::BodyTooLarge, again: None }),
+            (Some(_), _) => return Err(NoAnswer { reason: Reason::ClientGone, again: None }),
+            // The endpoint closed an idle connection, which says nothing against it: a fresh one to the same endpoint.
+            (None, Some(again)) if reused => {
+                worker.counters.stale.add(1);
+                request = again;
+            }
+            (None, again) => return Err(NoAnswer { reason, again }),
+        }
+    }
+}
+
+/// The reason to stop waiting, if the deadline has passed.
+pub fn given_up(client: &Connection, progress: &Progress) -> Option<Reason> {
+    client.is_expired().then(|| {
+        let clients_turn = progress.waits_for_client() && !progress.is_over(clock::now());
+        if clients_turn { Reason::RequestTimeout } else { Reason::UpstreamTimeout }
+    })
+}
+
+async fn connect<C: Pooled>(
+    worker: &Rc<Worker>,
+    client: &Connection,
+    account: &Account,
+    target: &Target,
+) -> Result<Box<C>, Reason> {
+    let permit = permit(worker, account.entry()).ok_or(Reason::TooManyConnections)?;
+    let now = clock::now();
+    let progress = account.progress();
+    progress.touch_until(now, now + account.entry().backend.config().timeouts.connect);
+    worker.counters.connects.add(1);
+    let mut connecting = pin!(async { C::over(upstream::connect(&target.address).await?, permit).await });
+    let connected = std::future::poll_fn(|cx| {
+        if client.is_expired() {
+            let late = progress.is_over(clock::now());
+            return Poll::Ready(Err(if late { Reason::UpstreamTimeout } else { Reason::ConnectFailed }));
+        }
+        connecting.as_mut().poll(cx).map_err(|error| {
+            tracing::debug!(address = %target.address, %error, "connect failed");
+            Reason::ConnectFailed
+        })
+    })
+    .await;
+    if connected.is_err() {
+        worker.counters.connect_failures.add(1);
+    }
+    connected.map(Box::new)
+}
+
+/// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way.
+fn permit(worker: &Worker, entry: &BackendEntry) -> Option<ConnectionPermit> {
+    entry.open_connection().or_else(|| {
+        let made_room = worker.pool.evict(&entry.targets) || worker.plain_pool.evict(&entry.targets);
+        if made_room { entry.open_connection() } else { None }
+    })
+}

@@ -1,0 +1,319 @@
+//! A client's connection on the fast path: request after request, until one is unusual, one side has had enough, or it breaks.
+
+use std::{
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::BytesMut;
+use http::Method;
+use memchr::memmem;
+use tokio::net::TcpStream;
+
+use super::{
+    super::{
+        account::Account,
+        arrive::{Arrived, arrive, rejected},
+        attempts::attempts,
+        connection::Connection,
+        error::Reason,
+    },
+    answer,
+    endpoint::Endpoint,
+    exchange::{Answered, Exchange},
+    flow::{Cut, Flow, Meter},
+    request::{self, Body, Request, Seen},
+};
+use crate::{
+    clock,
+    load::Outcome,
+    route::rule::Limits,
+    worker::{Socket, Worker},
+};
+
+/// How the fast path is done with a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing more is to come from either side.
+    Closed,
+    /// Everything was answered, and the client may be sending what nobody will read.
+    Unread,
+    /// The next request is for hyper; not a byte of it has been used.
+    Unusual,
+}
+
+/// The client has gone, or its answer could not be completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) worker: Rc<Worker>,
+    pub(super) socket: Rc<Socket>,
+    pub(super) client: Rc<Connection>,
+    limits: Limits,
+    pub(super) stream: TcpStream,
+    /// Read from the client and not used yet.
+    pub(super) rest: Vec<u8>,
+    /// The present request as endpoints get it: its head, and what of its body came along.
+    pub(super) flight: Vec<u8>,
+    /// The body of the present answer, and what of the answer waits for the client.
+    pub(super) reply: Flow,
+    /// The client will send no more, and said so beforehand.
+    pub(super) ended: bool,
+    /// The client has gone.
+    pub(super) lost: bool,
+}
+
+/// A buffer that grew beyond this does not stay with an idle connection.
+const KEPT: usize = 2 << 10;
+/// Room for a usual head.
+const HEAD: usize = 512;
+
+enum Next {
+    End,
+    Unusual,
+    Request(Box<Asked>),
+}
+
+/// A plain request.
+struct Asked {
+    arrived: Result<Arrived, Reason>,
+    body: Flow,
+    to_head: bool,
+    /// It may be sent twice without harm, and has no body.
+    repeatable: bool,
+}
+
+enum Looked {
+    Partial,
+    Unusual,
+    /// And the bytes of its head.
+    Request(Box<Asked>, usize),
+}
+
+impl Session {
+    /// Of a connection of which nothing has been read.
+    pub fn new(
+        worker: Rc<Worker>,
+        socket: Rc<Socket>,
+        client: Rc<Connection>,
+        stream: TcpStream,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            worker,
+            socket,
+            client,
+            limits,
+            stream,
+            rest: Vec::new(),
+            flight: Vec::new(),
+            reply: Flow::none(),
+            ended: false,
+            lost: false,
+        }
+    }
+
+    /// The socket, and what was read from it without being used.
+    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+        (self.stream, BytesMut::from(&self.rest[..]))
+    }
+
+    /// Serves requests until one is not for the fast path, or none follows.
+    ///
+    /// # Errors
+    /// If the connection broke, or has to be broken because an answer did.
+    pub async fn drive(&mut self) -> Result<Ended, Lost> {
+        loop {
+            let asked = match self.next().await? {
+                Next::End => return Ok(Ended::Closed),
+                Next::Unusual => {
+                    self.client.leave_fast_path();
+                    return Ok(Ended::Unusual);
+                }
+                Next::Request(asked) => asked,
+            };
+            let unread = self.serve(asked).await?;
+            if unread || self.closes() {
+                poll_fn(|cx| self.reply.poll_flush(&mut self.stream, cx)).await.map_err(|_| Lost)?;
+                return Ok(if unread || !self.rest.is_empty() { Ended::Unread } else { Ended::Closed });
+            }
+        }
+    }
+
+    /// Whether no request is to follow the present one.
+    pub(super) fn closes(&self) -> bool {
+        self.client.is_closing() || self.client.is_last_request() || self.socket.is_draining()
+    }
+
+    /// Waits for a head. What is left of the last answer goes first: a client that does not read is not read from.
+    async fn next(&mut self) -> Result<Next, Lost> {
+        if self.flight.capacity() > KEPT {
+            self.flight = Vec::new();
+        }
+        let worker = self.worker.clone();
+        let mut looked = false;
+        poll_fn(|cx| {
+            if ready!(self.reply.poll_flush(&mut self.stream, cx)).is_err() {
+                return Poll::Ready(Err(Lost));
+            }
+            if !std::mem::replace(&mut looked, true) && !self.rest.is_empty() {
+                let rest = std::mem::take(&mut self.rest);
+                if let Some(next) = self.look(&rest) {
+                    return Poll::Ready(Ok(next));
+                }
+            }
+            loop {
+                let mut scratch = worker.scratch.borrow_mut();
+                let at = match ready!(scratch.poll_read(&mut self.stream, cx)) {
+                    Ok(at) if at.is_empty() => return Poll::Ready(Ok(Next::End)),
+                    Ok(at) => at,
+                    Err(_) => return Poll::Ready(Err(Lost)),
+                };
+                let next = if self.rest.is_empty() {
+                    self.look(&scratch.bytes[at])
+                } else {
+                    // Looked at again only when a head may have ended: a client that sends byte by byte must not cost more than that.
+                    let before = self.rest.len().saturating_sub(3);
+                    self.rest.extend_from_slice(&scratch.bytes[at]);
+                    let ends = |end: &[u8]| memmem::find(&self.rest[before..], end).is_some();
+                    if self.rest.len() <= self.limits.header_bytes_max && !ends(b"\n\r\n") && !ends(b"\n\n") {
+                        continue;
+                    }
+                    let rest = std::mem::take(&mut self.rest);
+                    self.look(&rest)
+                };
+                if let Some(next) = next {
+                    return Poll::Ready(Ok(next));
+                }
+            }
+        })
+        .await
+    }
+
+    /// Looks at the bytes that follow the last request, and keeps in `rest` what it does not use. `None`: more is needed.
+    fn look(&mut self, bytes: &[u8]) -> Option<Next> {
+        match self.judge(bytes) {
+            Looked::Partial => {
+                self.rest.extend_from_slice(bytes);
+                self.client.begin_plain_head(clock::now());
+                None
+            }
+            Looked::Unusual => {
+                self.rest.extend_from_slice(bytes);
+                Some(Next::Unusual)
+            }
+            Looked::Request(asked, used) => {
+                self.rest.extend_from_slice(&bytes[used..]);
+                Some(Next::Request(asked))
+            }
+        }
+    }
+
+    fn judge(&mut self, bytes: &[u8]) -> Looked {
+        let mut slots = request::slots();
+        let request = match Request::look(bytes, &mut slots, &self.limits) {
+            Seen::Partial => return Looked::Partial,
+            Seen::Unusual => return Looked::Unusual,
+            Seen::Plain(request) => request,
+        };
+        let started = self.client.begin_plain_request(request.last, clock::now());
+        let (length, body) = match request.body {
+            Body::Absent => (Some(0), Flow::none()),
+            Body::Length(length) => (Some(length), Flow::length(length)),
+            Body::Chunked => (None, Flow::chunked()),
+        };
+        let lower;
+        let host = if request.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            lower = request.host.to_ascii_lowercase();
+            &lower
+        } else {
+            request.host
+        };
+        let arrived = arrive(&self.worker, &self.socket, &self.client, host, &request, length, started);
+        self.flight.clear();
+        if arrived.is_ok() {
+            self.flight.reserve(HEAD);
+            request.write(&self.client.client, || self.worker.next_request_id(), &mut self.flight);
+        }
+        let asked = Asked {
+            arrived,
+            repeatable: body.is_over() && request.method.is_idempotent(),
+            body,
+            to_head: request.method == Method::HEAD,
+        };
+        Looked::Request(Box::new(asked), request.len)
+    }
+
+    /// Answers one request, whatever happens. Says whether part of it was left unread.
+    async fn serve(&mut self, asked: Box<Asked>) -> Result<bool, Lost> {
+        let Asked { arrived, body, to_head, repeatable } = *asked;
+        let Arrived { mut account, progress, body_bytes_max } = match arrived {
+            Ok(arrived) => arrived,
+            Err(reason) => return self.reject(&reason, body, to_head).await,
+        };
+        let mut exchange = Exchange { upload: body, progress, body_bytes_max, to_head, repeatable };
+        if !exchange.upload.is_over()
+            && let Err(reason) = exchange.board(&mut self.rest, &mut self.flight)
+        {
+            account.finish(Outcome::Cancelled, clock::now());
+            return self.reject(&reason, exchange.upload, to_head).await;
+        }
+        let (worker, client) = (self.worker.clone(), self.client.clone());
+        let tried = {
+            let send =
+                async |_: &Account, endpoint: &mut Endpoint, (): (), reused| exchange.run(self, endpoint, reused).await;
+            attempts(&worker, &client, &mut account, (), send).await
+        };
+        let (answered, mut endpoint) = match tried {
+            Ok(answer) => answer,
+            Err(_) if self.lost => return Err(Lost),
+            Err(reason) => return self.reject(&reason, exchange.upload, to_head).await,
+        };
+        let Answered { status, load, at, bytes, mut keeps } = answered;
+        account.answered(status, load, at);
+        account.add_response_bytes(bytes);
+        worker.counters.answered(status);
+        let mut now = at;
+        if !self.reply.is_over() {
+            account.progress().touch(at);
+            keeps &= exchange.relay(self, &mut account, &mut endpoint).await?;
+            now = clock::now();
+        }
+        let whole = exchange.upload.is_over() && exchange.upload.is_flushed() && !endpoint.stream.is_deaf();
+        endpoint.reusable = keeps && whole;
+        account.complete(endpoint, &mut Context::from_waker(Waker::noop()), now);
+        Ok(!exchange.upload.is_over())
+    }
+
+    /// Answers by itself. Says whether part of the request was left unread.
+    async fn reject(&mut self, reason: &Reason, mut body: Flow, to_head: bool) -> Result<bool, Lost> {
+        // What has come of the body is not the next request.
+        let dropped = body.take(&mut self.rest, &mut Vec::new(), &mut Unmetered);
+        let unread = dropped.is_err() || !body.is_over();
+        rejected(&self.worker, &self.client, reason);
+        if unread {
+            self.client.close_after_request();
+        }
+        self.worker.counters.answered(reason.status());
+        let mut answer = Vec::new();
+        let date = &mut self.worker.scratch.borrow_mut().date;
+        answer::write(reason, to_head, self.closes(), date.at(clock::now(), clock::unix_ms), &mut answer);
+        self.reply = Flow::ready(answer);
+        Ok(unread)
+    }
+}
+
+/// Of a body that nobody gets.
+struct Unmetered;
+
+impl Meter for Unmetered {
+    fn came(&mut self, _: usize) -> Result<(), Cut> {
+        Ok(())
+    }
+
+    fn waits(&mut self) {}
+}
