@@ -62,7 +62,7 @@ pub(crate) fn rule(case: &Case<'_>, config: &GuardConfig, watch: &mut Watch) -> 
     let policy_applies = heard.is_some();
     let residuals = heard.map(|proposal| heard_residuals(case, proposal, &mut actions));
     let mut adjustments = match &residuals {
-        Some(residuals) => residuals.iter().map(|residual| residual.exp()).collect(),
+        Some(residuals) => residuals.iter().map(|residual| residual.exp().clamp(1e-3, 1e3)).collect(),
         None => vec![1.0; case.endpoints.len()],
     };
     let wanted = match &residuals {
@@ -308,7 +308,7 @@ fn slow_start(
     for (index, age_s, ramp) in ramps {
         weights[index] *= ramp;
         if settings.slow_start_strict {
-            adjustments[index] *= ramp;
+            adjustments[index] *= ramp.max(1e-3);
         }
         actions.push(GuardAction {
             reason: Reason::SlowStart,

@@ -47,6 +47,8 @@ fn check(observation: &Observation, decision: &Decision) -> Result<(), TestCaseE
         prop_assert!(weights.iter().all(|w| w.is_finite() && *w > 0.0), "{:?}", weights);
         prop_assert!(count == 0 || (weights.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{:?}", weights);
     }
+    prop_assert!(decision.adjustments.is_empty() || decision.adjustments.len() == count);
+    prop_assert!(decision.adjustments.iter().all(|a| a.is_finite() && *a > 0.0), "{:?}", decision.adjustments);
     let rule = decision.parameters;
     for number in [rule.exponent, rule.offset, rule.latency_exponent, rule.latency_reference_ms, rule.error_exponent] {
         prop_assert!(number.is_finite() && number > 0.0, "{:?}", rule);

@@ -5,6 +5,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use trimtab_model::checkpoint::Checkpoint;
 use trimtab_model::decision::{Decision, Mode, Reason};
+use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 
@@ -37,13 +38,14 @@ fn pod(key: u64, speed: f64) -> EndpointObservation {
 struct Loop {
     policy: Policy,
     mode: Mode,
+    guard: GuardConfig,
     memory: Memory,
     tick: u64,
 }
 
 impl Loop {
     fn new(policy: Policy) -> Self {
-        Self { policy, mode: Mode::Active, memory: Memory::default(), tick: 0 }
+        Self { policy, mode: Mode::Active, guard: GuardConfig::default(), memory: Memory::default(), tick: 0 }
     }
 
     fn tick(&mut self, endpoints: &[EndpointObservation]) -> Decision {
@@ -58,8 +60,7 @@ impl Loop {
             endpoints: endpoints.to_vec(),
         };
         let mut rng = StdRng::seed_from_u64(self.tick);
-        let (decision, memory) =
-            decide(&observation, &self.memory, &self.policy, &GuardConfig::default(), self.mode, &mut rng);
+        let (decision, memory) = decide(&observation, &self.memory, &self.policy, &self.guard, self.mode, &mut rng);
         self.memory = memory;
         decision
     }
@@ -155,6 +156,32 @@ fn new_endpoints_ramp_up_from_a_tenth() {
     let grown = control.ticks(11, &pods);
     check(&grown, Reason::SlowStart, &[]);
     assert!((grown.applied[4] / grown.applied[0] - 1.0).abs() < 0.1, "{:?}", grown.applied);
+}
+
+#[test]
+fn a_slow_start_holds_scores_back_only_where_it_is_strict() {
+    let mut pods: Vec<_> = (0..4).map(|key| pod(key, 10.0)).collect();
+    let mut control = settled(&pods);
+    pods.push(EndpointObservation { ready_age_s: None, ..pod(9, 10.0) });
+    assert_eq!(control.tick(&pods).adjustments, [1.0; 5]);
+    control.guard = GuardConfig::new(GuardSettings { slow_start_strict: true, ..GuardSettings::default() }).unwrap();
+    let adjustments = control.tick(&pods).adjustments;
+    assert_eq!(adjustments[..4], [1.0; 4]);
+    assert!((0.1..0.2).contains(&adjustments[4]), "{adjustments:?}");
+}
+
+#[test]
+fn what_the_policy_asks_for_beyond_capacity_adjusts_scores_where_it_is_heard() {
+    let pods = [pod(0, 10.0), pod(1, 40.0)];
+    let mut control = Loop::new(leaning());
+    let heard = control.ticks(60, &pods);
+    let asked = |index: usize| heard.proposed[index] / heard.baseline[index];
+    let ratio = heard.adjustments[1] / heard.adjustments[0];
+    assert!((ratio.ln()).abs() > 0.01 && (ratio / (asked(1) / asked(0)) - 1.0).abs() < 1e-6, "{heard:?}");
+    control.mode = Mode::Shadow;
+    assert_eq!(control.tick(&pods).adjustments, [1.0; 2]);
+    let mute = pods.map(|pod| EndpointObservation { scraped: Scraped { worker_limit: None, ..pod.scraped }, ..pod });
+    assert!(control.tick(&mute).adjustments.is_empty(), "without slots weights say it all");
 }
 
 #[test]

@@ -314,10 +314,8 @@ impl Backend {
     /// A client's request that was let in is over, retries included, `latency` after it came.
     pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration) {
         self.state.admission.finish(admitted, &self.admission, now, outcome, latency);
-        if outcome == Outcome::Success {
-            if self.objective().is_some_and(|objective| latency <= objective) {
-                self.state.within_objective.fetch_add(1, Relaxed);
-            }
+        if outcome == Outcome::Success && self.objective().is_some_and(|objective| latency <= objective) {
+            self.state.within_objective.fetch_add(1, Relaxed);
         }
         if matches!(outcome, Outcome::Success | Outcome::ServerError) {
             self.state.latency.record(latency);

@@ -96,6 +96,19 @@ fn tables_about_another_list_are_ignored_and_short_ones_refused() {
 }
 
 #[test]
+fn an_adjustment_divides_the_score_and_follows_its_endpoint() {
+    let backend = Backend::new(config(Algorithm::Adaptive, 0..2), None, T);
+    let table = WeightTable { adjustments: vec![0.25, 2.0], ..weights(&backend, &[1.0, 1.0]) };
+    let factor = |backend: &Backend, index| backend.explain(index, RequestClass::default(), T).unwrap().weight_factor;
+    let adjusted = backend.with_weights(&table, T).unwrap().unwrap();
+    assert_eq!((factor(&adjusted, 0), factor(&adjusted, 1)), (4.0, 0.5));
+    let grown = Backend::new(config(Algorithm::Adaptive, [7, 1, 0]), Some(&adjusted), T);
+    assert_eq!([0, 1, 2].map(|index| factor(&grown, index)), [1.0, 0.5, 4.0]);
+    let short = WeightTable { adjustments: vec![1.0], ..table };
+    assert_eq!(backend.with_weights(&short, T).unwrap_err().field, "adjustments");
+}
+
+#[test]
 fn weights_age_into_the_local_rule() {
     let mut backend = weighted(Algorithm::Adaptive, &[3.0, 1.0]);
     assert!(backend.with_time(T + FULL_TRUST).is_none(), "ten seconds change nothing");

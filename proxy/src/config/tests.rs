@@ -110,6 +110,10 @@ fn weights_and_parameters_are_checked_one_by_one() {
         let table = v1::WeightTable { weights: vec![1.0, weight], ..table.clone() };
         assert_eq!(WeightTable::try_from(table).unwrap_err().field, "weights[1]");
     }
+    for adjustment in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        let table = v1::WeightTable { adjustments: vec![1.0, adjustment], ..table.clone() };
+        assert_eq!(WeightTable::try_from(table).unwrap_err().field, "adjustments[1]");
+    }
     let field = |table: v1::WeightTable| WeightTable::try_from(table).unwrap_err().field;
     assert_eq!(field(v1::WeightTable { proxies: 0, ..table.clone() }), "proxies");
     assert_eq!(field(v1::WeightTable { parameters: None, ..table.clone() }), "parameters");

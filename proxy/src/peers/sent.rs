@@ -198,7 +198,7 @@ mod tests {
         let keys = MacKeys::new(KEY, START);
         let mut seen = vec![0; 5_000];
         let mut sends = 0;
-        for round in 0..500 {
+        for round in 0..1_000 {
             // Every endpoint changes all the time.
             (0..5_000).for_each(|endpoint| begin(&subjects[0], endpoint, 1));
             for datagram in sent.datagrams(START + INTERVAL * round, &subjects, 100, &keys) {

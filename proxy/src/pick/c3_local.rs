@@ -65,10 +65,10 @@ mod tests {
 
         #[test]
         fn the_rule_with_its_parameters_and_nothing_pushed_is_c3_local(specs in any_specs(1..30), seed: u64) {
-            let plain = |spec: &Spec| Spec { weight: 1.0, error: 0.0, reported: None, ..*spec };
+            // Of those that have not answered they think differently.
+            let latency_ms = |spec: &Spec| spec.latency_ms.or(Some(33));
+            let plain = |spec: &Spec| Spec { weight: 1.0, error: 0.0, reported: None, latency_ms: latency_ms(spec), ..*spec };
             let pool = pool(&specs.iter().map(plain).collect::<Vec<_>>(), 4.0);
-            // Any common latency will do for endpoints that have not answered.
-            pool.shared.latency.answered(NOW, 33.0);
             let parameters =
                 RuleParameters { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, ..RuleParameters::LOCAL };
             let rule = Rule::new(&pool, &parameters);

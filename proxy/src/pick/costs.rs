@@ -31,7 +31,7 @@ pub struct Costs {
     mean_ms: f32,
     /// Endpoint-major: cost of a class at an endpoint over that of the mean request at the average one.
     at: Box<[[f32; CLASSES_MAX]]>,
-    /// One an endpoint; 0: unknown.
+    /// One an endpoint; 0: of none is it known.
     slots: Box<[f32]>,
 }
 
@@ -235,6 +235,7 @@ impl Queue {
     }
 }
 
+/// An endpoint that has not told is taken for the median of those that have: pods of a service are mostly alike. 0 where nobody has.
 fn filled(slots: impl Iterator<Item = f32>) -> Box<[f32]> {
     let mut slots: Box<[f32]> = slots.collect();
     let mut known: Vec<f32> = slots.iter().copied().filter(|slots| *slots > 0.0).collect();
@@ -322,9 +323,10 @@ mod tests {
         assert_eq!(costs.class_of(ClassKey(7)), RequestClass(0));
         assert_eq!((costs.at(0, RequestClass(3)), costs.at(1, RequestClass(3))), (0.1, 0.2));
         assert_eq!((costs.at(0, RequestClass(1)), costs.at(1, RequestClass(1))), (1.9, 0.95));
-        assert_eq!((costs.cost_ms(RequestClass(1)), costs.slots(0), costs.slots(1)), (19.0, 4.0, 0.0));
-        let moved = costs.for_endpoints([None, Some(1)].into_iter());
-        assert_eq!((moved.at(0, RequestClass(1)), moved.at(1, RequestClass(1))), (1.9, 0.95));
+        assert_eq!((costs.cost_ms(RequestClass(1)), costs.slots(0), costs.slots(1)), (19.0, 4.0, 4.0));
+        let moved = costs.for_endpoints([None, Some(0), Some(1)].into_iter());
+        assert_eq!((moved.slots(0), Costs::new(&ClassTable { slots: vec![0.0; 2], ..table }, 2).slots(1)), (4.0, 0.0));
+        assert_eq!((moved.at(0, RequestClass(1)), moved.at(2, RequestClass(1))), (1.9, 0.95));
     }
 
     #[test]

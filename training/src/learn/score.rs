@@ -23,7 +23,8 @@ const PENALTY_MAX: f64 = 2.0;
 /// the share of the reachable goodput that was missed.
 pub fn cost(scenario: &Scenario, overload: bool, run: &Summary, bound: &Summary) -> f64 {
     if overload {
-        return (OVERLOAD_COST * (1.0 - run.goodput_share / scenario.reachable_goodput().max(1e-9))).clamp(LATENCY_RANGE.0, OVERLOAD_COST);
+        return (OVERLOAD_COST * (1.0 - run.goodput_share / scenario.reachable_goodput().max(1e-9)))
+            .clamp(LATENCY_RANGE.0, OVERLOAD_COST);
     }
     let log_ratio = |ours_ms: f64, bound_ms: f64| {
         let ratio = (ours_ms.max(1e-3) / bound_ms.max(1e-3)).ln();
