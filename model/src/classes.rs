@@ -27,7 +27,7 @@ const BLOCK_S: f64 = 3.0;
 /// A factor of a class at an endpoint that rests on so many answers counts half (in logarithms).
 const SHRINKAGE_ANSWERS: f64 = 12.0;
 /// The same of the slowness of an endpoint as a whole, before there are blocks enough.
-const SLOWNESS_SHRINKAGE_ANSWERS: f64 = 4.0;
+const SLOWNESS_SHRINKAGE_ANSWERS: f64 = 8.0;
 /// The fit settles within so many rounds.
 const ROUNDS: usize = 4;
 /// Largest factor either way.
@@ -108,12 +108,17 @@ impl Remembered {
     /// The present block is over, if it has answers enough: it tells of the endpoint's nature, and its answers tell of classes as they would have without its spell.
     fn close_block(&mut self, class_logs: &[f64], keep_max: f64) {
         let (answers, slowness) = self.block_slowness(class_logs);
+        let before = self.blocks.nature();
         if !self.blocks.push(answers, slowness) {
             return;
         }
-        let spell = self.blocks.nature().map_or(0.0, |nature| slowness - nature);
+        let nature = self.blocks.nature();
+        let spell = nature.map_or(0.0, |nature| slowness - nature);
+        // What was remembered was remembered as of the nature that was thought then: it moves along, or classes would be taken for cheaper.
+        let moved = nature.zip(before).map_or(0.0, |(nature, before)| nature - before);
         for (cell, block) in self.cells.iter_mut().zip(&mut self.block) {
             let block = std::mem::take(block);
+            cell.log_sum += cell.answers * moved;
             cell.add(&Cell { log_sum: block.log_sum - block.answers * spell, ..block });
             cell.scale((keep_max / cell.answers.max(1e-9)).min(1.0));
         }
@@ -209,7 +214,7 @@ impl ClassMemory {
     /// What follows for these endpoints; `None` while nothing was seen.
     pub fn costs(&self, endpoints: &[u64]) -> Option<ClassCosts> {
         let width = self.keys.len() + 1;
-        let fit = self.fit(endpoints);
+        let fit = self.fit(endpoints).centred();
         let total: f64 = fit.all.iter().sum();
         if total <= 0.0 {
             return None;
@@ -273,6 +278,17 @@ impl ClassMemory {
     /// Answers that a cell remembers at most.
     fn answers_max(&self) -> f64 {
         ANSWERS_PER_S * self.age_s.clamp(2.0, MEMORY_S)
+    }
+}
+
+impl Fit {
+    /// The same with endpoints that are average in the mean: a class costs what it does at the average endpoint. Without that nothing would keep
+    /// classes from growing cheaper as endpoints grow slower.
+    fn centred(mut self) -> Self {
+        let mean = self.slowness.iter().sum::<f64>() / self.slowness.len().max(1) as f64;
+        self.slowness.iter_mut().for_each(|slow| *slow -= mean);
+        self.class.iter_mut().for_each(|class| *class += mean);
+        self
     }
 }
 
@@ -352,6 +368,28 @@ mod tests {
             let relative = costs.factors[3 + 1] / costs.factors[1];
             assert!((relative / 2.0 - 1.0).abs() < 0.1, "{costs:?}");
             assert!((costs.cost_ms[2].unwrap() / costs.cost_ms[1].unwrap() / 10.0 - 1.0).abs() < 0.05, "{costs:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_that_stays_is_learned_by_whom_it_happened_to_and_costs_stay_what_they_are() {
+        // Either one of three pods, or all of them, take three times as long from some time on.
+        for slowed in [1, 3] {
+            let mut memory = ClassMemory::default();
+            memory.choose(&[10]);
+            for block in 0..120 {
+                for endpoint in 1..=3 {
+                    let slow = if block >= 20 && endpoint <= slowed { 3.0 } else { 1.0 };
+                    memory.add(endpoint, 10, seen(60, 10.0 * slow));
+                }
+                memory.pass(3.0, &[1, 2, 3]);
+            }
+            let costs = memory.costs(&[1, 2, 3]).unwrap();
+            for (endpoint, row) in costs.factors.chunks(2).enumerate() {
+                let (told, true_ms) =
+                    (costs.cost_ms[1].unwrap() * row[1], if endpoint < slowed as usize { 30.0 } else { 10.0 });
+                assert!((told / true_ms - 1.0).abs() < 0.1, "{slowed} slowed: {told} ms, not {true_ms}: {costs:?}");
+            }
         }
     }
 

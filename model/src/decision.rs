@@ -67,7 +67,8 @@ impl RuleParameters {
     };
 
     /// Where endpoints tell how many requests they serve at once: the expected time of the request itself, times how slow the endpoint was
-    /// of late. The weight and the work in flight break near ties.
+    /// of late. Work in flight keeps requests spread; capacity is in the expected
+    /// time, so that weights count for nothing.
     pub const WITH_SLOTS: Self = Self {
         exponent: 1.0,
         offset: 1.0,

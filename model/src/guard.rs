@@ -62,7 +62,7 @@ pub(crate) fn rule(case: &Case<'_>, config: &GuardConfig, watch: &mut Watch) -> 
     let policy_applies = heard.is_some();
     let residuals = heard.map(|proposal| heard_residuals(case, proposal, &mut actions));
     let mut adjustments = match &residuals {
-        Some(residuals) => residuals.iter().map(|residual| residual.exp().clamp(1e-3, 1e3)).collect(),
+        Some(residuals) => residuals.iter().map(|residual| residual.clamp(-20.0, 20.0).exp()).collect(),
         None => vec![1.0; case.endpoints.len()],
     };
     let wanted = match &residuals {
@@ -80,6 +80,7 @@ pub(crate) fn rule(case: &Case<'_>, config: &GuardConfig, watch: &mut Watch) -> 
         let mut weights = step(case, settings, wanted, &mut actions);
         slow_start(case, settings, &mut weights, &mut adjustments, &mut actions);
         share_bounds(case, settings, &mut weights, &mut actions);
+        adjustment_bounds(case, settings, &mut adjustments, &mut actions);
         weights
     };
     Verdict { weights, adjustments, policy_applies, actions }
@@ -308,7 +309,7 @@ fn slow_start(
     for (index, age_s, ramp) in ramps {
         weights[index] *= ramp;
         if settings.slow_start_strict {
-            adjustments[index] *= ramp.max(1e-3);
+            adjustments[index] *= ramp;
         }
         actions.push(GuardAction {
             reason: Reason::SlowStart,
@@ -321,6 +322,28 @@ fn slow_start(
         });
     }
     normalise(weights);
+}
+
+/// What is asked for beyond capacity is held within the bounds of shares.
+fn adjustment_bounds(
+    case: &Case<'_>,
+    settings: &GuardSettings,
+    adjustments: &mut [f64],
+    actions: &mut Vec<GuardAction>,
+) {
+    for (endpoint, adjustment) in case.observation.endpoints.iter().zip(adjustments) {
+        let held = adjustment.clamp(settings.share_floor.clamp(1e-3, 1.0), settings.share_ceiling.clamp(1.0, 1e3));
+        if held != *adjustment {
+            let (reason, word) =
+                if held > *adjustment { (Reason::ShareFloor, "floor") } else { (Reason::ShareCeiling, "ceiling") };
+            actions.push(GuardAction {
+                reason,
+                endpoint: Some(endpoint.key),
+                detail: format!("an adjustment by x{adjustment:.3} is held at the {word} of x{held:.3}"),
+            });
+            *adjustment = held;
+        }
+    }
 }
 
 fn share_bounds(case: &Case<'_>, settings: &GuardSettings, weights: &mut [f64], actions: &mut Vec<GuardAction>) {

@@ -124,7 +124,9 @@ impl Admission {
         }
         let weight = rules.weight(class);
         let work = self.work.fetch_add(weight.into(), Relaxed);
-        self.sums.arrived(class);
+        if rules.objective().is_some() {
+            self.sums.arrived(class);
+        }
         // One is always let in: a share that rounds to nothing must not lock a class out of an idle backend.
         let met = |limit: f32| work as f32 >= UNIT * limit * self.share(rules, class);
         if before > 0 && self.limit(rules).is_some_and(met) {
@@ -201,6 +203,8 @@ impl Admission {
         }
         let (Some(classes), Some(limit)) = (rules.classes(), self.limit(rules)) else { return };
         let shares = self.demand.shares(classes, &flow, limit, now);
+        // Nobody is held back before answers were too slow, nor long after: then only the averages go on.
+        let shares = if rules.is_largest(limit) { [1.0; CLASSES_MAX] } else { shares };
         self.shares.iter().zip(shares).for_each(|(share, new)| share.store(new.to_bits(), Relaxed));
     }
 

@@ -4,6 +4,8 @@
 
 /// At most so many groups.
 const GROUPS_MAX: usize = 4;
+/// The price of a group, as a multiple of Schwarz's: the best of many splits is found, so that one in twelve would be of noise alone.
+const CAUTION: f64 = 1.25;
 /// Rounds of k-means; it settles sooner.
 const ROUNDS: usize = 8;
 /// Variance of the logarithm of the cost of one request within its class: a coefficient of variation of about 0.7.
@@ -28,7 +30,7 @@ impl Groups {
         let mut best: Option<(f64, Self)> = None;
         for count in 1..=GROUPS_MAX.min(endpoints.max(1)) {
             let (groups, distance) = Self::means(&weights, profile, width, count);
-            let cost = distance / VARIANCE + (count * width) as f64 * seen.max(1.0).ln();
+            let cost = distance / VARIANCE + CAUTION * (count * width) as f64 * seen.max(1.0).ln();
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
                 best = Some((cost, groups));
             }

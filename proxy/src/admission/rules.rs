@@ -38,6 +38,8 @@ const INCREASE_FROM: f32 = 2.0;
 pub struct AdmissionRules {
     enabled: bool,
     min: f32,
+    /// Somebody asked for it.
+    min_configured: bool,
     max: f32,
     max_parallel: Option<u32>,
     objective: Option<Duration>,
@@ -77,6 +79,7 @@ impl AdmissionRules {
         Self {
             enabled: control.enabled,
             min: min.min(max),
+            min_configured: control.min_concurrency.is_some(),
             max,
             max_parallel: breaker.max_parallel_requests,
             objective,
@@ -101,7 +104,9 @@ impl AdmissionRules {
         // With a single class there is nobody to hold back for another.
         let several = classes().filter(|class| costs.share(*class) > 0.0).count() > 1;
         let target = if several { TARGET } else { 1.0 };
-        self.min = (self.min / target).min(self.max);
+        if !self.min_configured {
+            self.min = (self.min / target).min(self.max);
+        }
         self.classes = Some(Box::new(ClassRules {
             priorities: each(&|class| f64::from(costs.priority(class))).map(|priority| priority.clamp(0.0, 1.0) as f32),
             weights: costs_us.map(|cost_us| weigh(cost_us).round().max(1.0) as u32),
@@ -157,6 +162,11 @@ impl AdmissionRules {
     /// Share of the limit that is in use where shares decide; 1 where the limit does.
     pub(super) fn target(&self) -> f32 {
         self.classes().map_or(1.0, |classes| classes.target)
+    }
+
+    /// Whether a limit is the largest there is: it was never lowered, or has risen again all the way.
+    pub(super) fn is_largest(&self, limit: f32) -> bool {
+        limit >= self.max
     }
 
     /// A limit within its range.

@@ -57,7 +57,7 @@ impl Costs {
             slots: if table.slots.is_empty() {
                 vec![0.0; endpoints].into()
             } else {
-                filled(table.slots.clone().into_iter())
+                filled(table.slots.iter().copied(), table.slots.len() / 2 + 1)
             },
         };
         costs.share[0] = other_share / weight;
@@ -97,7 +97,7 @@ impl Costs {
     pub fn for_endpoints(&self, origin: impl Iterator<Item = Option<usize>> + Clone) -> Self {
         Self {
             at: origin.clone().map(|before| before.map_or(self.relative, |index| self.at[index])).collect(),
-            slots: filled(origin.map(|before| before.map_or(0.0, |index| self.slots[index]))),
+            slots: filled(origin.map(|before| before.map_or(0.0, |index| self.slots[index])), 1),
             ..self.clone()
         }
     }
@@ -235,12 +235,15 @@ impl Queue {
     }
 }
 
-/// An endpoint that has not told is taken for the median of those that have: pods of a service are mostly alike. 0 where nobody has.
-fn filled(slots: impl Iterator<Item = f32>) -> Box<[f32]> {
+/// An endpoint that has not told is taken for the median of those that have: pods of a service are mostly alike. Where fewer than `enough` have,
+/// nothing is taken for known: the parameters that the controller sends go with that (it asks for more than half, as here).
+fn filled(slots: impl Iterator<Item = f32>, enough: usize) -> Box<[f32]> {
     let mut slots: Box<[f32]> = slots.collect();
     let mut known: Vec<f32> = slots.iter().copied().filter(|slots| *slots > 0.0).collect();
     known.sort_unstable_by(f32::total_cmp);
-    if let Some(median) = known.get(known.len() / 2) {
+    if known.len() < enough {
+        slots.fill(0.0);
+    } else if let Some(median) = known.get(known.len() / 2) {
         slots.iter_mut().filter(|slots| **slots <= 0.0).for_each(|slots| *slots = *median);
     }
     slots
@@ -317,7 +320,7 @@ mod tests {
     fn costs_are_told_in_units_of_the_mean_request_and_factors_go_with_their_class() {
         let mut table = table(&[(3, 1.0, 0.5), (1, 19.0, 0.5)]);
         table.factors = vec![1.0, 1.0, 1.0, 1.0, 2.0, 0.5];
-        table.slots = vec![4.0, 0.0];
+        table.slots = vec![4.0, 4.0];
         let costs = Costs::new(&table, 2);
         assert_eq!(costs.class_of(ClassKey(300)), RequestClass(3));
         assert_eq!(costs.class_of(ClassKey(7)), RequestClass(0));
@@ -325,7 +328,13 @@ mod tests {
         assert_eq!((costs.at(0, RequestClass(1)), costs.at(1, RequestClass(1))), (1.9, 0.95));
         assert_eq!((costs.cost_ms(RequestClass(1)), costs.slots(0), costs.slots(1)), (19.0, 4.0, 4.0));
         let moved = costs.for_endpoints([None, Some(0), Some(1)].into_iter());
-        assert_eq!((moved.slots(0), Costs::new(&ClassTable { slots: vec![0.0; 2], ..table }, 2).slots(1)), (4.0, 0.0));
+        assert_eq!(
+            (moved.slots(0), Costs::new(&ClassTable { slots: vec![0.0; 2], ..table.clone() }, 2).slots(1)),
+            (4.0, 0.0)
+        );
+        let half = ClassTable { slots: vec![4.0, 0.0], ..table.clone() };
+        let most = ClassTable { slots: vec![4.0, 4.0, 0.0], factors: Vec::new(), ..table };
+        assert_eq!((Costs::new(&half, 2).slots(0), Costs::new(&most, 3).slots(2)), (0.0, 4.0));
         assert_eq!((moved.at(0, RequestClass(1)), moved.at(2, RequestClass(1))), (1.9, 0.95));
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Exchange {
     pub to_head: bool,
     /// It may be sent twice without harm, and has no body.
     pub repeatable: bool,
+    /// Something of an answer has come, be it an interim one.
+    pub heard: bool,
 }
 
 /// The head of an answer is on its way to the client, with what of the body came along.
@@ -87,6 +89,7 @@ impl Exchange {
         let mut sent = 0;
         let mut partial = Vec::new();
         let mut unchecked = reused;
+        self.heard = false;
         poll_fn(|cx| {
             let failed = |reason, again: bool| Poll::Ready(Err(NoAnswer { reason, again: again.then_some(()) }));
             if let Some(reason) = given_up(&session.client, &self.progress) {
@@ -115,7 +118,7 @@ impl Exchange {
                     Poll::Ready(Ok(answered))
                 }
                 Err(reason) => {
-                    let silent = reason == Reason::UpstreamReset && partial.is_empty();
+                    let silent = reason == Reason::UpstreamReset && !self.heard;
                     failed(reason, silent && (sent == 0 || reused && self.repeatable))
                 }
             }
@@ -203,6 +206,7 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Option<Result<Answered, Reason>> {
         let mut start = at.start;
+        self.heard = true;
         loop {
             let mut slots = response::slots();
             let response = match Response::look(&bytes[start..at.end], &mut slots, self.to_head) {
@@ -266,7 +270,9 @@ impl Exchange {
         let mut left = Vec::new();
         let broken = poll_fn(|cx| {
             if session.client.is_expired() {
-                return Poll::Ready(Some(Broken::Answer));
+                // A client that has stopped reading is no fault of the endpoint.
+                let stuck = !session.reply.is_flushed();
+                return Poll::Ready(Some(if stuck { Broken::Request } else { Broken::Answer }));
             }
             if let Poll::Ready(reason) = self.poll_upload(session, endpoint, cx) {
                 let broken = if session.lost {

@@ -41,6 +41,8 @@ enum Source {
     UntilClose,
     /// It has ended.
     Over,
+    /// It broke its framing or a limit: what would follow it is not to be believed.
+    Broken,
 }
 
 /// Told what moves.
@@ -112,6 +114,7 @@ impl Flow {
         let there = at.len();
         match &mut self.source {
             Source::Over => Ok((at.start..at.start, at.start)),
+            Source::Broken => Err(Cut::Source),
             Source::UntilClose => Ok((at.clone(), at.end)),
             Source::Length(left) => {
                 let step = (*left).min(there as u64) as usize;
@@ -133,7 +136,15 @@ impl Flow {
     }
 
     /// Takes what belongs to the body from the start of `bytes`, and adds it to `out` as it is to be written.
+    /// After an error the body never ends, and nothing is left that could pass for what follows it.
     pub fn take(&mut self, bytes: &mut Vec<u8>, out: &mut Vec<u8>, meter: &mut impl Meter) -> Result<(), Cut> {
+        self.take_sound(bytes, out, meter).inspect_err(|_| {
+            self.source = Source::Broken;
+            bytes.clear();
+        })
+    }
+
+    fn take_sound(&mut self, bytes: &mut Vec<u8>, out: &mut Vec<u8>, meter: &mut impl Meter) -> Result<(), Cut> {
         if self.is_over() || bytes.is_empty() {
             return Ok(());
         }
@@ -164,8 +175,9 @@ impl Flow {
         rest: &mut Vec<u8>,
         meter: &mut impl Meter,
     ) -> Result<Range<usize>, Cut> {
-        let (content, used) = self.decode(scratch, at.clone())?;
-        meter.came(content.len())?;
+        let decoded = self.decode(scratch, at.clone());
+        let sound = decoded.and_then(|(content, used)| meter.came(content.len()).map(|()| (content, used)));
+        let (content, used) = sound.inspect_err(|_| self.source = Source::Broken)?;
         rest.extend_from_slice(&scratch[used..at.end]);
         // Without content, only an end may have to be written; there is room for it where the body begins.
         let mut out = if content.is_empty() { at.start..at.start } else { content };
@@ -273,6 +285,20 @@ mod tests {
         }
 
         fn waits(&mut self) {}
+    }
+
+    #[test]
+    fn a_body_that_breaks_never_ends_and_leaves_nothing_that_could_be_a_request() {
+        // All of it, and another request, came at once: too long by a byte, and broken framing.
+        for (text, max) in
+            [("5\r\nhello\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n", 4), ("5\r\nhelloGET / HTTP/1.1\r\n\r\n", 99)]
+        {
+            let mut flow = Flow::chunked();
+            let (mut rest, mut out) = (text.as_bytes().to_vec(), Vec::new());
+            assert!(flow.take(&mut rest, &mut out, &mut Count(0, max)).is_err(), "{text:?}");
+            assert!(!flow.is_over() && rest.is_empty(), "{text:?}");
+            assert!(flow.take(&mut text.as_bytes().to_vec(), &mut out, &mut Count(0, 99)).is_err(), "{text:?}");
+        }
     }
 
     /// A socket that takes so many bytes a poll, and no more than so many until it is given more room.

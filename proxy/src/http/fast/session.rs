@@ -255,7 +255,7 @@ impl Session {
             Ok(arrived) => arrived,
             Err(reason) => return self.reject(&reason, body, to_head).await,
         };
-        let mut exchange = Exchange { upload: body, progress, body_bytes_max, to_head, repeatable };
+        let mut exchange = Exchange { upload: body, progress, body_bytes_max, to_head, repeatable, heard: false };
         if !exchange.upload.is_over()
             && let Err(reason) = exchange.board(&mut self.rest, &mut self.flight)
         {
