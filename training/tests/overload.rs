@@ -38,8 +38,8 @@ fn with_one_class_all_of_the_capacity_becomes_goodput() {
 #[test]
 fn with_classes_the_costliest_requests_are_shed_and_hardly_any_others() {
     for proxies in [1, 16] {
-        check(Family::BurstClasses, proxies, 2.5);
-        check(Family::BurstClasses150, proxies, 2.5);
+        check(Family::BurstClasses, proxies, 3.0);
+        check(Family::BurstClasses150, proxies, 3.0);
     }
 }
 
