@@ -178,7 +178,7 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     let stop_proxy = CancellationToken::new();
     let (proxy, mut status) = spawn_proxy(link, options.proxy, &stop_proxy);
     let bound = tokio::select! {
-        bound = until_bound(&mut status) => Some(bound),
+        bound = until_bound(&mut status) => bound.transpose(),
         () = proxy.failed.cancelled() => None,
     };
     let error = match bound {
@@ -195,17 +195,18 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     Err(error)
 }
 
-/// Waits until every listener has been tried; one that cannot be bound is an error.
+/// Waits until every listener has been tried; one that cannot be bound is an error. `None`: the proxy has ended, and says why itself.
 async fn until_bound(
     status: &mut watch::Receiver<ProxyStatus>,
-) -> anyhow::Result<(Vec<SocketAddr>, Option<SocketAddr>)> {
+) -> anyhow::Result<Option<(Vec<SocketAddr>, Option<SocketAddr>)>> {
     let tried = |status: &ProxyStatus| status.ready || status.listeners.iter().any(|listener| listener.bound.is_err());
     let status = tokio::time::timeout(START_PATIENCE, status.wait_for(tried)).await;
-    let status = status.context("the proxy got no listener from its controller in time")??.clone();
+    let Ok(status) = status.context("the proxy got no listener from its controller in time")? else { return Ok(None) };
+    let status = status.clone();
     let bound = |listener: &ListenerStatus| {
         listener.bound.clone().map_err(|error| anyhow!("listener {}: {error}", listener.name))
     };
-    Ok((status.listeners.iter().map(bound).collect::<anyhow::Result<_>>()?, status.admin))
+    Ok(Some((status.listeners.iter().map(bound).collect::<anyhow::Result<_>>()?, status.admin)))
 }
 
 /// A running controller with its dashboard.
