@@ -90,7 +90,7 @@ impl Remembered {
         Self { block: cells.clone(), cells, blocks: Blocks::default() }
     }
 
-    /// All cells, the present block included: as it was while the endpoint's nature is not known, and without its spell after.
+    /// All cells, the present block included, as it was: what is in it of a spell is taken out when it closes.
     fn row(&self) -> Vec<Cell> {
         let mut row = self.cells.clone();
         row.iter_mut().zip(&self.block).for_each(|(cell, block)| cell.add(block));

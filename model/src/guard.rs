@@ -10,7 +10,8 @@
 //! 3. *Step*: no weight moves further in one tick than allowed, relative to the others; shrinking may be faster than growing,
 //!    and a failing endpoint may shrink at once.
 //! 4. *Slow start*: new endpoints get a part of their share that grows with their age.
-//! 5. *Share bounds*: floor and ceiling, last, so that they always hold.
+//! 5. *Share bounds*: floor and ceiling, last, so that they always hold. Adjustments, which steer in the place of weights where the rule knows
+//!    how long a request takes, are held within the same two numbers, but not to steps.
 //!
 //! Shares are of weight among ready endpoints. With equal queues a proxy sends in proportion to them; its live
 //! in-flight counts then shift requests within the tick. Endpoints that are not ready get the floor share, on top of

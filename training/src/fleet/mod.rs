@@ -17,7 +17,6 @@ use crate::{
         Router, Routing,
         endpoint::Endpoint,
         router::{Arrival, Departure},
-        time::MILLISECOND,
     },
 };
 pub use controller::Tick;
@@ -25,8 +24,8 @@ pub use controller::Tick;
 use controller::Controller;
 use proxy::Proxy;
 
-/// How often proxies tell each other what they have in flight.
-const PEERS_NS: u64 = MILLISECOND;
+/// How often proxies tell each other what they have in flight: as those that ship.
+const PEERS_NS: u64 = trimtab_proxy::peers::INTERVAL.as_nanos() as u64;
 
 /// What the proxies of a run are configured with.
 #[derive(Debug, Clone, Copy, PartialEq)]
