@@ -234,7 +234,7 @@ impl Index {
             let policy = self.policies.of(backend.spec.model.as_deref());
             let table = backend.tick(self.tick, &policy, &mut self.rng, now);
             self.publisher.set(Kind::WeightTable, name, &table);
-            if let Some(classes) = backend.class_table(now) {
+            if let Some(classes) = backend.class_table(&policy, now) {
                 self.publisher.set(Kind::ClassTable, name, &classes);
             }
             if let Some(last) = &backend.last {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use trimtab_model::decision::{Decision, RuleParameters};
+use trimtab_model::decision::{Decision, Mode, RuleParameters};
 use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, Observation};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
@@ -165,9 +165,14 @@ impl Backend {
     }
 
     /// The table of classes, if it is to be pushed anew. Once a tick.
-    pub fn class_table(&mut self, now: Now) -> Option<v1::ClassTable> {
+    pub fn class_table(&mut self, policy: &Policy, now: Now) -> Option<v1::ClassTable> {
         let scrapes = &self.scrapes;
-        let slots = |key| scrapes.get(&key)?.numbers.worker_limit.map(|stamped| stamped.value);
+        let service = policy.service().filter(|_| self.spec.mode == Mode::Active);
+        let name = self.spec.name();
+        let slots = |key| {
+            let told = scrapes.get(&key).and_then(|state| state.numbers.worker_limit).map(|stamped| stamped.value);
+            told.or_else(|| service?.slots(name, key))
+        };
         self.classes.tick(&self.spec.resource, slots, now)
     }
 

@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::features::{CONTEXT, FEATURES, FeatureSpec};
 use crate::network::{Network, Shape};
 use crate::policy::RULE_PARAMETERS;
+use crate::service::ServiceError;
 
 /// Where the manifest is in the file's metadata. One key, as safetensors writes several in no fixed order.
 pub const METADATA_KEY: &str = "trimtab";
@@ -63,6 +64,9 @@ pub enum CheckpointError {
         /// What would be right.
         expected: String,
     },
+    /// A fact about a service that cannot be.
+    #[error("checkpoint's {0}")]
+    Service(#[from] ServiceError),
     /// A number of the manifest that makes no sense.
     #[error("checkpoint's {field} is {value}, it must be {allowed}")]
     Field {
@@ -205,6 +209,7 @@ impl Checkpoint {
             // A factor of 1.65 either way.
             parameter_clip: 0.5,
             training: None,
+            service: None,
         };
         let mut rng = StdRng::seed_from_u64(1);
         let mut draw = |name: &str, shape: &[usize]| {

@@ -1,5 +1,7 @@
 //! One tick for one backend: observation to decision. Pure: same inputs and seed, same bits out.
 
+use std::borrow::Cow;
+
 use rand::Rng;
 
 use crate::decision::{Decision, Mode, RuleParameters};
@@ -25,6 +27,7 @@ pub fn decide(
     mode: Mode,
     rng: &mut impl Rng,
 ) -> (Decision, Memory) {
+    let observation = &*completed(observation, policy, mode);
     let endpoints = previous.fold(observation);
     let prior = Prior::new(&endpoints);
     let proposal = (mode != Mode::Off).then(|| {
@@ -83,6 +86,14 @@ pub fn decide(
     };
     let memory = previous.remember(observation, endpoints, &decision.applied, watch);
     (decision, memory)
+}
+
+/// The observation with the facts that a policy in force knows of the service, where its pods do not tell them.
+fn completed<'a>(observation: &'a Observation, policy: &Policy, mode: Mode) -> Cow<'a, Observation> {
+    match policy.service() {
+        Some(service) if mode == Mode::Active => service.complete(observation),
+        _ => Cow::Borrowed(observation),
+    }
 }
 
 /// Whether most endpoints tell how many requests they serve at once: then the rule knows how long a request takes.

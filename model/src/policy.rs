@@ -2,6 +2,7 @@
 
 use std::f64::consts::TAU;
 use std::fmt;
+use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView1, ShapeError};
 use rand::Rng;
@@ -11,6 +12,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, Normalisation, Range, SHIPP
 use crate::decision::RuleParameters;
 use crate::features::{CONTEXT, FEATURES, Features};
 use crate::infer::Inference;
+use crate::service::Service;
 
 /// Parameters of the pick rule that a policy may move, in the order of [`Proposal::parameters`].
 /// The exponent of the count is not among them: only ratios of exponents matter.
@@ -26,6 +28,7 @@ pub const EXPLORATION_STD_MAX: f64 = 0.5;
 pub struct Policy {
     version: String,
     learned: Option<Learned>,
+    service: Option<Arc<Service>>,
     exploration_std: f64,
 }
 
@@ -83,7 +86,7 @@ pub struct PolicyFault {
 impl Policy {
     /// The policy that always agrees with the prior and runs no network.
     pub fn prior_only() -> Self {
-        Self { version: "prior".to_owned(), learned: None, exploration_std: 0.0 }
+        Self { version: "prior".to_owned(), learned: None, service: None, exploration_std: 0.0 }
     }
 
     /// The policy that is built in.
@@ -115,7 +118,8 @@ impl Policy {
         })?;
         let manifest = checkpoint.manifest();
         let learned = Learned { network, features: manifest.features.clone(), context: manifest.context.clone() };
-        Ok(Self { version: manifest.policy_version.clone(), learned: Some(learned), exploration_std: 0.0 })
+        let service = manifest.service.clone().map(Arc::new);
+        Ok(Self { version: manifest.policy_version.clone(), learned: Some(learned), service, exploration_std: 0.0 })
     }
 
     /// The same policy with Gaussian noise of this standard deviation on its log weights, at most
@@ -124,6 +128,11 @@ impl Policy {
     pub fn with_exploration(mut self, std: f64) -> Self {
         self.exploration_std = if std.is_finite() { std.clamp(0.0, EXPLORATION_STD_MAX) } else { 0.0 };
         self
+    }
+
+    /// What it knows of the service that it was refined for.
+    pub fn service(&self) -> Option<&Service> {
+        self.service.as_deref()
     }
 
     /// Its version, as recordings name it.

@@ -23,7 +23,7 @@ use crate::{
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
         costs::Costs,
-        rule::{Terms, expected_wait},
+        rule::{Terms, expected_wait, in_flight_all},
     },
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
@@ -283,6 +283,11 @@ impl Backend {
         // Chosen by what is expected, not by how it turns out: otherwise long waits would pass for service.
         let wait_ms = (wait <= WAIT_TELLING_MAX * cost).then_some(wait * costs.mean_ms());
         load.begin(now, class).known(cost, wait_ms)
+    }
+
+    /// Requests of all proxies in flight at the endpoint at `index`, as the rule takes them to be.
+    pub fn in_flight_all(&self, index: usize, now: Timestamp) -> f32 {
+        in_flight_all(&self.endpoints[index].load, Coarse::of(now), self.pool.proxies, self.pool.peers)
     }
 
     /// It ended: `latency` after [`Self::begin`] of the same `index`. The event, if there is one, goes to the owner of the table.

@@ -108,6 +108,7 @@ fn request_row(proxy: &Arc<str>, sample: v1::RequestSample) -> RequestRow {
         attempts: sample.attempts,
         class_key: (!sample.class_name.is_empty()).then_some(sample.class_key),
         class_name: (!sample.class_name.is_empty()).then_some(sample.class_name),
+        in_flight_all: (sample.endpoint != 0).then_some(sample.in_flight_all),
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::CheckpointError;
 use crate::features::{CONTEXT, FEATURES};
 use crate::policy::RULE_PARAMETERS;
+use crate::service::Service;
 
 /// Version of the layout; changes when a file of the old one would be misread.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -36,6 +37,9 @@ pub struct Manifest {
     /// How it was trained; nothing for one that was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
+    /// What its recordings told of the service that it was refined for; nothing for a policy for all services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
 }
 
 /// How one feature looked in training: the network is given (x − mean) ÷ std of x held to the range that was seen.
@@ -106,6 +110,9 @@ impl Manifest {
                 feature.seen.is_none_or(|seen| seen.low.is_finite() && seen.high.is_finite() && seen.low < seen.high);
             let low = feature.seen.map_or(0.0, |seen| f64::from(seen.low));
             field(seen, &name("lowest value"), low, "finite and below the highest")?;
+        }
+        if let Some(service) = &self.service {
+            service.check()?;
         }
         let clip = |value: f64| value > 0.0 && value <= CLIP_MAX;
         field(self.hidden <= 1024, "hidden", self.hidden as f64, "from 0 (linear) to 1024")?;

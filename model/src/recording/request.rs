@@ -35,5 +35,8 @@ rows! {
         pub class_key: Option<u64>,
         /// The name of its class, e.g. `GET /users/{}`.
         pub class_name: Option<String>,
+        /// Requests of all proxies in flight at the endpoint when it was picked, as the rule took them to be; null where none was picked, or in
+        /// recordings that are older than the column.
+        pub in_flight_all: Option<f32>,
     }
 }

@@ -130,6 +130,12 @@ rows! {
         pub mode: String,
         /// Names of the guard's reasons that concern this endpoint, in order.
         pub guard: Vec<String>,
+        /// What was asked for beyond capacity: the score was divided by it. Null where weights said it all.
+        pub adjustment: Option<f64>,
+        /// ω pushed.
+        pub rule_weight_exponent: Option<f32>,
+        /// h pushed.
+        pub rule_work_share: Option<f32>,
     }
 }
 
@@ -224,6 +230,9 @@ impl TickRow {
             policy_version: decision.policy_version.clone(),
             mode: mode_name(decision.mode).to_owned(),
             guard: guard.reasons(endpoint.key),
+            adjustment: decision.adjustments.get(index).copied(),
+            rule_weight_exponent: Some(rule.weight_exponent),
+            rule_work_share: Some(rule.work_share),
         }
     }
 }

@@ -79,6 +79,7 @@ struct Running {
 struct Picked {
     index: usize,
     in_flight: u32,
+    in_flight_all: f32,
 }
 
 /// Times of an answer whose head has come.
@@ -145,7 +146,8 @@ impl Account {
     pub fn begin_attempt(&mut self, index: usize, now: Timestamp) {
         self.attempts += 1;
         let in_flight = self.entry.backend.endpoints()[index].load.in_flight();
-        self.picked = Some(Picked { index, in_flight });
+        let in_flight_all = self.entry.backend.in_flight_all(index, now);
+        self.picked = Some(Picked { index, in_flight, in_flight_all });
         let attempt = self.entry.backend.begin(index, now, self.class);
         self.running = Some(Running { index, attempt, began: now });
     }
@@ -256,8 +258,7 @@ impl Account {
     }
 
     fn sample(&self, latency: Duration) -> v1::RequestSample {
-        let picked =
-            self.picked.map(|picked| (self.entry.backend.endpoints()[picked.index].config.key.0, picked.in_flight));
+        let key_of = |picked: Picked| self.entry.backend.endpoints()[picked.index].config.key.0;
         let class = self.entry.backend.costs().and_then(|costs| {
             let key = costs.key(self.class)?;
             Some((key.0, costs.name(self.class).to_owned()))
@@ -269,8 +270,9 @@ impl Account {
             method: self.method.to_string(),
             class: u32::from(self.class.0),
             backend: self.entry.backend.name().to_owned(),
-            endpoint: picked.map_or(0, |(key, _)| key),
-            in_flight: picked.map_or(0, |(_, in_flight)| in_flight),
+            endpoint: self.picked.map_or(0, key_of),
+            in_flight: self.picked.map_or(0, |picked| picked.in_flight),
+            in_flight_all: self.picked.map_or(0.0, |picked| picked.in_flight_all),
             latency_ms: (latency.as_secs_f64() * 1e3) as f32,
             status: self.status.map_or(0, |status| u32::from(status.as_u16())),
             request_bytes: self.progress.request_bytes(),

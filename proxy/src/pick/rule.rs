@@ -273,6 +273,11 @@ pub(crate) fn expected_wait(
     if there.in_flight <= 0.0 { 0.0 } else { there.queue(costs, index).wait(costs.slots(index).max(1.0)) }
 }
 
+/// Requests in flight at an endpoint from all proxies, as picking takes them to be.
+pub(crate) fn in_flight_all(load: &EndpointLoad, now: Coarse, sharing: f32, listen: bool) -> f32 {
+    There::look(load, now, sharing, listen).in_flight
+}
+
 impl Pick for Rule {
     fn pick<R: RngCore + ?Sized>(
         &self,

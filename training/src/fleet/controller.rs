@@ -10,7 +10,8 @@ use trimtab_model::{
     decide,
     decision::{Decision, Mode, RuleParameters},
     features::Features,
-    observation::{EndpointKey as ModelKey, EndpointObservation, Observation},
+    observation::{EndpointKey as ModelKey, EndpointObservation, Observation, Scraped},
+    recording::TickRow,
 };
 use trimtab_proxy::{
     api::v1,
@@ -94,6 +95,8 @@ pub(super) struct Controller {
     errors_pushed: Vec<f32>,
     /// Every tick so far, where somebody asked for them.
     ticks: Option<Vec<Tick>>,
+    /// What is recorded, where it is.
+    rows: Option<Vec<TickRow>>,
 }
 
 impl Controller {
@@ -117,6 +120,7 @@ impl Controller {
             classes: classes::memory(scenario),
             errors_pushed: vec![0.0; endpoints],
             ticks: None,
+            rows: None,
         };
         controller.start();
         controller
@@ -125,6 +129,21 @@ impl Controller {
     /// Keeps every tick from now on.
     pub fn keep_ticks(&mut self) {
         self.ticks = Some(Vec::new());
+    }
+
+    /// Records every tick from now on.
+    pub fn record(&mut self) {
+        self.rows = Some(Vec::new());
+    }
+
+    /// What was recorded.
+    pub fn into_rows(self) -> Vec<TickRow> {
+        self.rows.unwrap_or_default()
+    }
+
+    /// The seed of its run.
+    pub fn seed(&self) -> u64 {
+        self.scenario.seed
     }
 
     /// The ticks that were kept.
@@ -257,8 +276,11 @@ impl Controller {
         if self.tick > 20 && self.tick % EVERY_TICKS != 1 {
             return;
         }
-        let slots =
-            |number: usize| self.scrapes[number].scraped(now_ns).worker_limit.map_or(0.0, |slots| slots.value as f32);
+        let slots = |number: usize| {
+            let told = self.scraped(number, now_ns).worker_limit.map(|slots| slots.value);
+            let known = || self.policy.service()?.slots(BACKEND, ModelKey(number as u64));
+            told.or_else(known).map_or(0.0, |slots| slots as f32)
+        };
         let slots = (0..endpoints.len()).map(slots).collect();
         let table = match self.options.classes {
             ClassKnowledge::None => None,
@@ -305,6 +327,9 @@ impl Controller {
             self.memory = memory;
             let narrow = |numbers: &[f64]| numbers.iter().map(|number| *number as f32).collect();
             let pushed = (narrow(&decision.applied), narrow(&decision.adjustments), decision.parameters);
+            if let Some(rows) = &mut self.rows {
+                rows.extend(TickRow::of(&observation, &decision, |key| format!("pod-{}", key.0)));
+            }
             if let Some((ticks, features)) = self.ticks.as_mut().zip(features) {
                 ticks.push(Tick { features, decision });
             }
@@ -338,6 +363,17 @@ impl Controller {
         }
     }
 
+    /// What an endpoint's metrics tell.
+    fn scraped(&self, number: usize, now_ns: u64) -> Scraped {
+        let scraped = self.scrapes[number].scraped(now_ns);
+        if self.scenario.telemetry.slots_told {
+            scraped
+        } else {
+            // A server that does not tell how many workers it has does not tell how many of them are busy either.
+            Scraped { worker_limit: None, busy: None, cpu_limit_cores: None, ..scraped }
+        }
+    }
+
     fn observe(&mut self, now_ns: u64) -> Observation {
         self.tick += 1;
         let now = Timestamp(now_ns);
@@ -352,7 +388,7 @@ impl Controller {
                 restarts: None,
                 zone_match: None,
                 reported: self.loads[number].take(f64::from(self.errors[number].get(now))),
-                scraped: self.scrapes[number].scraped(now_ns),
+                scraped: self.scraped(number, now_ns),
             })
             .collect();
         Observation {

@@ -7,6 +7,7 @@ mod controller;
 mod observe;
 mod peers;
 mod proxy;
+mod recorder;
 
 use trimtab_model::{Policy, decision::RuleParameters};
 use trimtab_proxy::config::{Algorithm, RuleTerms};
@@ -20,9 +21,12 @@ use crate::{
     },
 };
 pub use controller::Tick;
+pub(crate) use proxy::BACKEND;
+pub use recorder::Recording;
 
 use controller::Controller;
 use proxy::Proxy;
+use recorder::Sampler;
 
 /// How often proxies tell each other what they have in flight: as those that ship.
 const PEERS_NS: u64 = trimtab_proxy::peers::INTERVAL.as_nanos() as u64;
@@ -129,6 +133,23 @@ impl Fleet {
     pub fn keeping_ticks(mut self) -> Self {
         self.controller.keep_ticks();
         self
+    }
+
+    /// The same, and it records as the controller that ships does: every tick, and this share of the requests.
+    #[must_use]
+    pub fn recording(mut self, share: f64) -> Self {
+        self.controller.record();
+        for (number, proxy) in self.proxies.iter_mut().enumerate() {
+            proxy.sample(Sampler::new(self.controller.seed(), number, share));
+        }
+        self
+    }
+
+    /// What was recorded; nothing unless the run was [`recording`](Self::recording).
+    pub fn into_recording(self) -> Recording {
+        let mut requests: Vec<_> = self.proxies.into_iter().flat_map(Proxy::into_samples).collect();
+        requests.sort_by_key(|row| row.at_ms);
+        Recording { ticks: self.controller.into_rows(), requests }
     }
 
     /// The ticks that were kept, in order; none unless the run was [`keeping_ticks`](Self::keeping_ticks).

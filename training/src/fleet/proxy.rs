@@ -3,6 +3,7 @@
 use std::{num::NonZeroU16, time::Duration};
 
 use rand::rngs::SmallRng;
+use trimtab_model::recording::RequestRow;
 use trimtab_proxy::{
     admission::Admitted,
     api::v1,
@@ -17,7 +18,10 @@ use trimtab_proxy::{
     time::Timestamp,
 };
 
-use super::{FleetOptions, classes};
+use super::{
+    FleetOptions, classes,
+    recorder::{Sampler, Sighting},
+};
 use crate::{
     scenario::Scenario,
     simulator::{
@@ -28,7 +32,7 @@ use crate::{
 };
 
 /// Name of the simulated backend.
-pub(super) const BACKEND: &str = "simulation/backend:80";
+pub(crate) const BACKEND: &str = "simulation/backend:80";
 
 /// A simulated proxy.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ pub(super) struct Proxy {
     rng: SmallRng,
     /// By request number.
     tokens: Vec<Tokens>,
+    sampler: Option<Sampler>,
 }
 
 /// What the production code handed out for a request in flight.
@@ -47,6 +52,7 @@ struct Tokens {
     admitted: Option<Admitted>,
     attempt: Option<Attempt>,
     arrived_ns: u64,
+    seen: Option<Sighting>,
 }
 
 impl Proxy {
@@ -58,7 +64,18 @@ impl Proxy {
             reporter: BackendReporter::new(Timestamp::ZERO),
             rng: stream(scenario.seed, Purpose::Routing, number as u64),
             tokens: Vec::new(),
+            sampler: None,
         }
+    }
+
+    /// Requests are sampled from now on.
+    pub fn sample(&mut self, sampler: Sampler) {
+        self.sampler = Some(sampler);
+    }
+
+    /// The sampled requests.
+    pub fn into_samples(self) -> Vec<RequestRow> {
+        self.sampler.map(Sampler::into_rows).unwrap_or_default()
     }
 
     pub fn route(&mut self, arrival: &Arrival) -> Routing {
@@ -80,6 +97,16 @@ impl Proxy {
         let request = PickRequest { class, exclude: tried.as_slice() };
         match self.backend.pick(&request, now, &mut self.rng) {
             Some(index) => {
+                if self.sampler.is_some() {
+                    tokens.seen = Some(Sighting {
+                        class: arrival.class,
+                        number: class.0,
+                        arrived_ns: tokens.arrived_ns,
+                        in_flight: self.backend.endpoints()[index].load.in_flight(),
+                        in_flight_all: self.backend.in_flight_all(index, now),
+                        attempts: 1 + u32::from(tried.is_some()),
+                    });
+                }
                 tokens.attempt = Some(self.backend.begin(index, now, class));
                 Routing::To(index as u32)
             }
@@ -111,6 +138,9 @@ impl Proxy {
         }
         if departure.retried {
             return;
+        }
+        if let (Some(sampler), Some(seen)) = (&mut self.sampler, tokens.seen.take()) {
+            sampler.offer(departure, &seen);
         }
         if let Some(admitted) = tokens.admitted.take() {
             let latency = Duration::from_nanos(departure.now_ns - tokens.arrived_ns);

@@ -62,6 +62,8 @@ pub struct Scenario {
 pub struct Telemetry {
     /// Whether endpoints have metrics at all.
     pub scraped: bool,
+    /// Whether their metrics tell how many requests they serve at once; most servers' do not.
+    pub slots_told: bool,
     /// Time between two scrapes of an endpoint.
     pub scrape_interval_ns: u64,
     /// Every scrape is late by up to this much, uniformly.
@@ -79,6 +81,7 @@ impl Default for Telemetry {
     fn default() -> Self {
         Self {
             scraped: true,
+            slots_told: true,
             scrape_interval_ns: 500 * MILLISECOND,
             scrape_jitter_ns: 25 * MILLISECOND,
             scrape_delay_ns: 20 * MILLISECOND,

@@ -209,6 +209,7 @@ impl Plan {
         let interval_ns = millis(log_uniform(rng, 250.0, 5_000.0));
         self.telemetry = Telemetry {
             scraped: rng.random_bool(0.8),
+            slots_told: true,
             scrape_interval_ns: interval_ns,
             scrape_jitter_ns: (interval_ns as f64 * rng.random_range(0.0..0.3)) as u64,
             scrape_delay_ns: millis(log_uniform(rng, 5.0, 300.0)),
