@@ -9,3 +9,4 @@ pub mod rivals;
 pub mod scenario;
 pub mod simulator;
 pub mod tune;
+pub mod twin;

@@ -23,6 +23,55 @@ pub enum Distribution {
         /// Work of a heavy request over that of a light one.
         ratio: f64,
     },
+    /// As it was recorded.
+    Recorded(Quantiles),
+}
+
+/// Quantiles of a distribution with mean 1, closer to each other towards the tail.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantiles([f32; Self::COUNT]);
+
+impl Quantiles {
+    const COUNT: usize = 64;
+
+    /// Those of what was seen, scaled to mean 1; all 1 of nothing. Reorders.
+    pub fn of(seen: &mut [f64]) -> Self {
+        seen.sort_unstable_by(f64::total_cmp);
+        let Some(last) = seen.len().checked_sub(1) else { return Self([1.0; Self::COUNT]) };
+        let at = |probability: f64| {
+            let place = probability * last as f64;
+            let (below, part) = (place as usize, place.fract());
+            seen[below] * (1.0 - part) + seen[(below + 1).min(last)] * part
+        };
+        let quantile = |index: usize| {
+            let left = 1.0 - index as f64 / (Self::COUNT - 1) as f64;
+            at(1.0 - left * left)
+        };
+        let raw: [f64; Self::COUNT] = std::array::from_fn(quantile);
+        // Of what is drawn, which is not quite that of what was seen.
+        let unscaled = Self(raw.map(|value| value as f32));
+        let mean = (0..4_096).map(|step| unscaled.at((f64::from(step) + 0.5) / 4_096.0)).sum::<f64>() / 4_096.0;
+        if mean > 0.0 { Self(raw.map(|value| (value / mean) as f32)) } else { Self([1.0; Self::COUNT]) }
+    }
+
+    /// The median.
+    pub fn median(&self) -> f64 {
+        self.at(0.5)
+    }
+
+    /// The mean square.
+    pub fn second_moment(&self) -> f64 {
+        (0..1_024).map(|step| self.at((f64::from(step) + 0.5) / 1_024.0).powi(2)).sum::<f64>() / 1_024.0
+    }
+
+    /// The value that a draw falls below with this probability, in 0..1.
+    #[inline]
+    fn at(&self, probability: f64) -> f64 {
+        let place = (1.0 - (1.0 - probability).sqrt()) * (Self::COUNT - 1) as f64;
+        let (below, part) = (place as usize, place.fract());
+        let value = |index: usize| f64::from(self.0[index.min(Self::COUNT - 1)]);
+        value(below) * (1.0 - part) + value(below + 1) * part
+    }
 }
 
 impl Distribution {
@@ -41,6 +90,7 @@ impl Distribution {
                 let light = 1.0 / (1.0 - heavy_share + heavy_share * ratio);
                 if rng.random::<f64>() < heavy_share { light * ratio } else { light }
             }
+            Self::Recorded(ref quantiles) => quantiles.at(rng.random()),
         }
     }
 }
