@@ -4,6 +4,7 @@ pub mod bounds;
 pub mod contest;
 pub mod fleet;
 pub mod learn;
+pub mod offline;
 pub mod report;
 pub mod rivals;
 pub mod scenario;

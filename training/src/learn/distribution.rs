@@ -4,7 +4,7 @@
 use ndarray::ArrayView1;
 use trimtab_model::{
     checkpoint::{Normalisation, Range},
-    features::{CONTEXT, FEATURES, FeatureSpec},
+    features::{CONTEXT, FEATURES, FeatureSpec, Features},
 };
 
 use crate::fleet::Tick;
@@ -33,13 +33,16 @@ impl Default for Survey {
 impl Survey {
     /// Takes in the ticks of a run.
     pub fn add(&mut self, ticks: &[Tick]) {
+        ticks.iter().for_each(|tick| self.take(&tick.features));
+    }
+
+    /// Takes in what the policy saw at one tick.
+    pub fn take(&mut self, features: &Features) {
         let add = |row: ArrayView1<'_, f32>, to: &mut [Values]| {
             row.iter().zip(to).for_each(|(value, values)| values.add(*value));
         };
-        for tick in ticks {
-            tick.features.endpoints.rows().into_iter().for_each(|row| add(row, &mut self.endpoints));
-            add(tick.features.context.view(), &mut self.context);
-        }
+        features.endpoints.rows().into_iter().for_each(|row| add(row, &mut self.endpoints));
+        add(features.context.view(), &mut self.context);
     }
 
     /// Normalisations of the endpoint features and of the context features.

@@ -1,0 +1,300 @@
+//! What an interval was worth, from what the proxies reported of each endpoint: answers, failures, latencies. Two things are made of it.
+//!
+//! *Measures* are what people compare runs by: mean and 99th percentile of latency, errors, goodput. Each is told tick by tick as what the tick
+//! contributes to it (its influence function, Hampel 1974), so that a change of the measure is a change of a mean and its error is that of a mean.
+//!
+//! The *reward* is what is learned from: bounded, so that no single tick decides; relative to a running level of the service, so that a busy hour is
+//! not a bad policy; with the costs of errors and of late answers that training in simulation knows (`learn::score`).
+
+use serde::{Deserialize, Serialize};
+use trimtab_model::observation::Reported;
+
+use super::dataset::{Dataset, Episode, Step};
+
+/// What the 99th percentile counts for in the reward; the mean has the rest.
+const TAIL_PART: f64 = 0.5;
+/// A log ratio of latencies to their running level counts within this, either way.
+const LATENCY_MAX: f64 = 1.0;
+/// What a share of errors costs: 1 % of errors like 20 % of latency.
+const ERROR_COST: f64 = 20.0;
+/// What a share of answers later than the objective costs.
+const LATE_COST: f64 = 5.0;
+/// The most that errors, or late answers, can cost.
+const PENALTY_MAX: f64 = 2.0;
+/// Time constant of the running level, in ticks: a minute. Actions live for seconds.
+const LEVEL_TICKS: f64 = 120.0;
+/// The percentile.
+const TAIL: f64 = 0.01;
+
+/// What a candidate is judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// ln of the mean latency of answers: a difference of 0.01 is 1 %.
+    LogMean,
+    /// ln of the 99th percentile of latency.
+    LogP99,
+    /// Errors and failures, as a share of what was answered or failed.
+    Errors,
+    /// Answers within the objective, as a share of the same.
+    Goodput,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::LogMean, Self::LogP99, Self::Errors, Self::Goodput];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LogMean => "ln mean latency",
+            Self::LogP99 => "ln p99 latency",
+            Self::Errors => "errors",
+            Self::Goodput => "goodput",
+        }
+    }
+
+    /// Whether less of it is better.
+    pub const fn is_cost(self) -> bool {
+        !matches!(self, Self::Goodput)
+    }
+}
+
+/// Counts of one interval, all endpoints together.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Counts {
+    /// Good answers.
+    pub good: f64,
+    /// Errors and failures.
+    pub failed: f64,
+    /// Sum of the good answers' latencies.
+    pub latency_ms: f64,
+    /// Good answers that took longer than the recording's 99th percentile.
+    pub tail: f64,
+    /// Good answers within the objective.
+    pub within: f64,
+}
+
+/// All counts of a recording, by episode and transition, with what they are relative to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcomes {
+    /// By episode; one less than it has steps: what came of a step's action is in the next.
+    pub counts: Vec<Vec<Counts>>,
+    /// Mean of them.
+    pub mean: Counts,
+    /// The recording's 99th percentile; `None` without an answer.
+    pub p99_ms: Option<f64>,
+    /// ln of the latency above which lies (1, 2, … )/1000 … of the answers: what a changed tail means for the percentile.
+    levels: Vec<(f64, f64)>,
+}
+
+impl Outcomes {
+    /// Of all transitions.
+    pub fn new(dataset: &Dataset) -> Self {
+        let shapes: Vec<(f64, Shape)> = dataset.episodes.iter().flat_map(after).flat_map(seen).filter_map(shape).collect();
+        let answers: f64 = shapes.iter().map(|(answers, _)| answers).sum();
+        let share = |log_ms: f64| {
+            shapes.iter().map(|(answers, shape)| answers * shape.above(log_ms)).sum::<f64>() / answers.max(1.0)
+        };
+        let levels: Vec<(f64, f64)> = if answers > 0.0 {
+            [0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, TAIL, 0.0125, 0.016, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3]
+                .map(|of| (of, bisect(|log_ms| share(log_ms) > of)))
+                .to_vec()
+        } else {
+            Vec::new()
+        };
+        let p99_ms = levels.iter().find(|(of, _)| *of == TAIL).map(|(_, log_ms)| log_ms.exp());
+        let count = |step: &Step| counts(step, p99_ms);
+        let counts: Vec<Vec<Counts>> =
+            dataset.episodes.iter().map(|episode| after(episode).map(count).collect()).collect();
+        let all = counts.iter().flatten();
+        let number = all.clone().count().max(1) as f64;
+        let mean_of = |of: fn(&Counts) -> f64| all.clone().map(of).sum::<f64>() / number;
+        let mean = Counts {
+            good: mean_of(|c| c.good),
+            failed: mean_of(|c| c.failed),
+            latency_ms: mean_of(|c| c.latency_ms),
+            tail: mean_of(|c| c.tail),
+            within: mean_of(|c| c.within),
+        };
+        Self { counts, mean, p99_ms, levels }
+    }
+
+    /// What each transition contributes to a measure, as a part of what there is of it on average; the mean of all is 0. See [`Self::difference`].
+    pub fn contributions(&self, measure: Measure) -> Vec<Vec<f64>> {
+        let Counts { good, failed, latency_ms, tail, within } = self.mean;
+        let (all, good, latency_ms, tail_mean) =
+            ((good + failed).max(1e-9), good.max(1e-9), latency_ms.max(1e-9), tail.max(1e-9));
+        let of = |c: &Counts| match measure {
+            Measure::LogMean => c.latency_ms / latency_ms - c.good / good,
+            Measure::LogP99 => c.tail / tail_mean - c.good / good,
+            Measure::Errors => (c.failed - failed / all * (c.good + c.failed)) / all,
+            Measure::Goodput => (c.within - within / all * (c.good + c.failed)) / all,
+        };
+        self.counts.iter().map(|episode| episode.iter().map(of).collect()).collect()
+    }
+
+    /// The difference of the measure, in its own unit, that a change of the mean contribution by `mean` amounts to.
+    pub fn difference(&self, measure: Measure, mean: f64) -> f64 {
+        match measure {
+            Measure::LogMean => mean.max(-0.95).ln_1p(),
+            Measure::LogP99 => self.tail_difference(mean),
+            Measure::Errors | Measure::Goodput => mean,
+        }
+    }
+
+    /// With `1 + change` times as many answers above the percentile, the percentile is where the recording had 1 % ÷ (1 + change) above: the tail keeps
+    /// its form.
+    fn tail_difference(&self, change: f64) -> f64 {
+        let (Some(first), Some(last)) = (self.levels.first(), self.levels.last()) else { return 0.0 };
+        let wanted = (TAIL / (1.0 + change).max(1e-3)).clamp(first.0, last.0);
+        let at = |of: f64| {
+            let index = self.levels.partition_point(|(level, _)| *level < of).clamp(1, self.levels.len() - 1);
+            let ((low, low_ms), (high, high_ms)) = (self.levels[index - 1], self.levels[index]);
+            low_ms + (of.ln() - low.ln()) / (high.ln() - low.ln()) * (high_ms - low_ms)
+        };
+        at(wanted) - at(TAIL)
+    }
+}
+
+/// The reward of each transition, by episode: between about −5 and 1.
+pub fn rewards(dataset: &Dataset) -> Vec<Vec<f64>> {
+    dataset.episodes.iter().map(episode_rewards).collect()
+}
+
+fn episode_rewards(episode: &Episode) -> Vec<f64> {
+    let mut level: Option<(f64, f64)> = None;
+    after(episode)
+        .map(|step| {
+            let Counts { good, failed, within, .. } = counts(step, None);
+            let latency = log_latencies(step);
+            let (mean_level, tail_level) = *level.get_or_insert(latency.unwrap_or_default());
+            let held = |log: f64, level: f64| (log - level).clamp(-LATENCY_MAX, LATENCY_MAX);
+            let slow = latency.map_or(0.0, |(mean, tail)| {
+                (1.0 - TAIL_PART) * held(mean, mean_level) + TAIL_PART * held(tail, tail_level)
+            });
+            if let Some((mean, tail)) = latency {
+                let gain = 1.0 / LEVEL_TICKS;
+                level = Some((
+                    mean_level + gain * held(mean, mean_level),
+                    tail_level + gain * held(tail, tail_level),
+                ));
+            }
+            let all = (good + failed).max(1.0);
+            let late = if step.objective_ms.is_some() { (good - within) / all } else { 0.0 };
+            -slow - (ERROR_COST * failed / all).min(PENALTY_MAX) - (LATE_COST * late).min(PENALTY_MAX)
+        })
+        .collect()
+}
+
+/// Means over the answers of ln mean latency and ln 99th percentile of their endpoints; `None` without answers.
+fn log_latencies(step: &Step) -> Option<(f64, f64)> {
+    let (mut answers, mut mean, mut tail) = (0.0, 0.0, 0.0);
+    for seen in seen(step) {
+        if let (Some(mean_ms), Some(p99_ms)) = (positive(seen.latency_ms_mean), positive(seen.latency_ms_p99)) {
+            let good = seen.successes as f64;
+            answers += good;
+            mean += good * mean_ms;
+            tail += good * p99_ms.ln();
+        }
+    }
+    (answers > 0.0).then(|| ((mean / answers).ln(), tail / answers))
+}
+
+/// Steps that tell what came of the one before.
+fn after(episode: &Episode) -> impl Iterator<Item = &Step> {
+    episode.steps.iter().skip(1)
+}
+
+fn seen(step: &Step) -> impl Iterator<Item = &Reported> {
+    step.endpoints.iter().filter_map(|at| at.seen.as_ref())
+}
+
+fn counts(step: &Step, p99_ms: Option<f64>) -> Counts {
+    let mut counts = Counts::default();
+    for seen in seen(step) {
+        let good = seen.successes as f64;
+        counts.failed += seen.errors as f64 + seen.failures as f64;
+        if let Some(mean_ms) = positive(seen.latency_ms_mean) {
+            counts.good += good;
+            counts.latency_ms += good * mean_ms;
+            let above = |ms: Option<f64>| {
+                ms.zip(shape(seen)).map_or(0.0, |(ms, (_, shape))| good * shape.above(ms.ln()))
+            };
+            counts.tail += above(p99_ms);
+            counts.within += good - above(step.objective_ms);
+        }
+    }
+    counts
+}
+
+fn positive(ms: Option<f64>) -> Option<f64> {
+    ms.filter(|ms| ms.is_finite() && *ms > 0.0).map(|ms| ms.clamp(1e-3, 1e7))
+}
+
+/// Distribution of an endpoint's latencies in an interval, from three of its quantiles: log-normal between each two of them.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// (ln ms, normal score), rising in both.
+    points: [(f64, f64); 3],
+}
+
+/// Answers, and how long they took.
+fn shape(seen: &Reported) -> Option<(f64, Shape)> {
+    let answers = seen.successes as f64;
+    let [low, middle, high] = [seen.latency_ms_p10, seen.latency_ms_p50, seen.latency_ms_p99].map(positive);
+    let (low, middle, high) = (low?.ln(), middle?.ln(), high?.ln());
+    if answers <= 0.0 {
+        return None;
+    }
+    // The 99th percentile of few answers is the largest of them, and the 10th the smallest.
+    let top = normal_quantile((answers / (answers + 1.0)).clamp(0.6, 0.99));
+    let bottom = normal_quantile((1.0 / (answers + 1.0)).clamp(0.1, 0.4));
+    // Equal quantiles would be a step.
+    let middle = middle.max(low + 0.01);
+    Some((answers, Shape { points: [(low, bottom), (middle, 0.0), (high.max(middle + 0.02), top)] }))
+}
+
+impl Shape {
+    /// Share above.
+    fn above(&self, log_ms: f64) -> f64 {
+        let [low, middle, high] = self.points;
+        let (from, to) = if log_ms < middle.0 { (low, middle) } else { (middle, high) };
+        let score = from.1 + (log_ms - from.0) / (to.0 - from.0) * (to.1 - from.1);
+        normal_above(score)
+    }
+}
+
+/// Where `above` turns false, between 1 µs and about three hours; it must be true up to there.
+fn bisect(above: impl Fn(f64) -> bool) -> f64 {
+    let (mut low, mut high) = (1e-3f64.ln(), 1e7f64.ln());
+    for _ in 0..40 {
+        let middle = 0.5 * (low + high);
+        if above(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    0.5 * (low + high)
+}
+
+/// Share of a standard normal distribution above `score` (Abramowitz & Stegun 26.2.17, error below 1e-7).
+pub(super) fn normal_above(score: f64) -> f64 {
+    let x = score.abs();
+    let t = 1.0 / (1.0 + 0.231_641_9 * x);
+    let poly = t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let tail = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt() * poly;
+    if score >= 0.0 { tail } else { 1.0 - tail }
+}
+
+/// The score that so much of a standard normal distribution lies below (Abramowitz & Stegun 26.2.23, error below 5e-4).
+fn normal_quantile(below: f64) -> f64 {
+    let tail = below.min(1.0 - below).max(1e-12);
+    let t = (-2.0 * tail.ln()).sqrt();
+    let score = t - (2.515_517 + t * (0.802_853 + t * 0.010_328)) / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)));
+    if below >= 0.5 { score } else { -score }
+}
+
+#[cfg(test)]
+mod tests;
