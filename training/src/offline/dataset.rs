@@ -8,7 +8,7 @@
 //! Routing is a continuing task. Where a recording has a hole the episode is *truncated*: what came next is unknown, not worth nothing. Only a
 //! backend without any endpoint that may get requests *terminates*.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
@@ -19,6 +19,7 @@ use trimtab_model::{
     observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped},
     policy::RULE_PARAMETERS,
     recording::TickRow,
+    service::Service,
 };
 
 /// Reasons of the guard after which the policy's residual at an endpoint is not what is in force.
@@ -143,15 +144,16 @@ pub struct Skipped {
 }
 
 impl Dataset {
-    /// From the rows of one or more backends, each backend's in the order in which they were written.
-    pub fn new(rows: &[TickRow]) -> Self {
+    /// From the rows of one or more backends, each backend's in the order in which they were written. `service`: what the policy that decided knew of its
+    /// service, see [`Policy::service`]; it saw its pods with that.
+    pub fn new(rows: &[TickRow], service: Option<&Service>) -> Self {
         let mut backends: BTreeMap<&str, Vec<&TickRow>> = BTreeMap::new();
         for row in rows {
             backends.entry(&row.backend).or_default().push(row);
         }
         let mut dataset = Self::default();
         for (backend, rows) in backends {
-            dataset.add(backend, &rows);
+            dataset.add(backend, &rows, service);
         }
         dataset.exploration_std = exploration_std(dataset.steps());
         dataset
@@ -192,8 +194,8 @@ impl Dataset {
         Self { episodes, skipped: self.skipped, exploration_std: self.exploration_std }
     }
 
-    fn add(&mut self, backend: &str, rows: &[&TickRow]) {
-        let mut replay = Replay::default();
+    fn add(&mut self, backend: &str, rows: &[&TickRow], service: Option<&Service>) {
+        let mut replay = Replay { service, memory: Memory::default(), last_tick: None };
         let mut open: Vec<Step> = Vec::new();
         let mut before: Option<Vec<&TickRow>> = None;
         for tick in ticks(rows) {
@@ -323,16 +325,20 @@ fn cut(before: &[&TickRow], now: &[&TickRow]) -> Option<Cut> {
 }
 
 /// The controller's memory, tick after tick.
-#[derive(Default)]
-struct Replay {
+struct Replay<'a> {
+    service: Option<&'a Service>,
     memory: Memory,
     last_tick: Option<u64>,
 }
 
-impl Replay {
+impl Replay<'_> {
     /// The step of a tick; `None` where its numbers cannot be. The observation counts all the same.
     fn step(&mut self, rows: &[&TickRow]) -> Option<Step> {
         let observation = observation(rows);
+        let observation = match self.service {
+            Some(service) => service.complete(&observation),
+            None => Cow::Borrowed(&observation),
+        };
         if self.last_tick.is_some_and(|last| observation.tick <= last) {
             // A controller that has started anew remembers nothing.
             self.memory = Memory::default();

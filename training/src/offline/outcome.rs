@@ -1,7 +1,8 @@
 //! What an interval was worth, from what the proxies reported of each endpoint: answers, failures, latencies. Two things are made of it.
 //!
-//! *Measures* are what people compare runs by: mean and 99th percentile of latency, errors, goodput. Each is told tick by tick as what the tick
-//! contributes to it (its influence function, Hampel 1974), so that a change of the measure is a change of a mean and its error is that of a mean.
+//! *Measures* are what people compare runs by: mean and 99th percentile of latency, errors, goodput. Each is told interval by interval, latencies as
+//! logarithms: what routing does to them is much alike in quiet and in busy intervals as a factor, and not at all as milliseconds, of which a few bad moments have
+//! most. How much an interval counts for the whole run is a weight of its own, taken from the intervals before, so that it does not depend on the action.
 //!
 //! The *reward* is what is learned from: bounded, so that no single tick decides; relative to a running level of the service, so that a busy hour is
 //! not a bad policy; with the costs of errors and of late answers that training in simulation knows (`learn::score`).
@@ -25,6 +26,10 @@ const PENALTY_MAX: f64 = 2.0;
 const LEVEL_TICKS: f64 = 120.0;
 /// The percentile.
 const TAIL: f64 = 0.01;
+/// Gain of the average that intervals are weighted by: the last three or so.
+const WEIGHT_GAIN: f64 = 0.3;
+/// No interval counts more than this many.
+const WEIGHT_MAX: f64 = 10.0;
 
 /// What a candidate is judged by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,86 +80,109 @@ pub struct Counts {
     pub within: f64,
 }
 
-/// All counts of a recording, by episode and transition, with what they are relative to.
+/// One measure of a recording, by episode and transition: what came of a step's action is in the next step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Series {
+    /// What the interval after the step brought, less the mean of all.
+    pub values: Vec<Vec<f64>>,
+    /// How much it counts; 1 on average.
+    pub weights: Vec<Vec<f64>>,
+}
+
+/// All measures of a recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcomes {
-    /// By episode; one less than it has steps: what came of a step's action is in the next.
-    pub counts: Vec<Vec<Counts>>,
-    /// Mean of them.
-    pub mean: Counts,
-    /// The recording's 99th percentile; `None` without an answer.
+    /// In the order of [`Measure::ALL`].
+    pub series: [Series; 4],
+    /// The recording's 99th percentile of latency; `None` without an answer.
     pub p99_ms: Option<f64>,
-    /// ln of the latency above which lies (1, 2, … )/1000 … of the answers: what a changed tail means for the percentile.
-    levels: Vec<(f64, f64)>,
 }
 
 impl Outcomes {
     /// Of all transitions.
     pub fn new(dataset: &Dataset) -> Self {
-        let shapes: Vec<(f64, Shape)> = dataset.episodes.iter().flat_map(after).flat_map(seen).filter_map(shape).collect();
-        let answers: f64 = shapes.iter().map(|(answers, _)| answers).sum();
-        let share = |log_ms: f64| {
-            shapes.iter().map(|(answers, shape)| answers * shape.above(log_ms)).sum::<f64>() / answers.max(1.0)
-        };
-        let levels: Vec<(f64, f64)> = if answers > 0.0 {
-            [0.0005, 0.001, 0.002, 0.004, 0.006, 0.008, TAIL, 0.0125, 0.016, 0.02, 0.03, 0.05, 0.08, 0.15, 0.3]
-                .map(|of| (of, bisect(|log_ms| share(log_ms) > of)))
-                .to_vec()
-        } else {
-            Vec::new()
-        };
-        let p99_ms = levels.iter().find(|(of, _)| *of == TAIL).map(|(_, log_ms)| log_ms.exp());
+        let steps = || dataset.episodes.iter().flat_map(after);
+        let shapes: Vec<(f64, Shape)> = steps().flat_map(seen).filter_map(shape).collect();
+        let p99_ms = percentile(&shapes).map(f64::exp);
         let count = |step: &Step| counts(step, p99_ms);
-        let counts: Vec<Vec<Counts>> =
-            dataset.episodes.iter().map(|episode| after(episode).map(count).collect()).collect();
-        let all = counts.iter().flatten();
-        let number = all.clone().count().max(1) as f64;
-        let mean_of = |of: fn(&Counts) -> f64| all.clone().map(of).sum::<f64>() / number;
-        let mean = Counts {
-            good: mean_of(|c| c.good),
-            failed: mean_of(|c| c.failed),
-            latency_ms: mean_of(|c| c.latency_ms),
-            tail: mean_of(|c| c.tail),
-            within: mean_of(|c| c.within),
-        };
-        Self { counts, mean, p99_ms, levels }
+        let all = steps().map(count).fold(Counts::default(), |sum, c| Counts {
+            good: sum.good + c.good,
+            failed: sum.failed + c.failed,
+            within: sum.within + c.within,
+            ..sum
+        });
+        let (number, total) = (steps().count().max(1) as f64, (all.good + all.failed).max(1e-9));
+        let ratio = |part: f64, of: f64, whole: f64| (part - of / total * whole) / (total / number);
+        let series = Measure::ALL.map(|measure| {
+            let mut series = Series::default();
+            for episode in &dataset.episodes {
+                let mut last = None;
+                let value = |step: &Step| {
+                    let Counts { good, failed, within, latency_ms, .. } = count(step);
+                    let value = match measure {
+                        Measure::LogMean => (latency_ms > 0.0).then(|| (latency_ms / good).ln()),
+                        Measure::LogP99 => percentile(&seen(step).filter_map(shape).collect::<Vec<_>>()),
+                        Measure::Errors => Some(ratio(failed, all.failed, good + failed)),
+                        Measure::Goodput => Some(ratio(within, all.within, good + failed)),
+                    };
+                    last = value.or(last);
+                    last.unwrap_or(f64::NAN)
+                };
+                series.values.push(after(episode).map(value).collect());
+                let mut level = None;
+                let weight = |step: &Step| {
+                    let counts = count(step);
+                    let now = match measure {
+                        Measure::LogMean => counts.latency_ms,
+                        Measure::LogP99 => counts.tail,
+                        Measure::Errors | Measure::Goodput => 1.0,
+                    };
+                    let level = level.get_or_insert(now);
+                    *level += WEIGHT_GAIN * (now - *level);
+                    *level
+                };
+                series.weights.push(episode.steps[..episode.steps.len() - 1].iter().map(weight).collect());
+            }
+            series.settle();
+            series
+        });
+        Self { series, p99_ms }
     }
 
-    /// What each transition contributes to a measure, as a part of what there is of it on average; the mean of all is 0. See [`Self::difference`].
-    pub fn contributions(&self, measure: Measure) -> Vec<Vec<f64>> {
-        let Counts { good, failed, latency_ms, tail, within } = self.mean;
-        let (all, good, latency_ms, tail_mean) =
-            ((good + failed).max(1e-9), good.max(1e-9), latency_ms.max(1e-9), tail.max(1e-9));
-        let of = |c: &Counts| match measure {
-            Measure::LogMean => c.latency_ms / latency_ms - c.good / good,
-            Measure::LogP99 => c.tail / tail_mean - c.good / good,
-            Measure::Errors => (c.failed - failed / all * (c.good + c.failed)) / all,
-            Measure::Goodput => (c.within - within / all * (c.good + c.failed)) / all,
-        };
-        self.counts.iter().map(|episode| episode.iter().map(of).collect()).collect()
+    /// One of them.
+    pub fn of(&self, measure: Measure) -> &Series {
+        &self.series[measure as usize]
     }
+}
 
-    /// The difference of the measure, in its own unit, that a change of the mean contribution by `mean` amounts to.
-    pub fn difference(&self, measure: Measure, mean: f64) -> f64 {
-        match measure {
-            Measure::LogMean => mean.max(-0.95).ln_1p(),
-            Measure::LogP99 => self.tail_difference(mean),
-            Measure::Errors | Measure::Goodput => mean,
+impl Series {
+    /// Centres the values and scales the weights, within bounds; a value that is not known is the mean, and counts nothing.
+    fn settle(&mut self) {
+        let number = self.values.iter().flatten().count().max(1) as f64;
+        for (value, weight) in self.values.iter().flatten().zip(self.weights.iter_mut().flatten()) {
+            if !value.is_finite() || !weight.is_finite() {
+                *weight = 0.0;
+            }
+        }
+        let mean = self.weights.iter().flatten().sum::<f64>() / number;
+        let none = mean <= 0.0;
+        self.weights.iter_mut().flatten().for_each(|w| *w = if none { 1.0 } else { (*w / mean).min(WEIGHT_MAX) });
+        let total = self.weights.iter().flatten().sum::<f64>();
+        self.weights.iter_mut().flatten().for_each(|w| *w *= number / total.max(1e-9));
+        let finite = || self.values.iter().flatten().filter(|value| value.is_finite());
+        let mean = finite().sum::<f64>() / finite().count().max(1) as f64;
+        for value in self.values.iter_mut().flatten() {
+            *value = if value.is_finite() { *value - mean } else { 0.0 };
         }
     }
+}
 
-    /// With `1 + change` times as many answers above the percentile, the percentile is where the recording had 1 % ÷ (1 + change) above: the tail keeps
-    /// its form.
-    fn tail_difference(&self, change: f64) -> f64 {
-        let (Some(first), Some(last)) = (self.levels.first(), self.levels.last()) else { return 0.0 };
-        let wanted = (TAIL / (1.0 + change).max(1e-3)).clamp(first.0, last.0);
-        let at = |of: f64| {
-            let index = self.levels.partition_point(|(level, _)| *level < of).clamp(1, self.levels.len() - 1);
-            let ((low, low_ms), (high, high_ms)) = (self.levels[index - 1], self.levels[index]);
-            low_ms + (of.ln() - low.ln()) / (high.ln() - low.ln()) * (high_ms - low_ms)
-        };
-        at(wanted) - at(TAIL)
-    }
+/// ln of the 99th percentile of several endpoints' latencies together; `None` without answers.
+fn percentile(shapes: &[(f64, Shape)]) -> Option<f64> {
+    let answers: f64 = shapes.iter().map(|(answers, _)| answers).sum();
+    (answers > 0.0).then(|| {
+        bisect(|log_ms| shapes.iter().map(|(answers, shape)| answers * shape.above(log_ms)).sum::<f64>() > TAIL * answers)
+    })
 }
 
 /// The reward of each transition, by episode: between about −5 and 1.

@@ -5,14 +5,14 @@
 //! It assumes that the features can tell what an action does (see [`super::super::basis`]). That shows on held-out data: there the actions must explain
 //! something that the states alone do not, and as much of it as was predicted; and a candidate must stay near what was tried.
 
-use ndarray::{Array1, Array2, Axis, concatenate};
+use ndarray::{Array2, ArrayView1, Axis, concatenate};
 
 use super::{Acts, Diagnostics, Estimate, Evaluation};
 use crate::offline::{
     basis::{Basis, recorded},
     dataset::{Dataset, End},
     linear::{add_outer, inverse},
-    outcome::{Measure, Outcomes},
+    outcome::{Measure, Outcomes, Series},
 };
 
 /// Name of the estimator.
@@ -40,8 +40,7 @@ pub(super) struct Fitted {
     states: Vec<Array2<f64>>,
     /// States and recorded actions, by episode, one row a transition.
     rows: Vec<Array2<f64>>,
-    /// By measure and episode.
-    contributions: Vec<Vec<Vec<f64>>>,
+    outcomes: Outcomes,
     /// By measure: error ratio and calibration on held-out data.
     held_out: Vec<Option<(f64, f64)>>,
 }
@@ -55,10 +54,9 @@ impl Fitted {
             all.view().split_at(Axis(0), all.nrows() - 1).0.to_owned()
         });
         let rows: Vec<Array2<f64>> = rows.collect();
-        let contributions: Vec<Vec<Vec<f64>>> =
-            Measure::ALL.iter().map(|measure| outcomes.contributions(*measure)).collect();
-        let held_out = held_out(&rows, &contributions, basis.states_len());
-        Self { states, rows, contributions, held_out }
+        let values: Vec<&Vec<Vec<f64>>> = outcomes.series.iter().map(|series| &series.values).collect();
+        let held_out = held_out(&rows, &values, basis.states_len());
+        Self { states, rows, outcomes: outcomes.clone(), held_out }
     }
 }
 
@@ -131,7 +129,7 @@ impl Evaluation<'_> {
         let columns = states_len + self.basis.actions_len();
         let mut left = Array2::<f64>::zeros((columns, columns));
         let mut right = Array2::<f64>::zeros((columns, Measure::ALL.len()));
-        let mut goal = Array1::<f64>::zeros(columns);
+        let mut goals = Array2::<f64>::zeros((Measure::ALL.len(), columns));
         let mut count = 0.0;
         let acted: Vec<Array2<f64>> = (0..self.dataset.episodes.len())
             .map(|index| {
@@ -148,23 +146,25 @@ impl Evaluation<'_> {
                 let mut difference = row.to_owned();
                 difference.scaled_add(-discount, &acted.row(t + 1));
                 add_outer(&mut left, row, difference.view(), 1.0);
-                for (measure, contributions) in self.fitted.contributions.iter().enumerate() {
-                    right.column_mut(measure).scaled_add(contributions[index][t], &row);
+                for (measure, series) in self.fitted.outcomes.series.iter().enumerate() {
+                    right.column_mut(measure).scaled_add(series.values[index][t], &row);
+                    goals.row_mut(measure).scaled_add((1.0 - DISCOUNT) * series.weights[index][t], &acted.row(t));
                 }
-                goal.scaled_add(1.0 - DISCOUNT, &acted.row(t));
                 count += 1.0;
             }
         }
         if count == 0.0 {
             return None;
         }
-        goal /= count;
+        goals /= count;
         ridge(&mut left, states_len);
         let inverse = inverse(&left)?;
         let theta = inverse.dot(&right);
-        let influence = goal.dot(&inverse) * count;
         let value = |measure: usize| {
             let theta = theta.column(measure);
+            let goal: ArrayView1<'_, f64> = goals.row(measure);
+            let influence = goal.dot(&inverse) * count;
+            let Series { values, weights } = &self.fitted.outcomes.series[measure];
             let series = self.fitted.rows.iter().zip(&acted).enumerate().map(|(index, (rows, acted))| {
                 let terminated = self.dataset.episodes[index].end == End::Terminated;
                 let at = acted.dot(&theta);
@@ -172,8 +172,8 @@ impl Evaluation<'_> {
                 let weight = rows.dot(&influence);
                 let tick = |t: usize| {
                     let next = if t + 1 == rows.nrows() && terminated { 0.0 } else { DISCOUNT * at[t + 1] };
-                    let error = self.fitted.contributions[measure][index][t] + next - fitted[t];
-                    (1.0 - DISCOUNT) * at[t] + weight[t] * error
+                    let error = values[index][t] + next - fitted[t];
+                    (1.0 - DISCOUNT) * weights[index][t] * at[t] + weight[t] * error
                 };
                 (0..rows.nrows()).map(tick).collect()
             });
@@ -217,9 +217,9 @@ fn corner(matrix: &Array2<f64>, rows: usize, columns: usize) -> Array2<f64> {
 }
 
 /// For each measure: squared error on held-out blocks with actions ÷ without them, and the slope of what came against what the actions predicted.
-fn held_out(rows: &[Array2<f64>], contributions: &[Vec<Vec<f64>>], states: usize) -> Vec<Option<(f64, f64)>> {
+fn held_out(rows: &[Array2<f64>], values: &[&Vec<Vec<f64>>], states: usize) -> Vec<Option<(f64, f64)>> {
     let columns = rows.first().map_or(states, Array2::ncols);
-    let measures = contributions.len();
+    let measures = values.len();
     let mut lefts = vec![Array2::<f64>::zeros((columns, columns)); FOLDS];
     let mut rights = vec![Array2::<f64>::zeros((columns, measures)); FOLDS];
     let fold = |episode: usize, t: usize| (episode + t / FOLD_BLOCK) % FOLDS;
@@ -229,8 +229,8 @@ fn held_out(rows: &[Array2<f64>], contributions: &[Vec<Vec<f64>>], states: usize
             let fold = fold(episode, t);
             counts[fold] += 1;
             add_outer(&mut lefts[fold], row, row, 1.0);
-            for (measure, contributions) in contributions.iter().enumerate() {
-                rights[fold].column_mut(measure).scaled_add(contributions[episode][t], &row);
+            for (measure, values) in values.iter().enumerate() {
+                rights[fold].column_mut(measure).scaled_add(values[episode][t], &row);
             }
         }
     }
@@ -259,7 +259,7 @@ fn held_out(rows: &[Array2<f64>], contributions: &[Vec<Vec<f64>>], states: usize
         for (episode, rows) in rows.iter().enumerate() {
             for (t, row) in rows.rows().into_iter().enumerate() {
                 let (alone, full) = &models[fold(episode, t)];
-                let truth = contributions[measure][episode][t];
+                let truth = values[measure][episode][t];
                 let (head, tail) = row.split_at(Axis(0), states);
                 let state = head.dot(&alone.column(measure));
                 let both = row.dot(&full.column(measure));

@@ -17,7 +17,7 @@ use crate::offline::{
     basis::{Basis, LAGS},
     dataset::Dataset,
     linear::{add_outer, inverse},
-    outcome::{Measure, Outcomes},
+    outcome::{Measure, Outcomes, Series},
 };
 
 /// Name of the estimator.
@@ -53,7 +53,7 @@ impl Baseline {
         }
         let inverse = inverse(&left);
         let residual = |measure: &Measure| {
-            let mut contributions = outcomes.contributions(*measure);
+            let Series { values: mut contributions, weights } = outcomes.of(*measure).clone();
             let Some(inverse) = &inverse else { return contributions };
             let mut right = ndarray::Array1::<f64>::zeros(columns);
             for (states, contributions) in states.iter().zip(&contributions) {
@@ -62,9 +62,9 @@ impl Baseline {
                 }
             }
             let theta = inverse.dot(&right);
-            for (states, contributions) in states.iter().zip(&mut contributions) {
+            for ((states, contributions), weights) in states.iter().zip(&mut contributions).zip(&weights) {
                 for (t, contribution) in contributions.iter_mut().enumerate() {
-                    *contribution -= states.row(t).dot(&theta);
+                    *contribution = weights[t] * (*contribution - states.row(t).dot(&theta));
                 }
             }
             contributions
@@ -118,7 +118,7 @@ impl Evaluation<'_> {
         measures.collect()
     }
 
-    /// One estimate, with its interval in the measure's unit.
+    /// One estimate.
     pub(super) fn estimate(
         &self,
         estimator: &str,
@@ -130,13 +130,12 @@ impl Evaluation<'_> {
     ) -> Estimate {
         let unknown = Mean { value: 0.0, low: f64::NEG_INFINITY, high: f64::INFINITY, error: f64::INFINITY };
         let Mean { value, low, high, .. } = mean.unwrap_or(unknown);
-        let unit = |mean: f64| if mean.is_finite() { self.outcomes.difference(measure, mean) } else { mean };
         Estimate {
             estimator: estimator.to_owned(),
             measure,
-            difference: unit(value),
-            low: unit(low),
-            high: unit(high),
+            difference: value,
+            low,
+            high,
             diagnostics,
             trusted: problem.is_none(),
             reason: problem.unwrap_or_else(agreed),

@@ -63,7 +63,6 @@ pub struct Diagnostics {
 pub struct Evaluation<'a> {
     dataset: &'a Dataset,
     behaviour: Acts,
-    outcomes: Outcomes,
     basis: Basis,
     bootstrap: Bootstrap,
     fitted: fitted::Fitted,
@@ -120,7 +119,7 @@ impl<'a> Evaluation<'a> {
         let behaviour = Acts::new(behaviour, dataset);
         let fitted = fitted::Fitted::new(dataset, &basis, &outcomes);
         let baseline = importance::Baseline::new(dataset, &basis, &outcomes);
-        Self { dataset, behaviour, outcomes, basis, bootstrap: Bootstrap::new(seed), fitted, baseline }
+        Self { dataset, behaviour, basis, bootstrap: Bootstrap::new(seed), fitted, baseline }
     }
 
     /// All estimates of `candidate` against `other`.
