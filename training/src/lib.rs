@@ -5,6 +5,7 @@ pub mod contest;
 pub mod fleet;
 pub mod learn;
 pub mod offline;
+pub mod refine;
 pub mod report;
 pub mod rivals;
 pub mod scenario;

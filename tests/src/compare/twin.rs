@@ -66,6 +66,10 @@ fn service(class: &Class, factor: f64) -> ServiceTime {
     let ms_mean = class.mean_ns * factor / MILLISECOND as f64;
     match class.distribution {
         Distribution::LogNormal { cv } => ServiceTime::Lognormal { ms_mean, sigma: cv.mul_add(cv, 1.0).ln().sqrt() },
+        // Pods draw from no recorded distribution; one with the same mean and spread stands in.
+        Distribution::Recorded(quantiles) => {
+            ServiceTime::Lognormal { ms_mean, sigma: quantiles.second_moment().max(1.0).ln().sqrt() }
+        }
         Distribution::Exponential => ServiceTime::Exponential { ms_mean },
         Distribution::Constant => ServiceTime::Constant { ms_mean },
         Distribution::Bimodal { heavy_share, ratio } => {

@@ -71,13 +71,7 @@ impl Basis {
             keys.clear();
         }
         let curved = (0..FEATURES.len()).filter(|&index| CURVED.contains(&FEATURES[index].name)).collect();
-        let mut basis = Self {
-            state: states.scales(),
-            endpoint: endpoints.scales(),
-            curved,
-            keys,
-            action: Vec::new(),
-        };
+        let mut basis = Self { state: states.scales(), endpoint: endpoints.scales(), curved, keys, action: Vec::new() };
         basis.action = vec![1.0; basis.actions_len()];
         let mut actions = Moments::new(basis.actions_len());
         for episode in &dataset.episodes {

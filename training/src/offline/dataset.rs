@@ -348,21 +348,16 @@ impl Replay<'_> {
         // What is remembered depends on the observation and not on what was decided on it, so the cheapest policy will do; and what `decide`
         // answers where no policy is heard is the rule that the recorded one's factors are of.
         let mut rng = SmallRng::seed_from_u64(0);
-        let (base, memory) = decide(
-            &observation,
-            &self.memory,
-            &Policy::prior_only(),
-            &GuardConfig::default(),
-            Mode::Off,
-            &mut rng,
-        );
+        let (base, memory) =
+            decide(&observation, &self.memory, &Policy::prior_only(), &GuardConfig::default(), Mode::Off, &mut rng);
         self.memory = memory;
         step(rows, &observation, features, &base.parameters)
     }
 }
 
 fn step(rows: &[&TickRow], observation: &Observation, features: Features, base: &RuleParameters) -> Option<Step> {
-    let log_ratio = |of: f64, to: f64| (of > 0.0 && to > 0.0).then(|| (of / to).ln()).filter(|log| log.abs() < ACTION_MAX);
+    let log_ratio =
+        |of: f64, to: f64| (of > 0.0 && to > 0.0).then(|| (of / to).ln()).filter(|log| log.abs() < ACTION_MAX);
     let total: f64 = observation.endpoints.iter().filter(|endpoint| endpoint.ready).map(answers).sum();
     let ready = || rows.iter().filter(|row| row.ready);
     let weights: f64 = ready().map(|row| row.weight_applied).sum();
@@ -388,7 +383,15 @@ fn step(rows: &[&TickRow], observation: &Observation, features: Features, base: 
             }
             None => (applied, proposed),
         };
-        endpoints.push(At { key: endpoint.key, ready: row.ready, heard, share, action, proposed, seen: endpoint.reported });
+        endpoints.push(At {
+            key: endpoint.key,
+            ready: row.ready,
+            heard,
+            share,
+            action,
+            proposed,
+            seen: endpoint.reported,
+        });
     }
     let whole: f64 = endpoints.iter().map(|at| at.share).sum();
     if whole > 0.0 {

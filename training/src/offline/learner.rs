@@ -121,7 +121,9 @@ pub enum OfflineError {
         needed: usize,
     },
     /// The critic's equations have no solution.
-    #[error("the critic's equations have no solution: the recording holds numbers that are none, or no variation at all")]
+    #[error(
+        "the critic's equations have no solution: the recording holds numbers that are none, or no variation at all"
+    )]
     NoCritic,
     /// candle's.
     #[error("the network cannot be trained: {0}")]

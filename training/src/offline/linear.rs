@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn a_matrix_times_its_inverse_is_one_and_a_singular_one_has_none() {
-        let matrix = Array2::from_shape_fn((5, 5), |(i, j)| ((3 * i + 7 * j) % 11) as f64 + if i == j { 2.0 } else { 0.0 });
+        let matrix =
+            Array2::from_shape_fn((5, 5), |(i, j)| ((3 * i + 7 * j) % 11) as f64 + if i == j { 2.0 } else { 0.0 });
         let product = matrix.dot(&inverse(&matrix).unwrap());
         assert!(product.indexed_iter().all(|((i, j), x)| (x - f64::from(u8::from(i == j))).abs() < 1e-9), "{product}");
         assert!(inverse(&Array2::zeros((3, 3))).is_none());

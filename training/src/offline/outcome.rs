@@ -181,7 +181,9 @@ impl Series {
 fn percentile(shapes: &[(f64, Shape)]) -> Option<f64> {
     let answers: f64 = shapes.iter().map(|(answers, _)| answers).sum();
     (answers > 0.0).then(|| {
-        bisect(|log_ms| shapes.iter().map(|(answers, shape)| answers * shape.above(log_ms)).sum::<f64>() > TAIL * answers)
+        bisect(|log_ms| {
+            shapes.iter().map(|(answers, shape)| answers * shape.above(log_ms)).sum::<f64>() > TAIL * answers
+        })
     })
 }
 
@@ -203,10 +205,7 @@ fn episode_rewards(episode: &Episode) -> Vec<f64> {
             });
             if let Some((mean, tail)) = latency {
                 let gain = 1.0 / LEVEL_TICKS;
-                level = Some((
-                    mean_level + gain * held(mean, mean_level),
-                    tail_level + gain * held(tail, tail_level),
-                ));
+                level = Some((mean_level + gain * held(mean, mean_level), tail_level + gain * held(tail, tail_level)));
             }
             let all = (good + failed).max(1.0);
             let late = if step.objective_ms.is_some() { (good - within) / all } else { 0.0 };
@@ -246,9 +245,8 @@ fn counts(step: &Step, p99_ms: Option<f64>) -> Counts {
         if let Some(mean_ms) = positive(seen.latency_ms_mean) {
             counts.good += good;
             counts.latency_ms += good * mean_ms;
-            let above = |ms: Option<f64>| {
-                ms.zip(shape(seen)).map_or(0.0, |(ms, (_, shape))| good * shape.above(ms.ln()))
-            };
+            let above =
+                |ms: Option<f64>| ms.zip(shape(seen)).map_or(0.0, |(ms, (_, shape))| good * shape.above(ms.ln()));
             counts.tail += above(p99_ms);
             counts.within += good - above(step.objective_ms);
         }
@@ -311,7 +309,8 @@ fn bisect(above: impl Fn(f64) -> bool) -> f64 {
 pub(super) fn normal_above(score: f64) -> f64 {
     let x = score.abs();
     let t = 1.0 / (1.0 + 0.231_641_9 * x);
-    let poly = t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let poly =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     let tail = (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt() * poly;
     if score >= 0.0 { tail } else { 1.0 - tail }
 }
@@ -320,7 +319,8 @@ pub(super) fn normal_above(score: f64) -> f64 {
 fn normal_quantile(below: f64) -> f64 {
     let tail = below.min(1.0 - below).max(1e-12);
     let t = (-2.0 * tail.ln()).sqrt();
-    let score = t - (2.515_517 + t * (0.802_853 + t * 0.010_328)) / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)));
+    let score =
+        t - (2.515_517 + t * (0.802_853 + t * 0.010_328)) / (1.0 + t * (1.432_788 + t * (0.189_269 + t * 0.001_308)));
     if below >= 0.5 { score } else { -score }
 }
 

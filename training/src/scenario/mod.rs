@@ -6,11 +6,14 @@ mod ingredients;
 mod recipe;
 pub mod seeds;
 mod story;
+mod world;
 
 pub use family::{Family, Setting, UnknownFamily};
 pub use story::{
     class_affinity, request_classes, request_classes_single, rotating_slow_pods, unequal_pods, with_costs_of_1_to_100,
 };
+
+pub use world::world;
 
 use std::ops::Range;
 
@@ -186,6 +189,17 @@ impl Scenario {
         }
         let group = self.groups.get(endpoint as usize).copied().unwrap_or(0);
         self.affinity[usize::from(class) * self.group_count() + usize::from(group)]
+    }
+
+    /// The same service between two times of its run: what had happened before has happened when it begins, `warm_up_ns` of it do not count, and its
+    /// requests are others.
+    #[must_use]
+    pub fn part(&self, span_ns: Range<u64>, warm_up_ns: u64, seed: u64) -> Self {
+        let until = |event: &&Event| event.at_ns < span_ns.end;
+        let timeline = self.timeline.iter().take_while(until);
+        let timeline =
+            timeline.map(|event| Event { at_ns: event.at_ns.saturating_sub(span_ns.start), ..*event }).collect();
+        Self { seed, timeline, measured_ns: warm_up_ns..span_ns.end - span_ns.start, ..self.clone() }
     }
 
     /// Whether all numbers are within their ranges.

@@ -9,6 +9,8 @@ use super::Family;
 pub const TRAINING: Range<u64> = 0..1_000;
 /// For choosing between what was trained or tuned.
 pub const VALIDATION: Range<u64> = 1_000..10_000;
+/// For services whose recordings are refined from: nothing else is trained, tuned or told on them.
+pub const WORLDS: Range<u64> = 100_000..200_000;
 /// For telling results, and for nothing else.
 pub const TESTING: Range<u64> = 1_000_000..u64::MAX;
 

@@ -73,8 +73,10 @@ fn a_recording_without_a_hole_is_one_episode() {
 fn holes_cut_and_are_counted() {
     let dataset = check(|rows| rows.retain(|row| row.tick != 8), &[(End::Truncated(Cut::Gap), 7), (ENDS, 12)]);
     assert_eq!((dataset.skipped.ticks, dataset.skipped.gaps), (19, 1));
-    let jump = |by_ms: i64| move |rows: &mut Vec<TickRow>| {
-        rows.iter_mut().filter(|row| row.tick > 8).for_each(|row| row.at_ms = row.at_ms.saturating_add(by_ms));
+    let jump = |by_ms: i64| {
+        move |rows: &mut Vec<TickRow>| {
+            rows.iter_mut().filter(|row| row.tick > 8).for_each(|row| row.at_ms = row.at_ms.saturating_add(by_ms));
+        }
     };
     for by_ms in [3_600_000, -3_600_000, i64::MAX] {
         check(jump(by_ms), &[(End::Truncated(Cut::ClockJump), 8), (ENDS, 12)]);

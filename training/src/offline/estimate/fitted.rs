@@ -67,7 +67,13 @@ fn joined(states: &Array2<f64>, actions: &Array2<f64>) -> Array2<f64> {
 
 fn ridge(matrix: &mut Array2<f64>, states: usize) {
     for index in 0..matrix.nrows() {
-        matrix[(index, index)] += if index == 0 { 1e-6 } else if index < states { RIDGE_STATE } else { RIDGE_ACTION };
+        matrix[(index, index)] += if index == 0 {
+            1e-6
+        } else if index < states {
+            RIDGE_STATE
+        } else {
+            RIDGE_ACTION
+        };
     }
 }
 
@@ -188,7 +194,8 @@ impl Evaluation<'_> {
             let (mut square, mut within, mut all) = (0.0, 0.0, 0.0);
             let explored = self.explored();
             for (index, episode) in self.dataset.episodes.iter().enumerate() {
-                let (own, behaviour) = (policy.centred(self.dataset, index), self.behaviour.centred(self.dataset, index));
+                let (own, behaviour) =
+                    (policy.centred(self.dataset, index), self.behaviour.centred(self.dataset, index));
                 for (t, step) in episode.steps.iter().enumerate() {
                     for (place, at) in step.endpoints.iter().enumerate() {
                         let distance = (own[t][place] - behaviour[t][place]).abs() / explored;
@@ -237,8 +244,10 @@ fn held_out(rows: &[Array2<f64>], values: &[&Vec<Vec<f64>>], states: usize) -> V
     if counts.iter().any(|count| *count < FOLD_BLOCK) {
         return vec![None; measures];
     }
-    let (all_left, all_right) =
-        lefts.iter().zip(&rights).fold((Array2::zeros((columns, columns)), Array2::zeros((columns, measures))), |sum, of| {
+    let (all_left, all_right) = lefts
+        .iter()
+        .zip(&rights)
+        .fold((Array2::zeros((columns, columns)), Array2::zeros((columns, measures))), |sum, of| {
             (sum.0 + of.0, sum.1 + of.1)
         });
     let solve = |left: Array2<f64>, right: &Array2<f64>| {

@@ -105,7 +105,9 @@ impl Evaluation<'_> {
                 if mean.is_none() {
                     Some("no noise was recorded that could be weighted".to_owned())
                 } else if effective < SAMPLES_MIN {
-                    Some(format!("its weights leave {effective:.0} effective samples of an endpoint, {SAMPLES_MIN:.0} are needed"))
+                    Some(format!(
+                        "its weights leave {effective:.0} effective samples of an endpoint, {SAMPLES_MIN:.0} are needed"
+                    ))
                 } else if clipped > CLIPPED_MAX {
                     Some(format!("{:.1} % of its weights are clipped", 100.0 * clipped))
                 } else {

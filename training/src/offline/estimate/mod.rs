@@ -137,11 +137,16 @@ impl<'a> Evaluation<'a> {
             return Some(format!("{transitions} transitions were recorded, at least {TRANSITIONS_MIN} are needed"));
         }
         if self.dataset.exploration_std.is_none() || !self.basis.acted() {
-            return Some("nothing was explored: no action was ever compared with another one in the recording".to_owned());
+            return Some(
+                "nothing was explored: no action was ever compared with another one in the recording".to_owned(),
+            );
         }
         let rule = candidate.rule_distance(&self.behaviour).max(other.rule_distance(&self.behaviour));
         if rule > SAME_RULE {
-            return Some(format!("a parameter of the rule differs by x{:.2}: the recording explored none of them", rule.exp()));
+            return Some(format!(
+                "a parameter of the rule differs by x{:.2}: the recording explored none of them",
+                rule.exp()
+            ));
         }
         None
     }

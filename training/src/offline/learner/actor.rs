@@ -92,9 +92,19 @@ impl Actor {
                 &Device::Cpu,
             ),
         })?;
-        let moments = start.tensors().iter().map(|(name, of)| (name.clone(), (vec![0.0; of.len()], vec![0.0; of.len()])));
+        let moments =
+            start.tensors().iter().map(|(name, of)| (name.clone(), (vec![0.0; of.len()], vec![0.0; of.len()])));
         let moments = moments.collect();
-        Ok(Self { manifest: start.manifest().clone(), shapes, fixed, variables, moments, updates: 0, network, incumbent: start.network()? })
+        Ok(Self {
+            manifest: start.manifest().clone(),
+            shapes,
+            fixed,
+            variables,
+            moments,
+            updates: 0,
+            network,
+            incumbent: start.network()?,
+        })
     }
 
     /// Learns from these; loss of the first and of the last tenth.
@@ -139,7 +149,9 @@ impl Actor {
         let counts = (column(|example| &example.heard)? * column(|example| &example.share)?)?;
         let from_incumbent = moved.sqr()?;
         let learned = match knobs.method {
-            Method::Awac => ((&moved - column(|example| &example.noise)?)?.sqr()? * column(|example| &example.weight)?)?,
+            Method::Awac => {
+                ((&moved - column(|example| &example.noise)?)?.sqr()? * column(|example| &example.weight)?)?
+            }
             Method::Td3Bc => {
                 let slope = (&moved * column(|example| &example.slope)?)?;
                 let curvature = (&from_incumbent * column(|example| &example.curvature)?)?;
