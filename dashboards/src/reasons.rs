@@ -4,7 +4,7 @@ use serde::Serialize;
 use trimtab_controller::view::Reason;
 
 /// Every reason, in the order in which the stream's bit masks number them.
-pub const ALL: [Reason; 12] = [
+pub const ALL: [Reason; 15] = [
     Reason::ModeOff,
     Reason::ModeShadow,
     Reason::ShareFloor,
@@ -17,6 +17,9 @@ pub const ALL: [Reason; 12] = [
     Reason::UnfamiliarInput,
     Reason::PolicyFault,
     Reason::WorseThanFallback,
+    Reason::Switchback,
+    Reason::RolledBack,
+    Reason::Pinned,
 ];
 
 /// How much a person should care.
@@ -65,6 +68,9 @@ pub fn bit(reason: Reason) -> u16 {
         Reason::UnfamiliarInput => 9,
         Reason::PolicyFault => 10,
         Reason::WorseThanFallback => 11,
+        Reason::Switchback => 12,
+        Reason::RolledBack => 13,
+        Reason::Pinned => 14,
     }
 }
 
@@ -105,6 +111,14 @@ fn meaning(reason: Reason) -> (Weight, &'static str) {
         Reason::WorseThanFallback => {
             (Warning, "The policy did worse than its fallback lately, so the fallback is applied.")
         }
+        Reason::Switchback => {
+            (Information, "The fallback takes a short turn, so that what is in force is compared with it.")
+        }
+        Reason::RolledBack => (
+            Warning,
+            "The version that was in force was rolled back, so the fallback is in force until another is confirmed.",
+        ),
+        Reason::Pinned => (Information, "A person has pinned the fallback."),
     }
 }
 

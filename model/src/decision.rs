@@ -122,6 +122,12 @@ pub enum Reason {
     PolicyFault,
     /// The policy does worse than its fallback.
     WorseThanFallback,
+    /// The fallback takes a short turn, so that what is in force is compared with it.
+    Switchback,
+    /// The version that was in force was rolled back: the fallback is in force.
+    RolledBack,
+    /// A person has pinned the fallback.
+    Pinned,
 }
 
 /// One thing that the guard did.

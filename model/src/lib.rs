@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`observation`] comes in, [`decision`] goes out, [`decide`](mod@decide) is the step between them,
 //! and its parts are [`memory`], [`prior`], [`features`], [`policy`] (a [`network`] from a [`checkpoint`], run by
-//! [`infer`], with facts about the [`service`] it was refined for) and [`guard`]. [`recording`] writes all of it down.
+//! [`infer`], with facts about the [`service`] it was refined for) and [`guard`]. [`recording`] writes all of it down; [`rollout`] brings
+//! another policy into force, and out of it.
 
 pub mod decision;
 pub mod observation;
@@ -19,6 +20,7 @@ pub mod network;
 pub mod policy;
 pub mod prior;
 pub mod recording;
+pub mod rollout;
 pub mod service;
 
 mod numbers;

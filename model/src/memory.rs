@@ -85,6 +85,15 @@ impl Memory {
         self.endpoints.is_empty()
     }
 
+    /// Takes the last applied weights of endpoints that it shares with an earlier memory from there.
+    pub(crate) fn restore_applied(&mut self, before: &Self) {
+        for (place, (key, memory)) in self.endpoints.iter_mut().enumerate() {
+            if let Some(earlier) = before.at(place, *key) {
+                memory.applied = earlier.applied;
+            }
+        }
+    }
+
     /// Each endpoint's memory with this observation folded in, in the observation's order.
     pub(crate) fn fold(&self, observation: &Observation) -> Vec<EndpointMemory> {
         let dt_s = interval_s(observation.interval_s);

@@ -135,6 +135,13 @@ impl Policy {
         self.service.as_deref()
     }
 
+    /// The same policy under another name: a store's versions have names of their own.
+    #[must_use]
+    pub fn named(mut self, version: &str) -> Self {
+        version.clone_into(&mut self.version);
+        self
+    }
+
     /// Its version, as recordings name it.
     pub fn version(&self) -> &str {
         &self.version

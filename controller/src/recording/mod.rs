@@ -4,7 +4,6 @@
 //! Files are `ticks/date=YYYY-MM-DD/….parquet` and `requests/date=YYYY-MM-DD/….parquet`, and are visible only when complete.
 
 mod file;
-mod store;
 mod writer;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -21,6 +20,7 @@ use trimtab_proxy::api::v1;
 
 use crate::clock;
 use crate::metrics::{Metrics, RowFate};
+use crate::store::{self, OpenError};
 use crate::tick::Outcome;
 use crate::view::RecordingView;
 
@@ -53,13 +53,8 @@ impl RecordingOptions {
 
 /// Why nothing can be recorded.
 #[derive(Debug, Error)]
-#[error("recording to \"{url}\": {detail}")]
-pub struct RecordingError {
-    /// Where to.
-    pub url: String,
-    /// What is wrong, and what would be right.
-    pub detail: String,
-}
+#[error("recording to {0}")]
+pub struct RecordingError(#[from] pub OpenError);
 
 /// What the writer gets.
 #[derive(Debug)]

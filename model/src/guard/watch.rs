@@ -93,6 +93,11 @@ impl Watch {
         }
     }
 
+    /// The same, after others have decided: what came of that is not credited to anybody.
+    pub(crate) fn resumed(self) -> Self {
+        Self { in_force: InForce::Neither, ..self }
+    }
+
     /// Notes who is in force from now on.
     pub(crate) fn put_in_force(&mut self, who: InForce) {
         self.in_force = who;

@@ -1,20 +1,29 @@
-//! From what the user wrote to an object store and a folder in it.
+//! From what the user wrote to an object store and a folder in it: for recordings and for models.
 
 use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use thiserror::Error;
 use url::Url;
 
-use super::RecordingError;
+/// Why a store cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("\"{url}\": {detail}")]
+pub struct OpenError {
+    /// What the user wrote.
+    pub url: String,
+    /// What is wrong, and what would be right.
+    pub detail: String,
+}
 
 /// Opens the store. A folder is made if it is not there.
 ///
 /// # Errors
 /// The URL cannot be used, or the folder cannot be made.
-pub(super) fn open(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), RecordingError> {
-    let wrong = |detail: String| RecordingError { url: url.to_owned(), detail };
+pub fn open(url: &str) -> Result<(Arc<dyn ObjectStore>, Path), OpenError> {
+    let wrong = |detail: String| OpenError { url: url.to_owned(), detail };
     match Url::parse(url) {
         Ok(parsed) if parsed.scheme() == "file" => {
             let folder = parsed.to_file_path().map_err(|()| {
