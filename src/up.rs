@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::{Connected, TcpIncoming};
+use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::provider::{self, Source};
 use trimtab_controller::recording::RecordingOptions;
 use trimtab_controller::view::View;
@@ -48,6 +49,8 @@ pub struct ControlSettings {
     pub tick: Duration,
     /// Policy to use instead of the one that ships.
     pub checkpoint: Option<PathBuf>,
+    /// Store of models to follow; `None`: there are no rollouts.
+    pub models: Option<ModelsOptions>,
     /// Seed of the exploration noise; `None`: from the system.
     pub seed: Option<u64>,
     /// Folder or URL of the recordings; `None`: nothing is recorded.
@@ -56,7 +59,7 @@ pub struct ControlSettings {
 
 impl Default for ControlSettings {
     fn default() -> Self {
-        Self { tick: Duration::from_millis(500), checkpoint: None, seed: None, recordings: None }
+        Self { tick: Duration::from_millis(500), checkpoint: None, models: None, seed: None, recordings: None }
     }
 }
 
@@ -229,6 +232,7 @@ impl ControlPlane {
         options.tick_interval = settings.tick;
         options.load_interval = settings.tick / 2;
         options.checkpoint = settings.checkpoint;
+        options.models = settings.models;
         options.seed = settings.seed;
         options.recording = settings.recordings.map(RecordingOptions::new);
         let controller = Controller::start(options).await?;

@@ -11,7 +11,7 @@ use trimtab_controller::clock::{self, Now};
 use trimtab_controller::gateway::{BackendSpec, EndpointSpec, GuardrailSettings};
 use trimtab_controller::policy::Algorithm;
 use trimtab_controller::scrape::{Numbers, ScrapeState, Stamped};
-use trimtab_controller::tick::Backend;
+use trimtab_controller::tick::{Backend, Deciders};
 use trimtab_model::Policy;
 use trimtab_model::decision::Mode;
 use trimtab_model::observation::EndpointKey;
@@ -103,7 +103,7 @@ fn observe_decide_encode_5000_endpoints(bencher: Bencher<'_, '_>, proxies: u64) 
             (tick, now)
         })
         .bench_local_values(|(tick, now)| {
-            let table = backend.borrow_mut().tick(tick, &policy, &mut rng, now);
+            let table = backend.borrow_mut().tick(tick, &Deciders::only(&policy), &mut rng, now);
             divan::black_box(table.encode_to_vec())
         });
 }

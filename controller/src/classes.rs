@@ -123,8 +123,10 @@ impl Classes {
             self.chosen_at = Some(now.instant);
             self.choose();
         }
+        let slots: Vec<f32> = endpoints.iter().map(|key| slots(EndpointKey(*key)).map_or(0.0, slots_of)).collect();
         if let Some(pushed) = &self.pushed
             && pushed.is_about(resource, &self.chosen)
+            && pushed.knows_as_many_slots(&slots)
             && now.since_s(pushed.at) < pushed.keeps_s()
         {
             return None;
@@ -133,7 +135,6 @@ impl Classes {
         if costs.is_none() && self.chosen.is_empty() {
             return None;
         }
-        let slots: Vec<f32> = endpoints.iter().map(|key| slots(EndpointKey(*key)).map_or(0.0, slots_of)).collect();
         let table = self.table(resource, slots, costs.as_ref());
         if self.pushed.as_ref().is_some_and(|pushed| !differs(&pushed.table, &table)) {
             return None;
@@ -219,6 +220,12 @@ impl Pushed {
     fn is_about(&self, resource: &v1::Backend, chosen: &[Chosen]) -> bool {
         let keys = self.table.classes.iter().map(|class| class.key);
         self.table.generation == resource.generation && keys.eq(chosen.iter().map(|chosen| chosen.key))
+    }
+
+    /// Whether it knows the slots of the same endpoints: where that changes, so does the rule.
+    fn knows_as_many_slots(&self, slots: &[f32]) -> bool {
+        let known = |slots: &f32| *slots > 0.0;
+        self.table.slots.iter().map(known).eq(slots.iter().map(known))
     }
 
     /// Seconds before another such table may follow.

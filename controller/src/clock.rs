@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use k8s_openapi::jiff::Timestamp;
+
 /// One moment, on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
@@ -23,6 +25,14 @@ impl Now {
     /// Seconds since `earlier`; 0 if it is not earlier.
     pub fn since_s(self, earlier: Instant) -> f64 {
         self.instant.saturating_duration_since(earlier).as_secs_f64()
+    }
+}
+
+/// A moment for people, in UTC.
+pub fn timestamp(at_ms: i64) -> String {
+    match Timestamp::from_millisecond(at_ms) {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "unknown".to_owned(),
     }
 }
 

@@ -4,11 +4,12 @@
 use std::time::{Duration, Instant};
 
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Scraped};
+use trimtab_model::rollout::Interval;
 
 use crate::clock::Now;
 use crate::errors::PooledErrors;
 use crate::gateway::BackendSpec;
-use crate::loads::Summed;
+use crate::loads::{EndpointSum, Summed};
 use crate::scrape::{Numbers, Stamped};
 
 /// What an observation is made of.
@@ -66,6 +67,27 @@ pub fn observe<'n>(inputs: &Inputs<'_>, numbers: impl Fn(EndpointKey) -> Option<
         objective_ms: inputs.objective_ms,
         endpoints: endpoints.collect(),
     }
+}
+
+/// What came of the interval, for who is compared by it.
+pub fn outcome(summed: &Summed, interval_s: f64, objective_ms: Option<f64>) -> Interval {
+    let totals = &summed.totals;
+    let mut outcome = Interval {
+        seconds: interval_s,
+        shed: (totals.shed + totals.unroutable) as f64,
+        within_objective: objective_ms.map(|_| totals.within_objective as f64),
+        ..Interval::default()
+    };
+    for EndpointSum { reported, .. } in summed.endpoints.values() {
+        let failed = reported.errors.saturating_add(reported.failures);
+        outcome.answers += reported.successes.saturating_add(failed) as f64;
+        outcome.failed += failed as f64;
+        outcome.in_flight += reported.in_flight_mean;
+    }
+    if let Some([p50, p99]) = totals.latency.quantiles_ms([0.5, 0.99]) {
+        (outcome.latency_ms_p50, outcome.latency_ms_p99) = (Some(p50), Some(p99));
+    }
+    outcome
 }
 
 /// Gives every number its age; one that is older than allowed is left out.

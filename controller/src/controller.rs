@@ -23,6 +23,7 @@ use crate::clock;
 use crate::gateway::Config;
 use crate::index::Index;
 use crate::metrics::Metrics;
+use crate::models::{Models, ModelsOptions, StoreError};
 use crate::peers::MacKey;
 use crate::policies::{Policies, PolicyError};
 use crate::recording::{Recorder, RecordingError, RecordingOptions, RecordingTask};
@@ -55,6 +56,8 @@ pub struct ControllerOptions {
     pub sample_rate: f32,
     /// Checkpoint of the policy, watched; `None`: the one that ships inside the binary.
     pub checkpoint: Option<PathBuf>,
+    /// Store of models to follow; `None`: there are no rollouts.
+    pub models: Option<ModelsOptions>,
     /// Where to record; `None`: nowhere.
     pub recording: Option<RecordingOptions>,
     /// Seed of the exploration noise; `None`: from the system.
@@ -72,6 +75,7 @@ impl ControllerOptions {
             load_interval: Duration::from_millis(250),
             sample_rate: 0.05,
             checkpoint: None,
+            models: None,
             recording: None,
             seed: None,
             shutdown,
@@ -95,6 +99,9 @@ pub enum ControllerError {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// There can be no store of models there.
+    #[error(transparent)]
+    Models(#[from] StoreError),
     /// Nothing can be recorded there.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -124,12 +131,16 @@ impl Controller {
     /// Starts the control loop, the scraper, and the recording. Needs a tokio runtime.
     ///
     /// # Errors
-    /// An option makes no sense, the checkpoint cannot be loaded, or the recording's URL cannot be used.
+    /// An option makes no sense, the checkpoint cannot be loaded, or the URL of the models or of the recording cannot be used.
     pub async fn start(options: ControllerOptions) -> Result<Self, ControllerError> {
         check(&options)?;
         let shutdown = options.shutdown.clone();
         let metrics = Arc::new(Metrics::default());
         let policies = Policies::start(options.checkpoint.clone(), shutdown.clone()).await?;
+        let models = match options.models.clone() {
+            Some(models) => Some(Models::start(models, shutdown.clone()).await?),
+            None => None,
+        };
         let (recorder, recording) = match options.recording.clone() {
             Some(recording) => {
                 let (recorder, task) = Recorder::start(recording, metrics.clone(), shutdown.clone())?;
@@ -148,7 +159,7 @@ impl Controller {
         let (ads_sender, ads_events) = mpsc::unbounded_channel();
         let (telemetry_sender, telemetry_events) = mpsc::channel(WAITING_MAX);
         let (scrape_sender, scrapes) = mpsc::channel(WAITING_MAX);
-        let index = Index::new(policies, recorder.clone(), metrics.clone(), view_sender, mac_key, rng);
+        let index = Index::new(policies, models, recorder.clone(), metrics.clone(), view_sender, mac_key, rng);
         let ads = AdsService::new(index.snapshots(), ads_sender.clone(), shutdown.clone());
         let wishes = v1::TelemetryResponse {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),

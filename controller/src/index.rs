@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use tokio::sync::watch;
+use trimtab_model::Policy;
 use trimtab_model::observation::EndpointKey;
+use trimtab_model::rollout::{Choice, What, Why};
 use trimtab_proxy::api::v1;
 
 use crate::clock::Now;
 use crate::gateway::Config;
 use crate::metrics::{Metrics, ScrapeOutcome};
+use crate::models::{Models, Seen};
 use crate::peers::{self, MacKey};
 use crate::picture;
 use crate::policies::Policies;
@@ -19,7 +22,7 @@ use crate::proxies::Proxies;
 use crate::recording::Recorder;
 use crate::scrape::ScrapeResult;
 use crate::telemetry::TelemetryEvent;
-use crate::tick::Backend;
+use crate::tick::{Backend, Deciders};
 use crate::view::View;
 use crate::xds::{AdsEvent, Kind, Publisher};
 
@@ -37,6 +40,10 @@ pub struct Index {
     proxies: Proxies,
     publisher: Publisher,
     policies: Policies,
+    /// The store of models; `None`: there are no rollouts.
+    models: Option<Models>,
+    /// Generation of it that backends follow.
+    models_followed: Option<u64>,
     recorder: Option<Recorder>,
     metrics: Arc<Metrics>,
     view: watch::Sender<Arc<View>>,
@@ -54,6 +61,7 @@ impl Index {
     /// An empty state that shows itself through `view`.
     pub fn new(
         policies: Policies,
+        models: Option<Models>,
         recorder: Option<Recorder>,
         metrics: Arc<Metrics>,
         view: watch::Sender<Arc<View>>,
@@ -66,6 +74,8 @@ impl Index {
             proxies: Proxies::default(),
             publisher: Publisher::default(),
             policies,
+            models,
+            models_followed: None,
             recorder,
             metrics,
             view,
@@ -86,7 +96,12 @@ impl Index {
     /// Takes over a configuration and pushes what changed at once: endpoint changes do not wait for the tick.
     pub fn configure(&mut self, config: Arc<Config>, now: Now) {
         let names: BTreeSet<&str> = config.backends.iter().map(|spec| spec.name()).collect();
+        for gone in self.backends.keys().filter(|name| !names.contains(&***name)) {
+            self.metrics.forget(gone);
+        }
         self.backends.retain(|name, _| names.contains(&**name));
+        // Backends that are new, or whose configuration names another policy, look at the store again.
+        self.models_followed = None;
         for spec in &config.backends {
             let kept = self.backends.get_mut(spec.name());
             if kept.as_ref().is_some_and(|kept| kept.spec == *spec) {
@@ -230,15 +245,26 @@ impl Index {
         // Proxies are asked about what they have had half a second to acknowledge, not about what is pushed in this tick.
         let proxies = self.proxies.view(self.publisher.number(), now);
         self.tick += 1;
+        let seen = self.follow();
         for (name, backend) in &mut self.backends {
-            let policy = self.policies.of(backend.spec.model.as_deref());
-            let table = backend.tick(self.tick, &policy, &mut self.rng, now);
+            let deciders = Chosen::new(backend, &self.policies, seen.as_deref());
+            let table = backend.tick(self.tick, &deciders.borrowed(), &mut self.rng, now);
+            let unusable = deciders.unusable(backend);
+            if let (Some(models), Some((what, evidence))) = (&self.models, backend.wish.take().or(unusable)) {
+                if let What::RolledBack { version, why, .. } = &what
+                    && backend.counted.insert(version.clone())
+                {
+                    self.metrics.rolled_back(name, *why);
+                }
+                models.wish(now.at_ms, name, what, evidence);
+            }
             self.publisher.set(Kind::WeightTable, name, &table);
-            if let Some(classes) = backend.class_table(&policy, now) {
+            if let Some(classes) = backend.class_table(now) {
                 self.publisher.set(Kind::ClassTable, name, &classes);
             }
             if let Some(last) = &backend.last {
                 self.metrics.decided(&last.decision);
+                self.metrics.rollout(name, backend);
                 if let Some(recorder) = &self.recorder {
                     recorder.tick(last);
                 }
@@ -247,6 +273,7 @@ impl Index {
         self.publish();
         let mut problems: Vec<String> = self.config.problems.iter().map(ToString::to_string).collect();
         problems.extend(self.policies.problems());
+        problems.extend(seen.iter().flat_map(|seen| seen.problems()));
         let tick_ms = crate::clock::now().since_s(now.instant) * 1e3;
         self.metrics.ticked(tick_ms);
         self.view.send_replace(Arc::new(View {
@@ -261,9 +288,73 @@ impl Index {
         }));
     }
 
+    /// What was last seen of the model store; when it has changed, every backend's rollout takes it over.
+    fn follow(&mut self) -> Option<Arc<Seen>> {
+        let models = self.models.as_ref()?;
+        let seen = models.seen();
+        if self.models_followed != Some(seen.generation) {
+            self.models_followed = Some(seen.generation);
+            for (name, backend) in &mut self.backends {
+                let own = self.policies.named(backend.spec.model.as_deref()).is_some();
+                let state = (!own).then(|| seen.state_of(name));
+                backend.follow(state.as_ref().map(|state| (state, models.settings())));
+            }
+        }
+        Some(seen)
+    }
+
     fn publish(&mut self) {
         if self.publisher.publish() {
             self.metrics.pushed();
         }
+    }
+}
+
+/// The policies that may decide on a backend in a tick.
+struct Chosen {
+    in_force: Arc<Policy>,
+    candidate: Option<Arc<Policy>>,
+    /// Why what should be in force cannot be.
+    lost: Option<String>,
+    /// Why the candidate cannot be used.
+    unusable: Option<String>,
+}
+
+impl Chosen {
+    fn new(backend: &Backend, policies: &Policies, seen: Option<&Seen>) -> Self {
+        let only = |in_force| Self { in_force, candidate: None, lost: None, unusable: None };
+        let (Some(live), Some(seen)) = (&backend.live, seen) else {
+            return only(policies.of(backend.spec.model.as_deref()));
+        };
+        let mut chosen = only(policies.builtin());
+        if let Choice::Version(version) = live.rollout.in_force() {
+            match seen.policy(version) {
+                Some(Ok(policy)) => chosen.in_force = policy.clone(),
+                Some(Err(why)) => chosen.lose(why.clone()),
+                None => chosen.lose(format!("{version} is not loaded yet")),
+            }
+        }
+        match live.rollout.candidate().and_then(|version| seen.policy(version)) {
+            Some(Ok(policy)) => chosen.candidate = Some(policy.clone()),
+            Some(Err(why)) => chosen.unusable = Some(why.clone()),
+            None => {}
+        }
+        chosen
+    }
+
+    fn lose(&mut self, why: String) {
+        self.in_force = Arc::new(Policy::prior_only());
+        self.lost = Some(why);
+    }
+
+    fn borrowed(&self) -> Deciders<'_> {
+        Deciders { in_force: &self.in_force, candidate: self.candidate.as_deref(), lost: self.lost.as_deref() }
+    }
+
+    /// What to write of a candidate whose file cannot be used.
+    fn unusable(&self, backend: &mut Backend) -> Option<(What, serde_json::Value)> {
+        let detail = self.unusable.clone()?;
+        let rollout = &mut backend.live.as_mut()?.rollout;
+        rollout.give_up(Why::Unusable, detail)
     }
 }

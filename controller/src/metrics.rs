@@ -9,8 +9,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use trimtab_model::decision::Decision;
+use trimtab_model::rollout::Why;
 
 use crate::proxies::Answers;
+use crate::tick::Backend;
 
 /// How a scrape ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,17 @@ struct ByFate {
     fate: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBackend {
+    backend: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByWhy {
+    backend: String,
+    why: String,
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -58,6 +71,9 @@ pub struct Metrics {
     proxies: Gauge,
     scrapes: Family<ByOutcome, Counter>,
     rows: Family<ByFate, Counter<u64, AtomicU64>>,
+    rollbacks: Family<ByWhy, Counter>,
+    candidate_share: Family<ByBackend, Gauge<f64, AtomicU64>>,
+    drift: Family<ByBackend, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -73,6 +89,9 @@ impl Default for Metrics {
             proxies: Gauge::default(),
             scrapes: Family::default(),
             rows: Family::default(),
+            rollbacks: Family::default(),
+            candidate_share: Family::default(),
+            drift: Family::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -93,6 +112,22 @@ impl Default for Metrics {
         registry.register("proxies", "Connected proxies", metrics.proxies.clone());
         registry.register("scrapes", "Scrapes of endpoints, by outcome", metrics.scrapes.clone());
         registry.register("recording_rows", "Rows of the recording, by what became of them", metrics.rows.clone());
+        registry.register(
+            "rollbacks",
+            "Versions of the policy that this controller has rolled back, by backend and reason",
+            metrics.rollbacks.clone(),
+        );
+        registry.register(
+            "candidate_share",
+            "Share of the time in which a candidate decides, by its stage; 0 without one or in the shadow",
+            metrics.candidate_share.clone(),
+        );
+        registry.register(
+            "drift",
+            "How far the input of the policy in force has lain outside of what it was trained on over the last minutes, in \
+             widths of the range that training saw",
+            metrics.drift.clone(),
+        );
         Self { registry, ..metrics }
     }
 }
@@ -118,6 +153,27 @@ impl Metrics {
         for reason in reasons {
             self.guard_actions.get_or_create(&ByReason { reason: format!("{reason:?}") }).inc();
         }
+    }
+
+    /// What the rollout of a backend has come to in a tick.
+    pub(crate) fn rollout(&self, name: &str, backend: &Backend) {
+        let label = ByBackend { backend: name.to_owned() };
+        self.drift.get_or_create(&label).set(backend.drift);
+        if let Some(live) = &backend.live {
+            let stage = live.rollout.state().trial.as_ref().filter(|_| live.rollout.candidate().is_some());
+            self.candidate_share.get_or_create(&label).set(stage.map_or(0.0, |trial| trial.stage.share()));
+        }
+    }
+
+    pub(crate) fn rolled_back(&self, name: &str, why: Why) {
+        self.rollbacks.get_or_create(&ByWhy { backend: name.to_owned(), why: format!("{why:?}") }).inc();
+    }
+
+    /// A backend is gone.
+    pub(crate) fn forget(&self, name: &str) {
+        let label = ByBackend { backend: name.to_owned() };
+        self.drift.remove(&label);
+        self.candidate_share.remove(&label);
     }
 
     pub(crate) fn pushed(&self) {

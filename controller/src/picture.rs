@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::gateway::EndpointSpec;
 use crate::keys::KeyMap;
 use crate::tick::{Backend, Outcome};
-use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView};
+use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView, ModelView};
 
 /// The picture of one backend.
 pub fn backend(backend: &Backend, now: Now) -> BackendView {
@@ -33,9 +33,29 @@ pub fn backend(backend: &Backend, now: Now) -> BackendView {
         latency_ms_p99: figures.latency_ms_p99,
         concurrency_limit: backend.window.concurrency_limit(),
         parameters: decision.map_or(RuleParameters::LOCAL, |decision| decision.parameters),
+        model: model(backend, decision),
         guard: decision.map(|decision| guard(backend, decision)).unwrap_or_default(),
         classes: classes(backend),
         endpoints,
+    }
+}
+
+fn model(backend: &Backend, decision: Option<&Decision>) -> ModelView {
+    let decides = decision.map_or_else(String::new, |decision| decision.policy_version.clone());
+    let Some(live) = &backend.live else { return ModelView { decides, drift: backend.drift, ..ModelView::default() } };
+    let (rollout, progress) = (&live.rollout, live.rollout.progress());
+    let trial = rollout.state().trial.as_ref().filter(|_| rollout.candidate().is_some());
+    ModelView {
+        decides,
+        in_force: rollout.in_force().to_string(),
+        pinned: rollout.state().pinned.is_some(),
+        candidate: trial.map(|trial| trial.version.clone()),
+        stage: trial.map(|trial| trial.stage.to_string()),
+        stage_since_ms: trial.map(|trial| trial.since_ms),
+        blocks: progress.blocks,
+        difference: progress.difference,
+        verdict: progress.verdict,
+        drift: backend.drift,
     }
 }
 

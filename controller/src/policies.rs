@@ -100,6 +100,16 @@ impl Policies {
         });
     }
 
+    /// The policy for a backend whose configuration names `model`, if that or the default names one: what is named comes before any rollout.
+    pub fn named(&self, model: Option<&str>) -> Option<Arc<Policy>> {
+        (model.is_some() || self.default.is_some()).then(|| self.of(model))
+    }
+
+    /// The policy inside the binary.
+    pub fn builtin(&self) -> Arc<Policy> {
+        self.builtin.clone()
+    }
+
     /// The policy for a backend whose configuration names `model`.
     pub fn of(&self, model: Option<&str>) -> Arc<Policy> {
         let path = match model {

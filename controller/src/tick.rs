@@ -1,14 +1,15 @@
 //! One tick of one backend: observe → decide → encode. What a backend carries from tick to tick lives here; when a tick happens, and
 //! where its outcome goes, is decided by the owner of the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use trimtab_model::decision::{Decision, Mode, RuleParameters};
+use trimtab_model::decision::{Decision, GuardAction, Reason, RuleParameters};
 use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, Observation};
+use trimtab_model::rollout::{self, Arm, BackendState, Live, RolloutSettings, What};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 use trimtab_proxy::api::v1;
 
@@ -45,6 +46,14 @@ pub struct Backend {
     pub window: Window,
     /// Outcome of the last tick.
     pub last: Option<Outcome>,
+    /// Its rollout; `None` where configuration names the policy, or there is no store.
+    pub live: Option<Live>,
+    /// What its rollout wants in the log, with the evidence; taken by the owner after each tick.
+    pub wish: Option<(What, serde_json::Value)>,
+    /// Versions whose rollback was counted: what is wished for again is counted once.
+    pub counted: BTreeSet<String>,
+    /// How far its input has lain outside of what the policy in force was trained on, see [`Memory::drift`].
+    pub drift: f64,
     names: Arc<KeyMap<String>>,
     guard: GuardConfig,
     memory: Memory,
@@ -64,6 +73,24 @@ pub struct Outcome {
     pub names: Arc<KeyMap<String>>,
 }
 
+/// Who may decide in a tick.
+#[derive(Debug, Clone, Copy)]
+pub struct Deciders<'p> {
+    /// What is in force.
+    pub in_force: &'p Policy,
+    /// What is being tried, where it is at hand.
+    pub candidate: Option<&'p Policy>,
+    /// Why what should be in force cannot be, where `in_force` stands in for it.
+    pub lost: Option<&'p str>,
+}
+
+impl<'p> Deciders<'p> {
+    /// This policy and no other.
+    pub fn only(policy: &'p Policy) -> Self {
+        Self { in_force: policy, candidate: None, lost: None }
+    }
+}
+
 impl Backend {
     /// A backend that has not been seen before.
     pub fn new(spec: BackendSpec, now: Now) -> Self {
@@ -77,6 +104,10 @@ impl Backend {
             scrapes: KeyMap::default(),
             window: Window::new(now),
             last: None,
+            live: None,
+            wish: None,
+            counted: BTreeSet::new(),
+            drift: 0.0,
             memory: Memory::default(),
             derived: DerivedObjective::default(),
             reporters: BTreeMap::new(),
@@ -133,8 +164,20 @@ impl Backend {
         }
     }
 
+    /// Follows a rollout that stands like this; `None`: there is none.
+    pub fn follow(&mut self, rollout: Option<(&BackendState, RolloutSettings)>) {
+        match rollout {
+            Some((state, settings)) => {
+                let rollout = &mut self.live.get_or_insert_with(|| Live::new(settings)).rollout;
+                rollout.follow(state);
+                self.counted.retain(|version| rollout.candidate() != Some(version));
+            }
+            None => self.live = None,
+        }
+    }
+
     /// One tick: returns the table to push.
-    pub fn tick(&mut self, tick: u64, policy: &Policy, rng: &mut impl Rng, now: Now) -> v1::WeightTable {
+    pub fn tick(&mut self, tick: u64, deciders: &Deciders<'_>, rng: &mut impl Rng, now: Now) -> v1::WeightTable {
         let interval_s = self.ticked.map_or(0.0, |last| now.since_s(last));
         self.ticked = Some(now.instant);
         let proxies = self.proxies(now);
@@ -152,8 +195,11 @@ impl Backend {
             errors: &self.errors,
         };
         let observation = collect::observe(&inputs, |key| self.scrapes.get(&key).map(|state| &state.numbers));
-        let (decision, memory) = decide(&observation, &self.memory, policy, &self.guard, self.spec.mode, rng);
-        self.memory = memory;
+        let outcome = collect::outcome(&summed, interval_s, objective_ms);
+        let (decision, arm) = self.decide(&observation, &outcome, deciders, rng);
+        if arm == Arm::Incumbent {
+            self.drift = self.memory.drift();
+        }
         self.window.add(&summed, now);
         let table = self.table((&decision.applied, &decision.adjustments), decision.parameters, tick, proxies);
         self.last = Some(Outcome {
@@ -164,16 +210,38 @@ impl Backend {
         table
     }
 
-    /// The table of classes, if it is to be pushed anew. Once a tick.
-    pub fn class_table(&mut self, policy: &Policy, now: Now) -> Option<v1::ClassTable> {
-        let scrapes = &self.scrapes;
-        let service = policy.service().filter(|_| self.spec.mode == Mode::Active);
-        let name = self.spec.name();
-        let slots = |key| {
-            let told = scrapes.get(&key).and_then(|state| state.numbers.worker_limit).map(|stamped| stamped.value);
-            told.or_else(|| service?.slots(name, key))
+    fn decide(
+        &mut self,
+        observation: &Observation,
+        outcome: &rollout::Interval,
+        deciders: &Deciders<'_>,
+        rng: &mut impl Rng,
+    ) -> (Decision, Arm) {
+        let Some(live) = &mut self.live else {
+            let (decision, memory) =
+                decide(observation, &self.memory, deciders.in_force, &self.guard, self.spec.mode, rng);
+            self.memory = memory;
+            return (decision, Arm::Incumbent);
         };
-        self.classes.tick(&self.spec.resource, slots, now)
+        let policies = rollout::Policies { in_force: deciders.in_force, candidate: deciders.candidate };
+        let ticked = live.tick(observation, outcome, &mut self.memory, policies, &self.guard, self.spec.mode, rng);
+        self.wish = ticked.ask;
+        let mut decision = ticked.decision;
+        if let Some(why) = deciders.lost.filter(|_| ticked.arm == Arm::Incumbent) {
+            let detail = format!("{why}: the capacity prior is applied");
+            decision.guard.insert(0, GuardAction { reason: Reason::PolicyFault, endpoint: None, detail });
+        }
+        (decision, ticked.arm)
+    }
+
+    /// The table of classes, if it is to be pushed anew. Once a tick.
+    pub fn class_table(&mut self, now: Now) -> Option<v1::ClassTable> {
+        let decided = |last: &Outcome| -> KeyMap<f64> {
+            let slots = last.decision.endpoints.iter().zip(&last.decision.slots);
+            slots.filter_map(|(key, slots)| Some((*key, (*slots)?))).collect()
+        };
+        let slots = self.last.as_ref().map(decided).unwrap_or_default();
+        self.classes.tick(&self.spec.resource, |key| slots.get(&key).copied(), now)
     }
 
     /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.

@@ -86,6 +86,9 @@ pub struct BackendView {
     pub concurrency_limit: Option<f64>,
     /// Rule parameters in force.
     pub parameters: RuleParameters,
+    /// Which policy decides, and how its rollout stands.
+    #[serde(default)]
+    pub model: ModelView,
     /// What the guard did at this tick.
     pub guard: Vec<GuardView>,
     /// Kinds of requests that are told apart.
@@ -93,6 +96,31 @@ pub struct BackendView {
     pub classes: Vec<ClassView>,
     /// Endpoints, in list order.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// Which policy decides on a backend, and how its rollout stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Version of the policy that decided in this tick.
+    pub decides: String,
+    /// What is in force but for the turns of a candidate: a version, `builtin` or `fallback`. Empty where configuration names the policy.
+    pub in_force: String,
+    /// Whether a person has pinned it.
+    pub pinned: bool,
+    /// What is being tried.
+    pub candidate: Option<String>,
+    /// How far it has come: `shadow`, `5%`, `25%`, `50%`.
+    pub stage: Option<String>,
+    /// Since when, milliseconds since the Unix epoch.
+    pub stage_since_ms: Option<i64>,
+    /// Blocks that were compared in this stage.
+    pub blocks: u64,
+    /// Mean difference of log cost: candidate less what is in force, or that less the fallback.
+    pub difference: Option<f64>,
+    /// The last thing that happened, in words.
+    pub verdict: String,
+    /// How far the input has lain outside of what the policy was trained on over the last minutes, in widths of the range that training saw.
+    pub drift: f64,
 }
 
 /// One action of the guard.

@@ -41,6 +41,9 @@ pub fn decide(
     let unfamiliar_backend = answered.and_then(|proposal| far(&proposal.strange_context));
     let mut watch = previous.watch;
     watch.fold(observation, interval_s(observation.interval_s));
+    if let Some(proposal) = answered {
+        watch.drift(proposal.distance(), interval_s(observation.interval_s), guard.settings().drift_max);
+    }
     let case = Case {
         observation,
         endpoints: &endpoints,
@@ -77,6 +80,7 @@ pub fn decide(
         proposed,
         applied: verdict.weights,
         adjustments: if knows_slots(observation) { verdict.adjustments } else { Vec::new() },
+        slots: observation.endpoints.iter().map(|e| Some(e.scraped.worker_limit?.value)).collect(),
         parameters,
         capacity_rps: prior.capacity_rps,
         guard: verdict.actions,

@@ -158,6 +158,8 @@ pub struct Decision {
     /// What the policy and slow start ask for beyond capacity, one an endpoint, finite and > 0: an endpoint's score is divided by it. Empty where
     /// the rule does not know how long a request takes; there the weights say it all.
     pub adjustments: Vec<f64>,
+    /// Requests that each endpoint serves at once, as far as it tells or the policy knows of the service.
+    pub slots: Vec<Option<f64>>,
     /// Rule parameters that go with `applied`.
     pub parameters: RuleParameters,
     /// Estimated capacity in requests per second; `None` where the endpoint's own metrics do not tell it.

@@ -123,6 +123,14 @@ fn hear<'a>(
                 let detail = unfamiliar_detail(case, now_unfamiliar, strange);
                 return refuse(Reason::UnfamiliarInput, format!("{detail}: the capacity prior is applied"));
             }
+            if watch.drifted() {
+                let detail = format!(
+                    "for minutes the input has lain {:.2} widths outside of what the policy was trained on, {} are allowed",
+                    watch.drift_now(),
+                    settings.drift_max
+                );
+                return refuse(Reason::UnfamiliarInput, format!("{detail}: the capacity prior is applied"));
+            }
             if let Some(hold_s) = watch.worse_for_s() {
                 return refuse(
                     Reason::WorseThanFallback,

@@ -75,6 +75,11 @@ impl Memory {
         }
     }
 
+    /// How far outside of what the policy was trained on its input has lain over the last minutes, in widths of the range that training saw.
+    pub fn drift(&self) -> f64 {
+        self.watch.drift_now()
+    }
+
     /// Endpoints remembered, those gone for less than [`FORGET_AFTER_S`] included.
     pub fn len(&self) -> usize {
         self.endpoints.len()

@@ -227,6 +227,14 @@ impl Proposal {
         self.log_weights.iter().chain(&self.parameters).all(|x| x.is_finite())
     }
 
+    /// How far outside of what training saw the input lies, in widths of that range: the backend's own features, or the endpoints' on average, each
+    /// by its furthest feature and counted as 1 at most.
+    pub(crate) fn distance(&self) -> f64 {
+        let of = |strange: &Option<Strangeness>| strange.map_or(0.0, |strange| f64::from(strange.distance).min(1.0));
+        let endpoints = self.strange.iter().map(of).sum::<f64>() / self.strange.len().max(1) as f64;
+        endpoints.max(of(&self.strange_context))
+    }
+
     /// The largest residual, whichever way.
     pub(crate) fn largest(&self) -> f64 {
         self.log_weights.iter().chain(&self.parameters).fold(0.0, |largest: f64, x| largest.max(x.abs()))

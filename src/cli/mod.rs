@@ -3,6 +3,7 @@
 mod completions;
 mod controller;
 pub mod logging;
+mod models;
 mod proxy;
 mod signals;
 mod simulate;
@@ -64,6 +65,8 @@ pub enum Command {
     Simulate(Box<simulate::SimulateArgs>),
     /// Make a policy: learn in simulation, keep the best on validation, resume after a kill
     Train(Box<train::TrainArgs>),
+    /// List, compare, promote, roll back and pin versions of the policy
+    Models(models::ModelsArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -78,6 +81,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Weights(args) => block_on(weights::run(args)),
         Command::Simulate(args) => simulate::run(*args),
         Command::Train(args) => train::run(&args),
+        Command::Models(args) => block_on(models::run(args)),
         Command::Completions(args) => completions::run(args),
     }
 }

@@ -8,8 +8,10 @@ use clap::{Args, ValueEnum};
 use trimtab::up::ControlSettings;
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
+use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
 use trimtab_controller::provider::{Source, flags::Flags};
+use trimtab_model::rollout::RolloutSettings;
 
 /// What to route to: a few flags, a backends file, or Gateway API objects in YAML.
 #[derive(Debug, Args)]
@@ -105,9 +107,22 @@ pub struct ControlArgs {
     /// Time between two decisions
     #[arg(long, value_name = "DURATION", default_value = "500ms", value_parser = tick, help_heading = "Control")]
     pub tick: Duration,
-    /// Policy to use instead of the one that ships; watched
+    /// Policy to use instead of the one that ships; watched. It comes before any rollout
     #[arg(long, value_name = "FILE", help_heading = "Control")]
     pub checkpoint: Option<PathBuf>,
+    /// Store of models to follow, see `trimtab models`: a folder, or a URL such as s3://bucket/prefix. What is promoted there is tried on a
+    /// small part of the time first, and rolled back by itself if it does harm
+    #[arg(long, env = "TRIMTAB_MODELS", value_name = "URL", help_heading = "Control")]
+    pub models: Option<String>,
+    /// How long a promoted version is only looked at before it decides anything
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Control")]
+    pub rollout_shadow: Duration,
+    /// How long a stage of a rollout may last before the version is given up as undecided
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration, help_heading = "Control")]
+    pub rollout_stage_max: Duration,
+    /// What this controller is called in the log of the model store; by default host and process
+    #[arg(long, value_name = "NAME", help_heading = "Control")]
+    pub controller_id: Option<String>,
     /// Seed of the exploration noise; by default a fresh one
     #[arg(long, value_name = "N", help_heading = "Control")]
     pub seed: Option<u64>,
@@ -171,6 +186,15 @@ impl ControlArgs {
         ControlSettings {
             tick: self.tick,
             checkpoint: self.checkpoint.clone(),
+            models: self.models.as_ref().map(|url| ModelsOptions {
+                url: url.clone(),
+                id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
+                settings: RolloutSettings {
+                    shadow_s: self.rollout_shadow.as_secs_f64(),
+                    stage_s_max: self.rollout_stage_max.as_secs_f64(),
+                    ..RolloutSettings::default()
+                },
+            }),
             seed: self.seed,
             recordings: self.recordings(),
         }

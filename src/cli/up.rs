@@ -65,7 +65,7 @@ impl DataPlaneArgs {
 }
 
 /// Host name and process id: unique among the proxies of a controller, and a person can find it.
-fn default_id() -> String {
+pub fn default_id() -> String {
     let host = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     let host = host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("proxy");
     format!("{host}-{}", std::process::id())

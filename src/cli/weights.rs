@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use trimtab_controller::view::{BackendView, ClassView, EndpointState, EndpointView, View};
+use trimtab_controller::view::{BackendView, ClassView, EndpointState, EndpointView, ModelView, View};
 
 use super::Output;
 
@@ -122,6 +122,7 @@ fn backend_text(backend: &BackendView) -> String {
         backend.error_share * 100.0,
         backend.shed_rps,
     );
+    text.push_str(&model_text(&backend.model));
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -148,6 +149,29 @@ fn backend_text(backend: &BackendView) -> String {
     text.push_str(&classes_text(&backend.classes));
     for action in backend.guard.iter().filter(|action| action.endpoint.is_none()) {
         text.push_str(&format!("guard: {:?}: {}\n", action.reason, action.detail));
+    }
+    text
+}
+
+/// Which policy decides, and how its rollout stands.
+fn model_text(model: &ModelView) -> String {
+    let mut text = match model.in_force.as_str() {
+        "" => format!("policy {}", model.decides),
+        in_force if model.pinned => format!("policy {in_force} (pinned)"),
+        in_force => format!("policy {in_force}"),
+    };
+    if let (Some(candidate), Some(stage)) = (&model.candidate, &model.stage) {
+        text.push_str(&format!("   trying {candidate}: {stage}, {} blocks", model.blocks));
+        if let Some(difference) = model.difference {
+            text.push_str(&format!(", log cost {difference:+.3}"));
+        }
+    }
+    if model.drift > 0.005 {
+        text.push_str(&format!("   drift {:.2}", model.drift));
+    }
+    text.push('\n');
+    if !model.verdict.is_empty() {
+        text.push_str(&format!("       {}\n", model.verdict));
     }
     text
 }

@@ -3,6 +3,8 @@
 //!
 //! What the log means, and what should happen next, is `trimtab_model::rollout`'s to say.
 
+pub mod follow;
 pub mod store;
 
+pub use follow::{Models, ModelsOptions, Seen};
 pub use store::{Append, Log, ModelStore, Numbered, StoreError, StoredVersion, VersionFiles};

@@ -438,7 +438,6 @@ impl ModelStore {
     }
 
     /// The content of a JSON file; inside, the path and the schema version of one that a newer Trimtab wrote.
-    #[expect(clippy::type_complexity, reason = "two ways not to be readable, which callers tell apart")]
     fn parse<T: DeserializeOwned>(
         &self,
         path: &Path,

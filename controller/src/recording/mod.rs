@@ -4,6 +4,7 @@
 //! Files are `ticks/date=YYYY-MM-DD/….parquet` and `requests/date=YYYY-MM-DD/….parquet`, and are visible only when complete.
 
 mod file;
+pub mod reader;
 mod writer;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -16,7 +16,7 @@ use trimtab_model::recording::{RequestRow, Row, TickRow, from_batch};
 
 use super::*;
 use crate::fixtures;
-use crate::tick::Backend;
+use crate::tick::{Backend, Deciders};
 
 /// The outcomes of this many ticks of a backend with 10 endpoints.
 fn outcomes(ticks: u64) -> Vec<Outcome> {
@@ -26,7 +26,7 @@ fn outcomes(ticks: u64) -> Vec<Outcome> {
     let policy = Policy::prior_only();
     (1..=ticks)
         .map(|tick| {
-            backend.tick(tick, &policy, &mut rng, now.plus(Duration::from_millis(500 * tick)));
+            backend.tick(tick, &Deciders::only(&policy), &mut rng, now.plus(Duration::from_millis(500 * tick)));
             backend.last.clone().unwrap()
         })
         .collect()

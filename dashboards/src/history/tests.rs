@@ -1,6 +1,6 @@
 //! The history keeps what it promises, in the memory that it promises.
 
-use trimtab_controller::view::{BackendView, EndpointState, EndpointView, Mode, RuleParameters, View};
+use trimtab_controller::view::{BackendView, EndpointState, EndpointView, Mode, ModelView, RuleParameters, View};
 
 use super::*;
 
@@ -54,6 +54,7 @@ fn view(tick: u64, at_ms: i64, names: impl Iterator<Item = String>) -> View {
         latency_ms_p99: None,
         concurrency_limit: None,
         parameters,
+        model: ModelView::default(),
         guard: vec![],
         classes: vec![],
         endpoints,

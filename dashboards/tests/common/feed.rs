@@ -2,7 +2,7 @@
 //! follows from the seed and the number of the tick, so that a test sees the same picture every time.
 
 use trimtab_controller::view::{
-    BackendView, ClassView, EndpointState, EndpointView, GuardView, Mode, ProxyView, Reason, RecordingView,
+    BackendView, ClassView, EndpointState, EndpointView, GuardView, Mode, ModelView, ProxyView, Reason, RecordingView,
     RuleParameters, View,
 };
 
@@ -220,6 +220,7 @@ impl Feed {
                 affinity_proxies: 0.0,
                 affinity_factor: 1.0,
             },
+            model: ModelView::default(),
             guard,
             classes: [("GET /items/{}", 0.8, 4.0), ("GET /search", 0.17, 35.0), ("POST /reports 1KiB+", 0.03, 400.0)]
                 .map(|(name, share, cost_ms)| ClassView {

@@ -33,6 +33,9 @@ pub struct GuardSettings {
     pub unfamiliar_share_max: f64,
     /// How far beyond the range that training saw one feature may lie, in widths of that range.
     pub unfamiliar_margin: f64,
+    /// How far beyond the range that training saw the input may lie for minutes on end, on average over the endpoints and in widths of that
+    /// range, before the backend falls back: less than for a moment, as no endpoint is an exception any more.
+    pub drift_max: f64,
 }
 
 impl Default for GuardSettings {
@@ -55,6 +58,7 @@ impl Default for GuardSettings {
             // The range is that of all but a few values in ten thousand: a quarter of its width beyond it lies nothing that
             // resembles the training data.
             unfamiliar_margin: 0.25,
+            drift_max: 0.1,
         }
     }
 }
@@ -102,6 +106,7 @@ impl GuardConfig {
             1e3,
             "from 0 to 1000 widths of the range seen in training",
         )?;
+        check("driftMax", s.drift_max, 0.0, 1e3, "from 0 to 1000 widths of the range seen in training")?;
         Ok(Self(settings))
     }
 

@@ -20,6 +20,9 @@ const UNFAMILIAR_TICKS: u32 = 2;
 /// Ticks of familiar input until the policy is heard again.
 const FAMILIAR_TICKS: u32 = 10;
 
+/// Time constant of the drift: a service that has changed stays so for longer than a burst or a deploy takes.
+const DRIFT_S: f64 = 180.0;
+
 /// Time constant at which evidence fades: load and neighbours change over minutes.
 const EVIDENCE_S: f64 = 300.0;
 /// Seconds of evidence needed on both sides.
@@ -53,6 +56,9 @@ pub(crate) struct Watch {
     unfamiliar_ticks: u32,
     familiar_ticks: u32,
     fallen_back: bool,
+    /// How far outside of what the policy was trained on its input has lain, smoothed; and whether that was too far.
+    drift: f64,
+    drifted: bool,
     in_force: InForce,
     policy: Outcomes,
     fallback: Outcomes,
@@ -118,6 +124,23 @@ impl Watch {
             self.unfamiliar_ticks >= UNFAMILIAR_TICKS
         };
         self.fallen_back
+    }
+
+    /// Takes in how far outside the input lay in this tick, in widths of the range that training saw.
+    pub(crate) fn drift(&mut self, distance: f64, dt_s: f64, drift_max: f64) {
+        self.drift += gain(dt_s, DRIFT_S) * (distance - self.drift);
+        // Whoever has drifted is back when well inside again.
+        self.drifted = self.drift > if self.drifted { 0.5 * drift_max } else { drift_max };
+    }
+
+    /// How far outside it has lain lately.
+    pub(crate) fn drift_now(&self) -> f64 {
+        self.drift
+    }
+
+    /// Whether that is too far.
+    pub(super) fn drifted(&self) -> bool {
+        self.drifted
     }
 
     /// Seconds for which the fallback still holds because it fares better.

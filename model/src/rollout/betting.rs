@@ -6,7 +6,7 @@
 //! for one side. Values are differences within [−1, 1]; nothing is assumed of their distribution, nor that they are independent.
 
 /// Largest part of what could be lost that is bet: leaves the gambler something whatever comes.
-const STAKE_MAX: f64 = 0.5;
+const STAKE_MAX: f64 = 0.75;
 /// Blocks that a first guess of mean and variance counts as.
 const GUESS: f64 = 2.0;
 /// First guess of the variance of a difference: a factor of 1.65 in cost either way is common in half a second.

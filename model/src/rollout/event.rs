@@ -156,6 +156,17 @@ impl Stage {
         }
     }
 
+    /// Share of the time in which the candidate decides.
+    pub fn share(self) -> f64 {
+        match self {
+            Self::Shadow => 0.0,
+            Self::Five => 0.05,
+            Self::TwentyFive => 0.25,
+            Self::Half => 0.5,
+            Self::Full => 1.0,
+        }
+    }
+
     /// The next one.
     pub fn next(self) -> Option<Self> {
         Self::ALL.into_iter().find(|stage| *stage > self)

@@ -67,6 +67,11 @@ impl Interval {
         self.within_objective.map(|within| (self.requests() - within).max(0.0))
     }
 
+    /// Share of the requests without a good answer: none, a failure, or one that came too late where there is an objective.
+    pub(super) fn lost(&self) -> f64 {
+        self.share(self.late().unwrap_or(self.failed + self.shed))
+    }
+
     /// Log cost, lower is better: latency of the slow, latency of the middle, and what was lost. `None` where nothing was answered.
     pub fn cost(&self) -> Option<f64> {
         let log = |ms: Option<f64>| Some(ms?.max(0.01).ln());

@@ -41,6 +41,9 @@ pub struct Rails {
     ticks: VecDeque<Interval>,
 }
 
+/// A part of an interval's requests.
+type Part = fn(&Interval) -> f64;
+
 /// Something that is plainly bad.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trip {
@@ -112,10 +115,10 @@ impl Rails {
         let trip = |why, seen, worst| Some(Trip { why, seen, worst, ticks });
         let worst = |of: &dyn Fn(&Interval) -> f64| windows.iter().map(of).fold(0.0, f64::max);
 
-        let shares: [(Why, f64, &dyn Fn(&Interval) -> f64); 3] = [
-            (Why::Errors, FAILED_MARGIN, &|i| i.failed),
-            (Why::Shed, SHED_MARGIN, &|i| i.shed),
-            (Why::Goodput, LATE_MARGIN, &|i| i.late().unwrap_or(0.0)),
+        let shares: [(Why, f64, Part); 3] = [
+            (Why::Errors, FAILED_MARGIN, |i| i.failed),
+            (Why::Shed, SHED_MARGIN, |i| i.shed),
+            (Why::Goodput, LATE_MARGIN, |i| i.late().unwrap_or(0.0)),
         ];
         for (why, margin, part) in shares {
             let worst = worst(&|window| window.share(part(window)));

@@ -17,6 +17,11 @@ pub struct RolloutSettings {
     pub mistake_worse: f64,
     /// How much worse, in log cost, a candidate may at most be to leave the stages of 5 % and 25 %.
     pub margins: [f64; 2],
+    /// Share of a minute's requests that a candidate may harm. It decides for a larger part of the time only when it is shown to harm no more than
+    /// this over that part.
+    pub harm_max: f64,
+    /// Blocks of the first looks before the candidate decides 5 % of the time.
+    pub peeks_min: u64,
     /// Blocks of a stage before it is left: at 5 % they are the rungs of the ladder.
     pub blocks_min: u64,
     /// Share of the ticks in the shadow in which the candidate may find its input unlike its training.
@@ -34,6 +39,8 @@ impl Default for RolloutSettings {
             mistake_worse: 0.01,
             // A quarter more latency at 5 % of the time, a tenth at a quarter of it: 1–3 % of everything either way.
             margins: [0.22, 0.095],
+            harm_max: 0.01,
+            peeks_min: 6,
             blocks_min: 12,
             unfamiliar_share_max: 0.2,
             hold_back: true,

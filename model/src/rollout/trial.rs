@@ -84,11 +84,15 @@ pub struct Rollout {
     visit: Vec<Interval>,
     /// Ticks since it ended.
     visit_over: u32,
-    /// Ticks since a rail tripped beyond 5 %, with what came of them.
-    suspended: Option<(Trip, Vec<Interval>)>,
+    /// A rail has tripped beyond 5 %.
+    suspended: Option<Suspended>,
     /// Of this stage.
     blocks: u64,
+    /// Blocks after which the first looks at 5 % were enough.
+    peeked: Option<u64>,
     not_worse: Bet,
+    /// That it harms a smaller part of what it decides than it may at the next step.
+    harmless: Bet,
     better: Bet,
     /// Of the whole trial.
     worse: Bet,
@@ -105,6 +109,16 @@ pub struct Rollout {
     /// Versions that are out whatever the log says yet.
     out: BTreeSet<String>,
     verdict: String,
+}
+
+/// A rail has tripped, and what comes without the candidate will tell whether that was its doing.
+#[derive(Debug, Clone)]
+struct Suspended {
+    trip: Trip,
+    /// What came since.
+    since: Vec<Interval>,
+    /// Whether it was not: then the candidate waits until the service is as it was.
+    acquitted: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -129,7 +143,9 @@ impl Rollout {
             visit_over: 0,
             suspended: None,
             blocks: 0,
+            peeked: None,
             not_worse: Bet::that_more_than(0.0),
+            harmless: Bet::that_more_than(0.0),
             better: Bet::that_more_than(0.0),
             worse: Bet::that_more_than(0.0),
             watch: Bet::that_more_than(0.0),
@@ -171,12 +187,19 @@ impl Rollout {
                 // A candidate that the log names anew gets its chance anew.
                 if let Some(trial) = &after {
                     self.out.remove(&trial.version);
+                    self.asked.take_if(|(what, ..)| what.version() == Some(&trial.version));
                 }
             }
             self.blocks = 0;
             let margin = after.as_ref().and_then(|trial| self.settings.margin(trial.stage)).unwrap_or(0.0);
             // "Not worse by the margin" is the same as "better by more than minus the margin".
             self.not_worse = Bet::that_more_than(-margin);
+            self.peeked = None;
+            self.harmless = self.harmless_at(match after.as_ref().map(|trial| trial.stage) {
+                // First looks come before the 5 %.
+                Some(Stage::Shadow | Stage::Five) | None => Stage::Five,
+                Some(stage) => stage.next().unwrap_or(Stage::Full),
+            });
             self.better = Bet::that_more_than(0.0);
             self.end_block();
             self.verdict = match (&after, before) {
@@ -192,6 +215,13 @@ impl Rollout {
         self.asked.take_if(|(what, ..)| !matches!(what, What::RolledBack { version, .. } if standing(version)));
         self.out.retain(|version| standing(version));
         self.state = state.clone();
+    }
+
+    /// Has the candidate rolled back for a reason from outside; what to write into the log, if it is due.
+    pub fn give_up(&mut self, why: Why, detail: String) -> Option<(What, Value)> {
+        let (what, evidence) = self.roll_back(why, detail, Value::Null)?;
+        self.settle(what, evidence);
+        self.asking()
     }
 
     /// What the log says.
@@ -268,22 +298,8 @@ impl Rollout {
 
     /// Credits what came of the interval, and judges it.
     fn take_in(&mut self, outcome: &Interval) -> Option<(What, Value)> {
-        if let Some((trip, since)) = &mut self.suspended {
-            since.push(*outcome);
-            let (count, trip) = (since.len(), trip.clone());
-            if count < RECOVERED {
-                return None;
-            }
-            let still = self.rails.judge(&since[count - 2..]).is_some();
-            if still && count < DISTURBED {
-                return None;
-            }
-            self.suspended = None;
-            if still {
-                self.verdict = format!("{}, and went on without it: not its doing", trip.detail());
-                return None;
-            }
-            return self.trip(&trip);
+        if self.suspended.is_some() {
+            return self.wait(outcome);
         }
         let turn = self.block.map(|block| block.turn());
         let visiting = self.visiting;
@@ -303,7 +319,7 @@ impl Rollout {
                 if self.stage() == Some(Stage::Five) {
                     return self.trip(&trip);
                 }
-                self.suspended = Some((trip, Vec::new()));
+                self.suspended = Some(Suspended { trip, since: Vec::new(), acquitted: false });
                 return None;
             }
         } else if self.watching() && self.inquiry.is_none() && !visiting && self.quiet_blocks >= QUIET_BLOCKS {
@@ -314,6 +330,36 @@ impl Rollout {
         }
         let over = self.block.as_mut().is_some_and(Block::pass);
         if over { self.compare() } else { None }
+    }
+
+    /// What came of a tick without the candidate, after a rail has tripped.
+    fn wait(&mut self, outcome: &Interval) -> Option<(What, Value)> {
+        let Suspended { trip, since, acquitted } = self.suspended.as_mut()?;
+        since.push(*outcome);
+        let last = &since[since.len().saturating_sub(if *acquitted { RECOVERED } else { 2 })..];
+        let still = self.rails.judge(last).is_some();
+        if *acquitted {
+            // This is what the service is like now.
+            self.rails.add(*outcome);
+            if !still {
+                self.suspended = None;
+            }
+            return None;
+        }
+        match since.len() {
+            RECOVERED.. if !still => {
+                let trip = trip.clone();
+                self.suspended = None;
+                self.trip(&trip)
+            }
+            DISTURBED.. => {
+                self.verdict = format!("{}, and went on without it: not its doing", trip.detail());
+                *acquitted = true;
+                since.clear();
+                None
+            }
+            _ => None,
+        }
     }
 
     /// Something stands out while a version is in force: the fallback is asked at once, in short turns.
@@ -346,10 +392,12 @@ impl Rollout {
 
     /// A block is over: its two sides are compared.
     fn compare(&mut self) -> Option<(What, Value)> {
-        let [visitor, host] = &self.sides;
-        let costs = Interval::together(visitor).cost().zip(Interval::together(host).cost());
+        let [visitor, host] = [0, 1].map(|side| Interval::together(&self.sides[side]));
+        let turns = self.block.map(|block| block.turns());
         self.end_block();
-        let (visitor, host) = costs?;
+        let dilution = turns.map_or(1.0, |turns| turns.dilution());
+        let harm = dilution * (visitor.lost() - host.lost());
+        let (visitor, host) = visitor.cost().zip(host.cost())?;
         self.blocks += 1;
         if !self.trying() {
             return self.compare_with_fallback(host - visitor);
@@ -358,12 +406,15 @@ impl Rollout {
         self.worse.add(difference);
         self.not_worse.add(-difference);
         self.better.add(-difference);
+        self.harmless.add(-harm);
         let version = self.candidate()?.to_owned();
         let test = json!({
             "blocks": self.blocks,
             "log_cost_difference": -self.better.moments().mean(),
             "deviation": self.better.moments().deviation(),
             "wealth_not_worse": self.not_worse.wealth(),
+            "harmed_share": -self.harmless.moments().mean(),
+            "wealth_harmless": self.harmless.wealth(),
             "wealth_better": self.better.wealth(),
             "wealth_worse": self.worse.wealth(),
             "settings": self.settings,
@@ -375,12 +426,21 @@ impl Rollout {
             return self.roll_back(Why::WorseThanIncumbent, detail, test);
         }
         let stage = self.stage()?;
-        if self.blocks < self.blocks_min(stage) {
+        let harmless = self.harmless.refuted(self.settings.mistake);
+        if stage == Stage::Five && self.peeked.is_none() {
+            if harmless && self.blocks >= self.settings.peeks_min {
+                self.peeked = Some(self.blocks);
+                self.harmless = self.harmless_at(Stage::TwentyFive);
+                self.verdict = format!("{version}: {} first looks have shown no harm", self.blocks);
+            }
+            return None;
+        }
+        if self.blocks - self.peeked.unwrap_or(0) < self.blocks_min(stage) {
             return None;
         }
         let passed = match stage {
             Stage::Half => self.better.refuted(self.settings.mistake),
-            _ => self.not_worse.refuted(self.settings.mistake),
+            _ => harmless && self.not_worse.refuted(self.settings.mistake),
         };
         passed.then(|| match stage.next().filter(|next| *next < Stage::Full) {
             Some(stage) => (What::StageEntered { version, stage }, self.with_exposure(test)),
@@ -413,6 +473,11 @@ impl Rollout {
         let detail = format!("log cost is {:+.3} against the fallback, over {} blocks", moments.mean(), moments.count);
         let evidence = json!({ "blocks": moments.count, "log_cost_difference": moments.mean(), "wealth": wealth });
         refuted.then_some((What::RolledBack { version, why: Why::WorseThanFallback, detail }, evidence))
+    }
+
+    /// A bet that less is harmed than may be when the candidate decides as much as at this stage.
+    fn harmless_at(&self, stage: Stage) -> Bet {
+        Bet::that_more_than(-(self.settings.harm_max / stage.share()).min(0.9))
     }
 
     fn blocks_min(&self, stage: Stage) -> u64 {
@@ -486,9 +551,13 @@ impl Rollout {
             return usual;
         }
         let turns = match (self.stage().filter(|_| trying), &self.inquiry) {
-            (Some(Stage::Five), _) => {
-                Turns::FIVE[((self.blocks / Turns::RUNG_BLOCKS) as usize).min(Turns::FIVE.len() - 1)]
-            }
+            (Some(Stage::Five), _) => match self.peeked {
+                Some(peeked) => {
+                    let rung = ((self.blocks - peeked) / Turns::RUNG_BLOCKS) as usize;
+                    Turns::FIVE[rung.min(Turns::FIVE.len() - 1)]
+                }
+                None => Turns::PEEK,
+            },
             (Some(Stage::TwentyFive), _) => Turns::TWENTY_FIVE,
             (Some(_), _) => Turns::HALF,
             (None, Some(_)) => Turns::INQUIRY,

@@ -26,6 +26,7 @@ use super::{
     observe::{Loads, Sample, Scrapes},
     peers,
     proxy::{self, BACKEND, Proxy},
+    rollout::{Rolling, Rollouts},
 };
 use crate::{
     scenario::Scenario,
@@ -84,6 +85,8 @@ pub(super) struct Controller {
     rng: SmallRng,
     memory: Memory,
     policy: Policy,
+    /// Decides in the policy's place.
+    rolling: Option<Rolling>,
     guard: GuardConfig,
     tick: u64,
     ready_since_ns: Vec<Option<u64>>,
@@ -93,6 +96,9 @@ pub(super) struct Controller {
     errors: Vec<ErrorAverage>,
     classes: ClassMemory,
     errors_pushed: Vec<f32>,
+    /// Requests that endpoints serve at once, by the last decision and as last pushed; 0: not known.
+    slots: Vec<f32>,
+    slots_pushed: Vec<f32>,
     /// Every tick so far, where somebody asked for them.
     ticks: Option<Vec<Tick>>,
     /// What is recorded, where it is.
@@ -110,6 +116,7 @@ impl Controller {
             rng: stream(scenario.seed, Purpose::Control, 0),
             memory: Memory::default(),
             policy,
+            rolling: None,
             guard: GuardConfig::default(),
             tick: 0,
             ready_since_ns: vec![Some(0); endpoints],
@@ -119,11 +126,23 @@ impl Controller {
             errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
             classes: classes::memory(scenario),
             errors_pushed: vec![0.0; endpoints],
+            slots: vec![0.0; endpoints],
+            slots_pushed: vec![0.0; endpoints],
             ticks: None,
             rows: None,
         };
         controller.start();
         controller
+    }
+
+    /// Has a rollout say who decides.
+    pub fn roll_out(&mut self, rollouts: Rollouts) {
+        self.rolling = Some(Rolling::new(rollouts));
+    }
+
+    /// The rollout, if there is one.
+    pub fn rolling(&self) -> Option<&Rolling> {
+        self.rolling.as_ref()
     }
 
     /// Keeps every tick from now on.
@@ -226,6 +245,9 @@ impl Controller {
                 self.enter(heard_ns, Due::Reported(report));
             }
             Due::Reported(report) => {
+                if let Some(rolling) = &mut self.rolling {
+                    rolling.report(&report);
+                }
                 for load in &report.endpoints {
                     for class in &load.classes {
                         let seen = Seen { answers: class.successes, unqueued: class.unqueued, cost_ms: class.cost_ms };
@@ -245,7 +267,7 @@ impl Controller {
                 self.enter(now_ns + TICK_NS, Due::Tick);
                 let table = self.decide(now_ns);
                 self.enter(heard_ns, Due::PushWeights(table));
-                self.push_classes(now_ns, heard_ns);
+                self.push_classes(heard_ns);
             }
             Due::PushWeights(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_weights(now_ns, &table)),
             Due::PushClasses(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_classes(now_ns, &table)),
@@ -269,19 +291,16 @@ impl Controller {
     }
 
     /// Every other second, as learned averages move slowly; and at once for a new list of endpoints.
-    fn push_classes(&mut self, now_ns: u64, heard_ns: u64) {
+    fn push_classes(&mut self, heard_ns: u64) {
         const EVERY_TICKS: u64 = 4;
         let endpoints: Vec<u64> = (0..self.scenario.endpoints.len() as u64).collect();
         self.classes.pass(TICK_NS as f64 / SECOND as f64, &endpoints);
-        if self.tick > 20 && self.tick % EVERY_TICKS != 1 {
+        let as_before = self.slots.iter().zip(&self.slots_pushed).all(|(now, before)| (*now > 0.0) == (*before > 0.0));
+        if self.tick > 20 && self.tick % EVERY_TICKS != 1 && as_before {
             return;
         }
-        let slots = |number: usize| {
-            let told = self.scraped(number, now_ns).worker_limit.map(|slots| slots.value);
-            let known = || self.policy.service()?.slots(BACKEND, ModelKey(number as u64));
-            told.or_else(known).map_or(0.0, |slots| slots as f32)
-        };
-        let slots = (0..endpoints.len()).map(slots).collect();
+        self.slots_pushed.clone_from(&self.slots);
+        let slots = self.slots.clone();
         let table = match self.options.classes {
             ClassKnowledge::None => None,
             ClassKnowledge::Learned => {
@@ -322,9 +341,16 @@ impl Controller {
         let observation = self.observe(now_ns);
         let (weights, adjustments, parameters) = if self.options.control == Control::Decide {
             let features = self.ticks.as_ref().map(|_| Features::of(&observation, &self.memory));
-            let (decision, memory) =
-                decide(&observation, &self.memory, &self.policy, &self.guard, Mode::Active, &mut self.rng);
-            self.memory = memory;
+            let decision = match &mut self.rolling {
+                Some(rolling) => rolling.decide(&observation, &mut self.memory, &self.guard, &mut self.rng),
+                None => {
+                    let (decision, memory) =
+                        decide(&observation, &self.memory, &self.policy, &self.guard, Mode::Active, &mut self.rng);
+                    self.memory = memory;
+                    decision
+                }
+            };
+            self.slots = decision.slots.iter().map(|slots| slots.map_or(0.0, |slots| slots as f32)).collect();
             let narrow = |numbers: &[f64]| numbers.iter().map(|number| *number as f32).collect();
             let pushed = (narrow(&decision.applied), narrow(&decision.adjustments), decision.parameters);
             if let Some(rows) = &mut self.rows {

@@ -8,8 +8,13 @@ mod observe;
 mod peers;
 mod proxy;
 mod recorder;
+pub mod rollout;
 
-use trimtab_model::{Policy, decision::RuleParameters};
+use trimtab_model::{
+    Policy,
+    decision::RuleParameters,
+    rollout::{Arm, Event},
+};
 use trimtab_proxy::config::{Algorithm, RuleTerms};
 
 use crate::{
@@ -23,10 +28,12 @@ use crate::{
 pub use controller::Tick;
 pub(crate) use proxy::BACKEND;
 pub use recorder::Recording;
+pub use rollout::Rollouts;
 
 use controller::Controller;
 use proxy::Proxy;
 use recorder::Sampler;
+use rollout::Rolling;
 
 /// How often proxies tell each other what they have in flight: as those that ship.
 const PEERS_NS: u64 = trimtab_proxy::peers::INTERVAL.as_nanos() as u64;
@@ -126,6 +133,23 @@ impl Fleet {
     pub fn with_policy(scenario: &Scenario, options: &FleetOptions, policy: Policy) -> Self {
         let proxies = (0..scenario.shares.len()).map(|number| Proxy::new(scenario, options, number)).collect();
         Self { proxies, controller: Controller::new(scenario, options, policy) }
+    }
+
+    /// For a run of `scenario` in which a rollout says who decides.
+    pub fn with_rollouts(scenario: &Scenario, options: &FleetOptions, rollouts: Rollouts) -> Self {
+        let mut fleet = Self::with_policy(scenario, options, rollouts.builtin.clone());
+        fleet.controller.roll_out(rollouts);
+        fleet
+    }
+
+    /// The log of its rollout.
+    pub fn log(&self) -> &[Event] {
+        self.controller.rolling().map_or(&[], Rolling::log)
+    }
+
+    /// Who decided, tick by tick, from this time on in nanoseconds.
+    pub fn arms(&self) -> &[(u64, Arm)] {
+        self.controller.rolling().map_or(&[], Rolling::arms)
     }
 
     /// The same, and it keeps what the policy saw and what was decided at every tick.

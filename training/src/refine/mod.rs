@@ -2,13 +2,14 @@
 //!
 //! In reading order: the [`inventory`] says what the recordings have, [`candidates`] are made from them, a [`trial`] runs them in the service's
 //! [twin](crate::twin), [`foresight`] asks whether what was found out explains requests that nothing was fitted to, the [`gate`] hears all estimators
-//! and decides. [`job`] puts them in order.
+//! and decides, and the [`report`] says why, for people. [`job`] puts them in order.
 
 pub mod candidates;
 pub mod foresight;
 pub mod gate;
 pub mod inventory;
 pub mod job;
+pub mod report;
 pub mod trial;
 
 pub use gate::{Gate, Refusal};
