@@ -1,6 +1,7 @@
 //! `trimtab train`: makes a policy in the simulator, keeps everything it does in one folder, and tells how it is doing.
 
 mod folder;
+mod recordings;
 mod show;
 
 use std::num::NonZeroUsize;
@@ -18,6 +19,7 @@ use trimtab_training::learn::trainer::{Options, Trainer};
 use super::source::duration;
 use super::{Output, say};
 use folder::Folder;
+use recordings::RefineArgs;
 use show::Progress;
 
 /// Budget where none is given.
@@ -69,6 +71,8 @@ pub struct TrainArgs {
     #[arg(long, default_value = "table")]
     output: Output,
     #[command(flatten)]
+    refine: RefineArgs,
+    #[command(flatten)]
     knobs: Knobs,
 }
 
@@ -104,6 +108,8 @@ struct Knobs {
 enum Source {
     /// Scenarios that are simulated
     Simulation,
+    /// What a controller recorded of a service: refines the policy for it
+    Recordings,
 }
 
 /// What can be trained.
@@ -127,9 +133,16 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let jobs =
         args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get), NonZeroUsize::get);
-    match &args.out {
-        Some(out) => train(args, out, jobs),
-        None => compare(args, jobs),
+    match (&args.out, args.from) {
+        (Some(out), Some(Source::Recordings)) => super::block_on(async {
+            recordings::run(&args.refine, out, args.seed, jobs, args.output).await?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        (Some(_), _) if args.refine.url.is_some() => {
+            anyhow::bail!("an URL goes with --from recordings; --from simulation reads none")
+        }
+        (Some(out), _) => train(args, out, jobs),
+        (None, _) => compare(args, jobs),
     }
 }
 

@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             incumbent: &incumbent,
             options: Options { generations, ..Options::default() },
             jobs,
+            found: None,
         };
         let refined = match job.run(|stage| eprint!("\r{number}: {stage:?}            ")) {
             Ok(refined) => refined,

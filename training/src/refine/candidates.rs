@@ -33,6 +33,14 @@ pub struct Candidate {
     pub only_facts: bool,
 }
 
+impl Candidate {
+    /// One whose constants were sought in the twin.
+    pub fn tuned(checkpoint: Checkpoint) -> Self {
+        let what = "has constants of the rule that were sought in the twin".to_owned();
+        Self { name: "tuned", what, checkpoint, only_facts: false }
+    }
+}
+
 /// The incumbent with what the twin knows of the service; nothing where the pods tell it all themselves, or nothing is known.
 ///
 /// # Errors
@@ -93,7 +101,5 @@ pub fn tuned(
         strategy.learn(&generation, &costs);
         tell(number + 1);
     }
-    let checkpoint = parameters.checkpoint(&strategy.average)?;
-    let what = "has constants of the rule that were sought in the twin".to_owned();
-    Ok(Candidate { name: "tuned", what, checkpoint, only_facts: false })
+    Ok(Candidate::tuned(parameters.checkpoint(&strategy.average)?))
 }

@@ -78,6 +78,8 @@ pub enum Stage {
     Calibrating,
     /// Constants are sought: updates so far, of so many.
     Searching(u64, u64),
+    /// This is what was found: to be kept for a job that is started again.
+    Found(Box<Checkpoint>),
     /// Candidates are learned from transitions.
     Learning,
     /// Candidates are judged: so many so far, of so many.
@@ -127,6 +129,8 @@ pub struct Job<'a> {
     pub options: Options,
     /// Simulations at a time.
     pub jobs: usize,
+    /// What the search of the same job found when it ran before; nothing: it searches.
+    pub found: Option<Checkpoint>,
 }
 
 impl Job<'_> {
@@ -154,7 +158,11 @@ impl Job<'_> {
             let Options { generations, pairs, stretches, .. } = self.options;
             let search = Search { generations, pairs, stretches, seed, jobs: self.jobs };
             let progress = |done| tell(Stage::Searching(done, generations));
-            let tuned = candidates::tuned(&start, &twin, &searched_in, &search, progress)?;
+            let tuned = match &self.found {
+                Some(found) => Candidate::tuned(found.clone()),
+                None => candidates::tuned(&start, &twin, &searched_in, &search, progress)?,
+            };
+            tell(Stage::Found(Box::new(tuned.checkpoint.clone())));
             candidates.push(tuned);
         }
         let own: Vec<TickRow> =

@@ -42,7 +42,10 @@ pre{background:#f5f6f8;padding:.6rem;overflow:auto}svg{display:block;margin:.4re
 fn verdict(refined: &Refined) -> String {
     match refined.promoted.and_then(|place| refined.judged.get(place)) {
         Some(Judged { candidate, .. }) => {
-            format!("“{}” is promoted: it {}. It goes live step by step, and out again if it does worse there.", candidate.name, candidate.what)
+            format!(
+                "“{}” is promoted: it {}. It goes live step by step, and out again if it does worse there.",
+                candidate.name, candidate.what
+            )
         }
         None if refined.judged.is_empty() => "The incumbent stays: the recordings suggest nothing else.".to_owned(),
         None => "The incumbent stays: no candidate passed the gate.".to_owned(),
@@ -100,7 +103,13 @@ fn intervals(page: &mut String, measure: Measure, estimates: &[&Estimate]) {
         let y = LINE * (line as f64 + 1.5);
         let better = if measure.is_cost() { estimate.high < 0.0 } else { estimate.low > 0.0 };
         let worse = if measure.is_cost() { estimate.low > 0.0 } else { estimate.high < 0.0 };
-        let color = if better { "#1a7a3c" } else if worse { "#a33" } else { "#556" };
+        let color = if better {
+            "#1a7a3c"
+        } else if worse {
+            "#a33"
+        } else {
+            "#556"
+        };
         let _ = write!(
             page,
             "<text x=12 y={0}>{1}</text><line x1={2} x2={3} y1={y} y2={y} stroke={color} stroke-width=3 /><circle cx={4} cy={y} r=4 \
