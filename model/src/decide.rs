@@ -28,11 +28,13 @@ pub fn decide(
     rng: &mut impl Rng,
 ) -> (Decision, Memory) {
     let observation = &*completed(observation, policy, mode);
-    let endpoints = previous.fold(observation);
+    let mut endpoints = previous.fold(observation);
     let prior = Prior::new(&endpoints);
     let proposal = (mode != Mode::Off).then(|| {
         let features = Features::new(observation, &endpoints, &prior);
-        policy.propose(&features, rng).map_err(|fault| fault.to_string())
+        let held = policy.holds_noise(previous.ticks);
+        let noise = endpoints.iter().filter(|_| held).map(|endpoint| endpoint.noise).collect::<Vec<_>>();
+        policy.propose_holding(&features, &noise, rng).map_err(|fault| fault.to_string())
     });
     let margin = guard.settings().unfamiliar_margin;
     let far = |strange: &Option<Strangeness>| strange.filter(|strange| f64::from(strange.distance) > margin);
@@ -73,6 +75,9 @@ pub fn decide(
         _ if verdict.policy_applies => InForce::Neither,
         _ => InForce::Fallback,
     });
+    for (place, endpoint) in endpoints.iter_mut().enumerate() {
+        endpoint.noise = proposal.as_ref().and_then(|proposal| proposal.noise.get(place).copied());
+    }
     let decision = Decision {
         tick: observation.tick,
         endpoints: observation.endpoints.iter().map(|endpoint| endpoint.key).collect(),

@@ -59,6 +59,8 @@ pub struct EndpointMemory {
     pub gone_s: f64,
     /// Weight applied at the last tick that had it.
     pub applied: Option<f64>,
+    /// Exploration noise of the last tick, in standard deviations.
+    pub noise: Option<f64>,
 }
 
 impl Memory {
@@ -173,7 +175,15 @@ impl Memory {
 
 impl EndpointMemory {
     fn new(ready_for_s: f64) -> Self {
-        Self { speed: Speed::default(), error_fast: 0.0, error_slow: 0.0, ready_for_s, gone_s: 0.0, applied: None }
+        Self {
+            speed: Speed::default(),
+            error_fast: 0.0,
+            error_slow: 0.0,
+            ready_for_s,
+            gone_s: 0.0,
+            applied: None,
+            noise: None,
+        }
     }
 
     fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, shape: f64, known: bool) {

@@ -30,6 +30,8 @@ pub struct Policy {
     learned: Option<Learned>,
     service: Option<Arc<Service>>,
     exploration_std: f64,
+    /// Ticks for which noise stays as it was drawn.
+    exploration_ticks: u64,
 }
 
 /// A network and how its inputs are scaled.
@@ -49,6 +51,8 @@ pub struct Proposal {
     pub parameters: [f64; RULE_PARAMETERS.len()],
     /// Log-density of the noise in `log_weights`; `None` where nothing was drawn.
     pub log_probability: Option<f64>,
+    /// That noise, in standard deviations; empty where nothing was drawn.
+    pub noise: Vec<f64>,
     /// Per endpoint, the feature that lies furthest outside of what training saw; `None` where all lie within.
     pub strange: Vec<Option<Strangeness>>,
     /// The same of the context features.
@@ -86,7 +90,7 @@ pub struct PolicyFault {
 impl Policy {
     /// The policy that always agrees with the prior and runs no network.
     pub fn prior_only() -> Self {
-        Self { version: "prior".to_owned(), learned: None, service: None, exploration_std: 0.0 }
+        Self { version: "prior".to_owned(), learned: None, service: None, exploration_std: 0.0, exploration_ticks: 1 }
     }
 
     /// The policy that is built in.
@@ -119,7 +123,8 @@ impl Policy {
         let manifest = checkpoint.manifest();
         let learned = Learned { network, features: manifest.features.clone(), context: manifest.context.clone() };
         let service = manifest.service.clone().map(Arc::new);
-        Ok(Self { version: manifest.policy_version.clone(), learned: Some(learned), service, exploration_std: 0.0 })
+        let version = manifest.policy_version.clone();
+        Ok(Self { version, learned: Some(learned), service, exploration_std: 0.0, exploration_ticks: 1 })
     }
 
     /// The same policy with Gaussian noise of this standard deviation on its log weights, at most
@@ -142,6 +147,19 @@ impl Policy {
         self
     }
 
+    /// The same policy whose noise, once drawn, stays for so many ticks (at least 1). What a weight does to queues takes seconds to show: noise that is
+    /// another one at every tick tells of the first moments of a change only, which can even have the other sign.
+    #[must_use]
+    pub fn holding_exploration(mut self, ticks: u64) -> Self {
+        self.exploration_ticks = ticks.max(1);
+        self
+    }
+
+    /// Whether noise that was drawn before still stands after so many ticks.
+    pub(crate) fn holds_noise(&self, ticks: u64) -> bool {
+        self.exploration_std > 0.0 && !ticks.is_multiple_of(self.exploration_ticks)
+    }
+
     /// Its version, as recordings name it.
     pub fn version(&self) -> &str {
         &self.version
@@ -152,11 +170,22 @@ impl Policy {
     /// # Errors
     /// The network failed; the guard then applies the prior.
     pub fn propose(&self, features: &Features, rng: &mut impl Rng) -> Result<Proposal, PolicyFault> {
+        self.propose_holding(features, &[], rng)
+    }
+
+    /// The same with this noise, in standard deviations, where there is some; the rest is drawn.
+    pub(crate) fn propose_holding(
+        &self,
+        features: &Features,
+        noise: &[Option<f64>],
+        rng: &mut impl Rng,
+    ) -> Result<Proposal, PolicyFault> {
         let count = features.endpoints.nrows();
         let mut proposal = Proposal {
             log_weights: vec![0.0; count],
             parameters: [0.0; RULE_PARAMETERS.len()],
             log_probability: None,
+            noise: Vec::new(),
             strange: vec![None; count],
             strange_context: None,
         };
@@ -166,7 +195,7 @@ impl Policy {
                 .map_err(|source| PolicyFault { version: self.version.clone(), source })?;
         }
         if self.exploration_std > 0.0 && count > 0 {
-            proposal.explore(self.exploration_std, rng);
+            proposal.explore(self.exploration_std, noise, rng);
         }
         Ok(proposal)
     }
@@ -212,10 +241,11 @@ fn normalise<'a>(
 
 impl Proposal {
     /// Adds noise and notes its density.
-    fn explore(&mut self, std: f64, rng: &mut impl Rng) {
+    fn explore(&mut self, std: f64, held: &[Option<f64>], rng: &mut impl Rng) {
         let mut log_density = 0.0;
-        for log_weight in &mut self.log_weights {
-            let noise = standard_normal(rng);
+        for (place, log_weight) in self.log_weights.iter_mut().enumerate() {
+            let noise = held.get(place).copied().flatten().unwrap_or_else(|| standard_normal(rng));
+            self.noise.push(noise);
             *log_weight += std * noise;
             log_density -= 0.5 * noise * noise + std.ln() + 0.5 * TAU.ln();
         }

@@ -211,3 +211,18 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     check(|s| s.panic_healthy_min = f64::NAN, "guardrails: panicHealthyMin is NaN, it must be from 0 (off) to 1");
     assert_eq!(GuardConfig::new(GuardSettings::default()).unwrap(), GuardConfig::default());
 }
+
+#[test]
+fn noise_that_is_held_is_drawn_anew_only_when_its_time_is_over() {
+    let mut world = support::World::new(&[10.0, 20.0, 10.0, 40.0], 0.5, support::Metrics::Busy, 5);
+    world.policy = Policy::prior_only().with_exploration(0.2).holding_exploration(4);
+    let mut densities = Vec::new();
+    for _ in 0..12 {
+        let decision = world.tick();
+        densities.push(decision.log_probability.expect("noise was drawn"));
+    }
+    for held in densities.chunks(4) {
+        assert!(held.iter().all(|density| density == &held[0]), "{densities:?}");
+    }
+    assert!(densities[0] != densities[4] && densities[4] != densities[8], "{densities:?}");
+}

@@ -22,7 +22,7 @@ const KEYS_MAX: usize = 48;
 /// Features whose value also changes what the square counts for.
 const CURVED: [&str; 3] = ["utilisation", "in_flight_ratio", "queue"];
 /// Numbers of a state that are no features: level and news of latency, and failures.
-const OUTCOMES: usize = 5;
+const OUTCOMES: usize = 7;
 /// Gain of the running levels among them: about ten ticks.
 const LEVEL_GAIN: f64 = 0.1;
 /// Standardised features are held to this.
@@ -187,7 +187,15 @@ fn lagged(residuals: &[Vec<f64>], t: usize, index: usize) -> f64 {
 
 fn raw_states(episode: &Episode) -> Vec<Vec<f64>> {
     let (mut level, mut tail_level) = (None, None);
-    let states = episode.steps.iter().map(|step| {
+    let arrivals = |t: usize| {
+        let step = &episode.steps[t.min(episode.steps.len() - 1)];
+        (1.0 + step.endpoints.iter().filter_map(|at| at.seen).map(|seen| seen.successes as f64).sum::<f64>()).ln()
+    };
+    let in_flight = |step: &Step| {
+        let each = step.endpoints.iter().filter_map(|at| at.seen).map(|seen| seen.in_flight_mean);
+        each.filter(|n| n.is_finite() && *n >= 0.0).sum::<f64>().ln_1p()
+    };
+    let states = episode.steps.iter().enumerate().map(|(t, step)| {
         let mut state = Vec::with_capacity(1 + CONTEXT.len() + FEATURES.len() + OUTCOMES);
         state.push(1.0);
         state.extend(step.features.context.iter().map(|x| f64::from(*x)));
@@ -200,6 +208,8 @@ fn raw_states(episode: &Episode) -> Vec<Vec<f64>> {
         let level = running(&mut level, mean);
         let tail_level = running(&mut tail_level, tail);
         state.extend([mean.unwrap_or(level), level, tail.unwrap_or(tail_level), tail_level, failed / answers.max(1.0)]);
+        // How many requests are about to come is nobody's doing: knowing it takes off noise.
+        state.extend([in_flight(step), (arrivals(t + 1) - arrivals(t)).clamp(-2.0, 2.0)]);
         state
     });
     states.collect()

@@ -47,6 +47,9 @@ pub struct Dataset {
     pub skipped: Skipped,
     /// Standard deviation of the exploration noise on each log weight; `None` where none was drawn.
     pub exploration_std: Option<f64>,
+    /// Part of the ticks at which residuals came in as adjustments of expected times, since pods tell what they can do. At the others they came in as weights, over a
+    /// prior that is read from latencies, which follow the weights.
+    pub adjusted_share: f64,
 }
 
 /// Steps that follow on each other.
@@ -101,6 +104,8 @@ pub struct Step {
     pub log_probability: Option<f64>,
     /// The latency objective.
     pub objective_ms: Option<f64>,
+    /// Whether residuals came in as adjustments, see [`Dataset::adjusted_share`].
+    pub adjusted: bool,
 }
 
 /// One endpoint at one tick.
@@ -114,7 +119,8 @@ pub struct At {
     pub heard: bool,
     /// Its part of the requests; those of a step sum to 1.
     pub share: f64,
-    /// Log residual in force, less the mean of all by share: adding the same to all changes nothing.
+    /// Log residual that was asked for where the policy is heard, else 0; less the mean of all by share, as adding the same to all changes nothing. Not what
+    /// was in force: the guard's steps follow the prior's, and the prior follows what goes wrong.
     pub action: f64,
     /// Log residual that the policy proposed, noise included, up to what all endpoints of the step have in common.
     pub proposed: f64,
@@ -156,6 +162,8 @@ impl Dataset {
             dataset.add(backend, &rows, service);
         }
         dataset.exploration_std = exploration_std(dataset.steps());
+        let adjusted = dataset.steps().filter(|step| step.adjusted).count();
+        dataset.adjusted_share = adjusted as f64 / dataset.steps().count().max(1) as f64;
         dataset
     }
 
@@ -191,7 +199,8 @@ impl Dataset {
     }
 
     fn with(&self, episodes: Vec<Episode>) -> Self {
-        Self { episodes, skipped: self.skipped, exploration_std: self.exploration_std }
+        let Self { skipped, exploration_std, adjusted_share, .. } = *self;
+        Self { episodes, skipped, exploration_std, adjusted_share }
     }
 
     fn add(&mut self, backend: &str, rows: &[&TickRow], service: Option<&Service>) {
@@ -369,20 +378,18 @@ fn step(rows: &[&TickRow], observation: &Observation, features: Features, base: 
         return None;
     }
     for (row, endpoint) in rows.iter().zip(&observation.endpoints) {
-        let applied = log_ratio(row.weight_applied, row.weight_baseline)?;
+        log_ratio(row.weight_applied, row.weight_baseline)?;
         let proposed = log_ratio(row.weight_proposed, row.weight_baseline)?;
         let heard = row.ready && !row.guard.iter().any(|reason| UNHEARD.contains(&&**reason));
         let by_weight = if weights > 0.0 { row.weight_applied / weights } else { 0.0 };
         let by_answers = if total > 0.0 { answers(endpoint) / total } else { by_weight };
         let share = if row.ready { WEIGHT_PART * by_weight + (1.0 - WEIGHT_PART) * by_answers } else { 0.0 };
-        let (action, proposed) = match row.adjustment {
-            // The residual itself.
-            Some(adjustment) => {
-                let residual = log_ratio(adjustment, 1.0)?;
-                (residual, if heard { residual } else { proposed })
-            }
-            None => (applied, proposed),
+        let proposed = match row.adjustment {
+            // The residual itself, not only up to what all have in common.
+            Some(adjustment) if heard => log_ratio(adjustment, 1.0)?,
+            _ => proposed,
         };
+        let action = if heard { proposed } else { 0.0 };
         endpoints.push(At {
             key: endpoint.key,
             ready: row.ready,
@@ -418,6 +425,7 @@ fn step(rows: &[&TickRow], observation: &Observation, features: Features, base: 
         ],
         log_probability: first.log_probability.filter(|log| log.is_finite()),
         objective_ms: first.objective_ms.filter(|ms| ms.is_finite() && *ms > 0.0),
+        adjusted: first.adjustment.is_some(),
     })
 }
 

@@ -1,8 +1,8 @@
 //! What an interval was worth, from what the proxies reported of each endpoint: answers, failures, latencies. Two things are made of it.
 //!
-//! *Measures* are what people compare runs by: mean and 99th percentile of latency, errors, goodput. Each is told interval by interval, latencies as
-//! logarithms: what routing does to them is much alike in quiet and in busy intervals as a factor, and not at all as milliseconds, of which a few bad moments have
-//! most. How much an interval counts for the whole run is a weight of its own, taken from the intervals before, so that it does not depend on the action.
+//! *Measures* are what people compare runs by: mean and 99th percentile of latency, errors, goodput. Each is told interval by interval, as what the
+//! interval adds to it (its influence function, Hampel 1974), so that a change of the measure is a change of a mean. Mean latency is told by the requests
+//! in flight (Little's law): latencies are known when requests end, and so tell of a queue when it is over.
 //!
 //! The *reward* is what is learned from: bounded, so that no single tick decides; relative to a running level of the service, so that a busy hour is
 //! not a bad policy; with the costs of errors and of late answers that training in simulation knows (`learn::score`).
@@ -26,10 +26,6 @@ const PENALTY_MAX: f64 = 2.0;
 const LEVEL_TICKS: f64 = 120.0;
 /// The percentile.
 const TAIL: f64 = 0.01;
-/// Gain of the average that intervals are weighted by: the last three or so.
-const WEIGHT_GAIN: f64 = 0.3;
-/// No interval counts more than this many.
-const WEIGHT_MAX: f64 = 10.0;
 
 /// What a candidate is judged by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,27 +68,21 @@ pub struct Counts {
     pub good: f64,
     /// Errors and failures.
     pub failed: f64,
-    /// Sum of the good answers' latencies.
-    pub latency_ms: f64,
+    /// Requests in flight, on average over the interval.
+    pub in_flight: f64,
     /// Good answers that took longer than the recording's 99th percentile.
     pub tail: f64,
     /// Good answers within the objective.
     pub within: f64,
 }
 
-/// One measure of a recording, by episode and transition: what came of a step's action is in the next step.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Series {
-    /// What the interval after the step brought, less the mean of all.
-    pub values: Vec<Vec<f64>>,
-    /// How much it counts; 1 on average.
-    pub weights: Vec<Vec<f64>>,
-}
+/// Values by episode and transition: what came of a step's action is in the next step.
+pub type Series = Vec<Vec<f64>>;
 
 /// All measures of a recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcomes {
-    /// In the order of [`Measure::ALL`].
+    /// In the order of [`Measure::ALL`], in their units; the mean of each is 0.
     pub series: [Series; 4],
     /// The recording's 99th percentile of latency; `None` without an answer.
     pub p99_ms: Option<f64>,
@@ -109,41 +99,36 @@ impl Outcomes {
             good: sum.good + c.good,
             failed: sum.failed + c.failed,
             within: sum.within + c.within,
-            ..sum
+            in_flight: sum.in_flight + c.in_flight,
+            tail: sum.tail + c.tail,
         });
         let (number, total) = (steps().count().max(1) as f64, (all.good + all.failed).max(1e-9));
-        let ratio = |part: f64, of: f64, whole: f64| (part - of / total * whole) / (total / number);
+        let all = Counts {
+            in_flight: (all.in_flight / number).max(1e-9),
+            tail: (all.tail / number).max(1e-9),
+            good: (all.good / number).max(1e-9),
+            ..all
+        };
+        let p99 = p99_ms.map_or(0.0, f64::ln);
+        let share = |log_ms: f64| shapes.iter().map(|(n, shape)| n * shape.above(log_ms)).sum::<f64>();
+        let steepness = ((share(p99 - 0.15) / share(p99 + 0.15).max(1e-9)).ln() / 0.3).clamp(0.3, 20.0);
+        let ratio = |part: f64, of: f64, whole: f64| (part - of / total * whole) / (total / number).max(1e-9);
         let series = Measure::ALL.map(|measure| {
-            let mut series = Series::default();
-            for episode in &dataset.episodes {
-                let mut last = None;
-                let value = |step: &Step| {
-                    let Counts { good, failed, within, latency_ms, .. } = count(step);
-                    let value = match measure {
-                        Measure::LogMean => (latency_ms > 0.0).then(|| (latency_ms / good).ln()),
-                        Measure::LogP99 => percentile(&seen(step).filter_map(shape).collect::<Vec<_>>()),
-                        Measure::Errors => Some(ratio(failed, all.failed, good + failed)),
-                        Measure::Goodput => Some(ratio(within, all.within, good + failed)),
-                    };
-                    last = value.or(last);
-                    last.unwrap_or(f64::NAN)
-                };
-                series.values.push(after(episode).map(value).collect());
-                let mut level = None;
-                let weight = |step: &Step| {
-                    let counts = count(step);
-                    let now = match measure {
-                        Measure::LogMean => counts.latency_ms,
-                        Measure::LogP99 => counts.tail,
-                        Measure::Errors | Measure::Goodput => 1.0,
-                    };
-                    let level = level.get_or_insert(now);
-                    *level += WEIGHT_GAIN * (now - *level);
-                    *level
-                };
-                series.weights.push(episode.steps[..episode.steps.len() - 1].iter().map(weight).collect());
-            }
-            series.settle();
+            let value = |step: &Step| {
+                let Counts { good, failed, within, in_flight, tail } = count(step);
+                match measure {
+                    // Arrivals are the same whoever routes them, and are taken off with the state.
+                    Measure::LogMean => in_flight / all.in_flight,
+                    // So much more above the percentile moves it so much.
+                    Measure::LogP99 => (tail / all.tail - good / all.good) / steepness,
+                    Measure::Errors => ratio(failed, all.failed, good + failed),
+                    Measure::Goodput => ratio(within, all.within, good + failed),
+                }
+            };
+            let mut series: Series =
+                dataset.episodes.iter().map(|episode| after(episode).map(value).collect()).collect();
+            let mean = series.iter().flatten().sum::<f64>() / number;
+            series.iter_mut().flatten().for_each(|x| *x -= mean);
             series
         });
         Self { series, p99_ms }
@@ -152,28 +137,6 @@ impl Outcomes {
     /// One of them.
     pub fn of(&self, measure: Measure) -> &Series {
         &self.series[measure as usize]
-    }
-}
-
-impl Series {
-    /// Centres the values and scales the weights, within bounds; a value that is not known is the mean, and counts nothing.
-    fn settle(&mut self) {
-        let number = self.values.iter().flatten().count().max(1) as f64;
-        for (value, weight) in self.values.iter().flatten().zip(self.weights.iter_mut().flatten()) {
-            if !value.is_finite() || !weight.is_finite() {
-                *weight = 0.0;
-            }
-        }
-        let mean = self.weights.iter().flatten().sum::<f64>() / number;
-        let none = mean <= 0.0;
-        self.weights.iter_mut().flatten().for_each(|w| *w = if none { 1.0 } else { (*w / mean).min(WEIGHT_MAX) });
-        let total = self.weights.iter().flatten().sum::<f64>();
-        self.weights.iter_mut().flatten().for_each(|w| *w *= number / total.max(1e-9));
-        let finite = || self.values.iter().flatten().filter(|value| value.is_finite());
-        let mean = finite().sum::<f64>() / finite().count().max(1) as f64;
-        for value in self.values.iter_mut().flatten() {
-            *value = if value.is_finite() { *value - mean } else { 0.0 };
-        }
     }
 }
 
@@ -242,9 +205,11 @@ fn counts(step: &Step, p99_ms: Option<f64>) -> Counts {
     for seen in seen(step) {
         let good = seen.successes as f64;
         counts.failed += seen.errors as f64 + seen.failures as f64;
-        if let Some(mean_ms) = positive(seen.latency_ms_mean) {
+        if seen.in_flight_mean.is_finite() {
+            counts.in_flight += seen.in_flight_mean.max(0.0);
+        }
+        if positive(seen.latency_ms_mean).is_some() {
             counts.good += good;
-            counts.latency_ms += good * mean_ms;
             let above =
                 |ms: Option<f64>| ms.zip(shape(seen)).map_or(0.0, |(ms, (_, shape))| good * shape.above(ms.ln()));
             counts.tail += above(p99_ms);
@@ -306,7 +271,7 @@ fn bisect(above: impl Fn(f64) -> bool) -> f64 {
 }
 
 /// Share of a standard normal distribution above `score` (Abramowitz & Stegun 26.2.17, error below 1e-7).
-pub(super) fn normal_above(score: f64) -> f64 {
+fn normal_above(score: f64) -> f64 {
     let x = score.abs();
     let t = 1.0 / (1.0 + 0.231_641_9 * x);
     let poly =

@@ -9,7 +9,8 @@ use super::Family;
 pub const TRAINING: Range<u64> = 0..1_000;
 /// For choosing between what was trained or tuned.
 pub const VALIDATION: Range<u64> = 1_000..10_000;
-/// For services whose recordings are refined from: nothing else is trained, tuned or told on them.
+/// For services whose recordings are refined from, and in which estimates of policies are held against the truth: nothing else is trained,
+/// tuned or told on them.
 pub const WORLDS: Range<u64> = 100_000..200_000;
 /// For telling results, and for nothing else.
 pub const TESTING: Range<u64> = 1_000_000..u64::MAX;
@@ -48,6 +49,7 @@ mod tests {
             assert_eq!(assert_trainable(family, TRAINING.end - 1), Ok(()));
             assert_eq!(assert_trainable(family, VALIDATION.start), Ok(()));
             assert_eq!(assert_trainable(family, TESTING.start), Err(NotTrainable::Seed(TESTING.start)));
+            assert!(WORLDS.chain([WORLDS.end - 1]).step_by(997).all(|seed| assert_trainable(family, seed).is_err()));
         }
         assert_eq!(assert_trainable(Family::Mixed, 1), Err(NotTrainable::Family(Family::Mixed)));
         assert_eq!(assert_trainable(Family::Deploy, 1), Err(NotTrainable::Family(Family::Deploy)));

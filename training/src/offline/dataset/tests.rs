@@ -184,7 +184,7 @@ proptest! {
         }
         let outcomes = crate::offline::outcome::Outcomes::new(&dataset);
         for series in &outcomes.series {
-            prop_assert!(series.values.iter().chain(&series.weights).flatten().all(|x| x.is_finite()));
+            prop_assert!(series.iter().flatten().all(|x| x.is_finite()));
         }
         prop_assert!(crate::offline::outcome::rewards(&dataset).iter().flatten().all(|x| x.is_finite()));
         let basis = crate::offline::basis::Basis::new(&dataset);

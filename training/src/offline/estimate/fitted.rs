@@ -5,7 +5,7 @@
 //! It assumes that the features can tell what an action does (see [`super::super::basis`]). That shows on held-out data: there the actions must explain
 //! something that the states alone do not, and as much of it as was predicted; and a candidate must stay near what was tried.
 
-use ndarray::{Array2, ArrayView1, Axis, concatenate};
+use ndarray::{Array1, Array2, Axis, concatenate};
 
 use super::{Acts, Diagnostics, Estimate, Evaluation};
 use crate::offline::{
@@ -21,14 +21,14 @@ pub const NAME: &str = "fitted Q";
 const DISCOUNT: f64 = 0.5;
 /// Ridge on the (standardised) coefficients, in transitions: what is not seen in the data is taken to do nothing.
 const RIDGE_STATE: f64 = 1.0;
-/// The same on those of actions.
-const RIDGE_ACTION: f64 = 20.0;
+/// The same on those of actions: the one that does best on held-out data is taken.
+const RIDGE_ACTION: [f64; 5] = [20.0, 100.0, 400.0, 1_600.0, 6_400.0];
 /// Folds of the check on held-out data.
 const FOLDS: usize = 5;
 /// Transitions of a block that is held out as a whole.
 const FOLD_BLOCK: usize = 120;
 /// Largest error on held-out data, with actions ÷ without.
-const HELD_OUT_MAX: f64 = 1.005;
+const HELD_OUT_MAX: f64 = 0.9999;
 /// Candidates further away are extrapolated to.
 pub(super) const DISTANCE_MAX: f64 = 2.5;
 /// Part of a candidate's actions that must lie where something was tried.
@@ -41,8 +41,8 @@ pub(super) struct Fitted {
     /// States and recorded actions, by episode, one row a transition.
     rows: Vec<Array2<f64>>,
     outcomes: Outcomes,
-    /// By measure: error ratio and calibration on held-out data.
-    held_out: Vec<Option<(f64, f64)>>,
+    /// By measure: what held-out data says.
+    held_out: Vec<Option<HeldOut>>,
 }
 
 impl Fitted {
@@ -54,8 +54,7 @@ impl Fitted {
             all.view().split_at(Axis(0), all.nrows() - 1).0.to_owned()
         });
         let rows: Vec<Array2<f64>> = rows.collect();
-        let values: Vec<&Vec<Vec<f64>>> = outcomes.series.iter().map(|series| &series.values).collect();
-        let held_out = held_out(&rows, &values, basis.states_len());
+        let held_out = held_out(&rows, &outcomes.series, basis.states_len());
         Self { states, rows, outcomes: outcomes.clone(), held_out }
     }
 }
@@ -65,16 +64,27 @@ fn joined(states: &Array2<f64>, actions: &Array2<f64>) -> Array2<f64> {
     concatenate(Axis(1), &[states.view(), actions.view()]).unwrap_or_else(|_| states.clone())
 }
 
-fn ridge(matrix: &mut Array2<f64>, states: usize) {
+fn ridge(matrix: &mut Array2<f64>, states: usize, actions: f64) {
     for index in 0..matrix.nrows() {
         matrix[(index, index)] += if index == 0 {
             1e-6
         } else if index < states {
             RIDGE_STATE
         } else {
-            RIDGE_ACTION
+            actions
         };
     }
+}
+
+/// What held-out data says of a fit.
+#[derive(Debug, Clone, Copy)]
+struct HeldOut {
+    /// Squared error with actions ÷ without them.
+    error: f64,
+    /// What came ÷ what was predicted of the actions.
+    calibration: f64,
+    /// The ridge on actions that did best.
+    ridge: f64,
 }
 
 /// A policy's value, by measure: the estimate and what each transition adds to it.
@@ -91,8 +101,8 @@ impl Evaluation<'_> {
         let measures = Measure::ALL.iter().enumerate().map(|(index, measure)| {
             let held_out = self.fitted.held_out[index];
             let diagnostics = Diagnostics {
-                held_out_error: held_out.map(|(error, _)| error),
-                calibration: held_out.map(|(_, calibration)| calibration),
+                held_out_error: held_out.map(|held_out| held_out.error),
+                calibration: held_out.map(|held_out| held_out.calibration),
                 distance: Some(distance),
                 overlap: Some(overlap),
                 ..Diagnostics::default()
@@ -114,8 +124,8 @@ impl Evaluation<'_> {
             let problem = objection.clone().or_else(|| match held_out {
                 _ if mean.is_none() => Some("the system of equations has no solution".to_owned()),
                 None => Some("there is not enough data to hold some of it out".to_owned()),
-                Some((error, _)) if error > HELD_OUT_MAX => Some(format!(
-                    "on held-out data the fitted effect of actions is worse than none: error x{error:.3}"
+                Some(HeldOut { error, .. }) if error > HELD_OUT_MAX => Some(format!(
+                    "on held-out data the fitted effect of actions explains nothing: error x{error:.4}"
                 )),
                 _ if distance > DISTANCE_MAX || overlap < OVERLAP_MIN => Some(format!(
                     "it would have to extrapolate: the candidate is {distance:.1} standard deviations from what was tried, {:.0} % within three",
@@ -135,7 +145,7 @@ impl Evaluation<'_> {
         let columns = states_len + self.basis.actions_len();
         let mut left = Array2::<f64>::zeros((columns, columns));
         let mut right = Array2::<f64>::zeros((columns, Measure::ALL.len()));
-        let mut goals = Array2::<f64>::zeros((Measure::ALL.len(), columns));
+        let mut goal = Array1::<f64>::zeros(columns);
         let mut count = 0.0;
         let acted: Vec<Array2<f64>> = (0..self.dataset.episodes.len())
             .map(|index| {
@@ -153,24 +163,32 @@ impl Evaluation<'_> {
                 difference.scaled_add(-discount, &acted.row(t + 1));
                 add_outer(&mut left, row, difference.view(), 1.0);
                 for (measure, series) in self.fitted.outcomes.series.iter().enumerate() {
-                    right.column_mut(measure).scaled_add(series.values[index][t], &row);
-                    goals.row_mut(measure).scaled_add((1.0 - DISCOUNT) * series.weights[index][t], &acted.row(t));
+                    right.column_mut(measure).scaled_add(series[index][t], &row);
                 }
+                goal.scaled_add(1.0 - DISCOUNT, &acted.row(t));
                 count += 1.0;
             }
         }
         if count == 0.0 {
             return None;
         }
-        goals /= count;
-        ridge(&mut left, states_len);
-        let inverse = inverse(&left)?;
-        let theta = inverse.dot(&right);
+        goal /= count;
+        // Measures share all but the ridge.
+        let mut inverses: Vec<(f64, Array2<f64>)> = Vec::new();
+        for held_out in &self.fitted.held_out {
+            let actions = held_out.map_or(RIDGE_ACTION[0], |held_out| held_out.ridge);
+            if inverses.iter().all(|(known, _)| *known != actions) {
+                let mut left = left.clone();
+                ridge(&mut left, states_len, actions);
+                inverses.push((actions, inverse(&left)?));
+            }
+        }
         let value = |measure: usize| {
-            let theta = theta.column(measure);
-            let goal: ArrayView1<'_, f64> = goals.row(measure);
-            let influence = goal.dot(&inverse) * count;
-            let Series { values, weights } = &self.fitted.outcomes.series[measure];
+            let actions = self.fitted.held_out[measure].map_or(RIDGE_ACTION[0], |held_out| held_out.ridge);
+            let inverse = &inverses.iter().find(|(known, _)| *known == actions)?.1;
+            let theta = inverse.dot(&right.column(measure));
+            let influence = goal.dot(inverse) * count;
+            let values = &self.fitted.outcomes.series[measure];
             let series = self.fitted.rows.iter().zip(&acted).enumerate().map(|(index, (rows, acted))| {
                 let terminated = self.dataset.episodes[index].end == End::Terminated;
                 let at = acted.dot(&theta);
@@ -179,13 +197,13 @@ impl Evaluation<'_> {
                 let tick = |t: usize| {
                     let next = if t + 1 == rows.nrows() && terminated { 0.0 } else { DISCOUNT * at[t + 1] };
                     let error = values[index][t] + next - fitted[t];
-                    (1.0 - DISCOUNT) * weights[index][t] * at[t] + weight[t] * error
+                    (1.0 - DISCOUNT) * at[t] + weight[t] * error
                 };
                 (0..rows.nrows()).map(tick).collect()
             });
-            Value { mean: goal.dot(&theta), series: series.collect() }
+            Some(Value { mean: goal.dot(&theta), series: series.collect() })
         };
-        Some((0..Measure::ALL.len()).map(value).collect())
+        (0..Measure::ALL.len()).map(value).collect()
     }
 
     /// How far two policies are apart at most from what was tried, in standard deviations of it, and the part of their actions within three of them.
@@ -218,13 +236,8 @@ impl Evaluation<'_> {
     }
 }
 
-/// The first rows and columns.
-fn corner(matrix: &Array2<f64>, rows: usize, columns: usize) -> Array2<f64> {
-    matrix.view().split_at(Axis(0), rows).0.split_at(Axis(1), columns).0.to_owned()
-}
-
-/// For each measure: squared error on held-out blocks with actions ÷ without them, and the slope of what came against what the actions predicted.
-fn held_out(rows: &[Array2<f64>], values: &[&Vec<Vec<f64>>], states: usize) -> Vec<Option<(f64, f64)>> {
+/// For each measure, what held-out blocks say of fits on the others.
+fn held_out(rows: &[Array2<f64>], values: &[Series], states: usize) -> Vec<Option<HeldOut>> {
     let columns = rows.first().map_or(states, Array2::ncols);
     let measures = values.len();
     let mut lefts = vec![Array2::<f64>::zeros((columns, columns)); FOLDS];
@@ -244,42 +257,41 @@ fn held_out(rows: &[Array2<f64>], values: &[&Vec<Vec<f64>>], states: usize) -> V
     if counts.iter().any(|count| *count < FOLD_BLOCK) {
         return vec![None; measures];
     }
-    let (all_left, all_right) = lefts
-        .iter()
-        .zip(&rights)
-        .fold((Array2::zeros((columns, columns)), Array2::zeros((columns, measures))), |sum, of| {
-            (sum.0 + of.0, sum.1 + of.1)
-        });
-    let solve = |left: Array2<f64>, right: &Array2<f64>| {
-        let mut left = left;
-        ridge(&mut left, states);
-        inverse(&left).map(|inverse| inverse.dot(right))
+    let sum = |of: &[Array2<f64>]| of[1..].iter().fold(of[0].clone(), |sum, x| sum + x);
+    let (all_left, all_right) = (sum(&lefts), sum(&rights));
+    // By fold, coefficients of all measures; an endless ridge leaves the actions out.
+    let fit = |actions: f64| -> Option<Vec<Array2<f64>>> {
+        let one = |out: usize| {
+            let mut left = &all_left - &lefts[out];
+            ridge(&mut left, states, actions);
+            Some(inverse(&left)?.dot(&(&all_right - &rights[out])))
+        };
+        (0..FOLDS).map(one).collect()
     };
-    let models: Option<Vec<_>> = (0..FOLDS)
-        .map(|fold| {
-            let (left, right) = (&all_left - &lefts[fold], &all_right - &rights[fold]);
-            let alone = solve(corner(&left, states, states), &corner(&right, states, measures))?;
-            Some((alone, solve(left, &right)?))
-        })
-        .collect();
-    let Some(models) = models else { return vec![None; measures] };
-    let check = |measure: usize| {
-        let (mut with, mut without, mut product, mut square) = (0.0, 0.0, 0.0, 0.0);
-        for (episode, rows) in rows.iter().enumerate() {
-            for (t, row) in rows.rows().into_iter().enumerate() {
-                let (alone, full) = &models[fold(episode, t)];
-                let truth = values[measure][episode][t];
-                let (head, tail) = row.split_at(Axis(0), states);
-                let state = head.dot(&alone.column(measure));
-                let both = row.dot(&full.column(measure));
-                let by_action = tail.dot(&full.column(measure).split_at(Axis(0), states).1);
-                with += (truth - both).powi(2);
-                without += (truth - state).powi(2);
-                product += by_action * (truth - (both - by_action));
-                square += by_action * by_action;
+    let Some(alone) = fit(1e12) else { return vec![None; measures] };
+    let mut best: Vec<Option<HeldOut>> = vec![None; measures];
+    for actions in RIDGE_ACTION {
+        let Some(full) = fit(actions) else { continue };
+        for (measure, best) in best.iter_mut().enumerate() {
+            let (mut with, mut without, mut product, mut square) = (0.0, 0.0, 0.0, 0.0);
+            for (episode, rows) in rows.iter().enumerate() {
+                for (t, row) in rows.rows().into_iter().enumerate() {
+                    let fold = fold(episode, t);
+                    let truth = values[measure][episode][t];
+                    let column = full[fold].column(measure);
+                    let both = row.dot(&column);
+                    let by_action = row.split_at(Axis(0), states).1.dot(&column.split_at(Axis(0), states).1);
+                    with += (truth - both).powi(2);
+                    without += (truth - row.dot(&alone[fold].column(measure))).powi(2);
+                    product += by_action * (truth - (both - by_action));
+                    square += by_action * by_action;
+                }
+            }
+            let (error, calibration) = (with / without, product / square);
+            if error.is_finite() && calibration.is_finite() && best.is_none_or(|best| error < best.error) {
+                *best = Some(HeldOut { error, calibration, ridge: actions });
             }
         }
-        (without > 0.0).then(|| (with / without, if square > 0.0 { product / square } else { 0.0 }))
-    };
-    (0..measures).map(check).collect()
+    }
+    best
 }

@@ -1,12 +1,15 @@
-//! Importance sampling on the recorded exploration noise, which asks nothing of a model: ticks at which the noise happened to do what the candidate
+//! Importance sampling on the recorded exploration noise, which asks nothing of a model: times at which the noise happened to do what the candidate
 //! would have done count more.
 //!
-//! Over all endpoints and ticks of a block the weights multiply, and their variance with them: with a dozen endpoints hardly a block is left. But
-//! what an endpoint's residual does adds up with what the others' do, to first order. So each endpoint is weighted by its own noise alone, over the last few
-//! ticks, and the differences are added (the pseudo-inverse estimator for actions with parts, Swaminathan et al. 2017). It is biased where
-//! residuals of several endpoints do together what they do not do apart. Weights are self-normalised, which costs a bias of the order of one over the
-//! effective sample size, and clipped, which draws the estimate towards what was recorded (Ionides 2008). What the state alone explains of an outcome is
-//! taken off first (Dudík et al. 2011): that changes no expectation, and much of the variance.
+//! The unit is a block: the ticks for which noise was held (see `Policy::holding_exploration`), less the first few, in which what was before still shows. So
+//! weights are of whole stretches, long enough for queues to settle. A candidate's residual is taken at its mean over the block.
+//!
+//! Over all endpoints of a block the weights multiply, and their variance with them: with a dozen endpoints hardly a block is left. But what an endpoint's
+//! residual does adds up with what the others' do, to first order. So each endpoint is weighted by its own noise alone, and the differences are added (the
+//! pseudo-inverse estimator for actions with parts, Swaminathan et al. 2017). It is biased where residuals of several endpoints do together what they do
+//! not do apart. Weights are self-normalised, which costs a bias of the order of one over the effective sample size, and clipped, which draws the
+//! estimate towards what was recorded (Ionides 2008). What the state alone explains of an outcome is taken off first (Dudík et al. 2011): that
+//! changes no expectation, and much of the variance.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +17,24 @@ use ndarray::Array2;
 
 use super::{Acts, Diagnostics, Estimate, Evaluation, bootstrap::Mean};
 use crate::offline::{
-    basis::{Basis, LAGS},
-    dataset::Dataset,
+    basis::Basis,
+    dataset::{Dataset, Step},
     linear::{add_outer, inverse},
-    outcome::{Measure, Outcomes, Series},
+    outcome::{Measure, Outcomes},
 };
 
 /// Name of the estimator.
 pub const NAME: &str = "importance";
 /// Largest weight.
 const WEIGHT_MAX: f64 = 20.0;
-/// Largest part of the weights that may be clipped.
-const CLIPPED_MAX: f64 = 0.01;
-/// Least effective samples, as windows that share no tick.
-const SAMPLES_MIN: f64 = 100.0;
+/// Blocks with shorter noise cannot show what lasts.
+const HELD_MIN: usize = 8;
+/// Ticks at the beginning of a block that show what was before it.
+const SETTLING: usize = 3;
+/// Least effective blocks of an endpoint.
+const SAMPLES_MIN: f64 = 60.0;
+/// How far an endpoint's mean weight may be from 1: what is missing lies where nothing was recorded, or was clipped.
+const MEAN_WITHIN: f64 = 0.25;
 /// Ridge of the regression on states.
 const RIDGE: f64 = 1.0;
 
@@ -53,7 +60,7 @@ impl Baseline {
         }
         let inverse = inverse(&left);
         let residual = |measure: &Measure| {
-            let Series { values: mut contributions, weights } = outcomes.of(*measure).clone();
+            let mut contributions = outcomes.of(*measure).clone();
             let Some(inverse) = &inverse else { return contributions };
             let mut right = ndarray::Array1::<f64>::zeros(columns);
             for (states, contributions) in states.iter().zip(&contributions) {
@@ -62,9 +69,9 @@ impl Baseline {
                 }
             }
             let theta = inverse.dot(&right);
-            for ((states, contributions), weights) in states.iter().zip(&mut contributions).zip(&weights) {
+            for (states, contributions) in states.iter().zip(&mut contributions) {
                 for (t, contribution) in contributions.iter_mut().enumerate() {
-                    *contribution = weights[t] * (*contribution - states.row(t).dot(&theta));
+                    *contribution -= states.row(t).dot(&theta);
                 }
             }
             contributions
@@ -73,12 +80,22 @@ impl Baseline {
     }
 }
 
-/// A policy's weights: by episode and transition, those of its endpoints; `None` where the noise is not known.
+/// Ticks of one episode with the same noise.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    episode: usize,
+    from: usize,
+    until: usize,
+}
+
+/// A policy's weights: by block, those of its endpoints.
 struct Weights {
-    by_episode: Vec<Vec<Option<Vec<f64>>>>,
+    blocks: Vec<(Block, Vec<f64>)>,
     clipped: f64,
-    /// Effective samples of the endpoint with the fewest.
+    /// Effective blocks of the endpoint with the fewest.
     effective: f64,
+    /// The mean weight that is furthest from 1.
+    mean: f64,
 }
 
 impl Evaluation<'_> {
@@ -100,21 +117,25 @@ impl Evaluation<'_> {
                 self.bootstrap.mean(&candidate.iter().zip(&other).map(difference).collect::<Vec<_>>())
             });
             let effective = diagnostics.effective_samples.unwrap_or(0.0);
-            let clipped = diagnostics.clipped_share.unwrap_or(1.0);
+            let weight = weights
+                .as_ref()
+                .map_or(1.0, |(a, b)| if (a.mean - 1.0).abs() > (b.mean - 1.0).abs() { a.mean } else { b.mean });
             let problem = objection.clone().or_else(|| {
                 if mean.is_none() {
-                    Some("no noise was recorded that could be weighted".to_owned())
+                    Some(format!("no noise was held for {HELD_MIN} ticks or more: what lasts was never tried"))
                 } else if effective < SAMPLES_MIN {
                     Some(format!(
-                        "its weights leave {effective:.0} effective samples of an endpoint, {SAMPLES_MIN:.0} are needed"
+                        "its weights leave {effective:.0} effective blocks of an endpoint, {SAMPLES_MIN:.0} are needed"
                     ))
-                } else if clipped > CLIPPED_MAX {
-                    Some(format!("{:.1} % of its weights are clipped", 100.0 * clipped))
+                } else if (weight - 1.0).abs() > MEAN_WITHIN {
+                    Some(format!(
+                        "an endpoint's weights are {weight:.2} on average, they would be 1 if enough had been tried"
+                    ))
                 } else {
                     None
                 }
             });
-            let agreed = || format!("its weights leave {effective:.0} effective samples of each endpoint");
+            let agreed = || format!("its weights leave {effective:.0} effective blocks of each endpoint");
             self.estimate(NAME, *measure, mean, diagnostics, problem, agreed)
         });
         measures.collect()
@@ -146,101 +167,109 @@ impl Evaluation<'_> {
 
     fn weights(&self, policy: &Acts) -> Option<Weights> {
         let std = self.dataset.exploration_std.filter(|std| *std > 1e-6)?;
-        let mut by_episode = Vec::with_capacity(self.dataset.episodes.len());
         let (mut clipped, mut all) = (0.0, 0.0);
-        let mut sums: BTreeMap<_, (f64, f64)> = BTreeMap::new();
-        for (index, episode) in self.dataset.episodes.iter().enumerate() {
-            let logs: Vec<Option<Vec<f64>>> = (0..episode.steps.len())
-                .map(|t| log_ratios(episode, t, &self.behaviour.residuals[index][t], &policy.residuals[index][t], std))
-                .collect();
-            let mut weights = Vec::with_capacity(episode.steps.len());
-            for t in 0..episode.steps.len() - 1 {
-                let from = (t + 1).saturating_sub(LAGS.len());
-                let window: Option<Vec<&Vec<f64>>> = logs[from..=t].iter().map(Option::as_ref).collect();
-                let of = window.map(|window| {
-                    let endpoint = |place: usize| {
-                        let weight = window.iter().map(|logs| logs[place]).sum::<f64>().exp();
-                        all += 1.0;
-                        clipped += if weight > WEIGHT_MAX { 1.0 } else { 0.0 };
-                        let weight = weight.min(WEIGHT_MAX);
-                        let sum = sums.entry(episode.steps[t].endpoints[place].key).or_default();
-                        *sum = (sum.0 + weight, sum.1 + weight * weight);
-                        weight
-                    };
-                    (0..episode.steps[t].endpoints.len()).map(endpoint).collect()
-                });
-                weights.push(of);
-            }
-            by_episode.push(weights);
-        }
-        let effective = sums.values().map(|(sum, square)| sum * sum / square.max(1e-300)).fold(f64::INFINITY, f64::min);
-        (all > 0.0).then(|| Weights { by_episode, clipped: clipped / all, effective: effective / LAGS.len() as f64 })
-    }
-
-    /// What each transition adds to the difference between the weighted mean and the plain one, over all endpoints.
-    fn weighted(&self, weights: &Weights, measure: usize) -> Vec<Vec<f64>> {
-        let residual = &self.baseline.residual[measure];
-        let keys = |index: usize, t: usize| self.dataset.episodes[index].steps[t].endpoints.iter().map(|at| at.key);
-        // By endpoint: sum of weights, weighted sum, sum, number.
-        let mut sums: BTreeMap<_, [f64; 4]> = BTreeMap::new();
-        for (index, episode) in weights.by_episode.iter().enumerate() {
-            for (t, of) in episode.iter().enumerate() {
-                for (key, weight) in keys(index, t).zip(of.iter().flatten()) {
-                    let sum = sums.entry(key).or_default();
-                    let x = residual[index][t];
-                    *sum = [sum[0] + weight, sum[1] + weight * x, sum[2] + x, sum[3] + 1.0];
+        let mut sums: BTreeMap<_, [f64; 3]> = BTreeMap::new();
+        let mut blocks = Vec::new();
+        for block in held_blocks(self.dataset) {
+            let steps = &self.dataset.episodes[block.episode].steps;
+            let mut logs = vec![0.0; steps[block.from].endpoints.len()];
+            let length = (block.until - block.from) as f64;
+            // (z d − d²/2) ÷ σ² of the means over the block.
+            let mut means = vec![(0.0, 0.0); logs.len()];
+            for t in block.from..block.until {
+                let (behaviour, policy) =
+                    (&self.behaviour.residuals[block.episode][t], &policy.residuals[block.episode][t]);
+                for (mean, (noise, shift)) in means.iter_mut().zip(relative(&steps[t], behaviour, policy)) {
+                    *mean = (mean.0 + noise / length, mean.1 + shift / length);
                 }
             }
-        }
-        let transitions = self.dataset.transitions() as f64;
-        let tick = |index: usize, t: usize, of: &Vec<f64>| {
-            let mut sum = 0.0;
-            for (key, weight) in keys(index, t).zip(of) {
-                let [weights, weighted, plain, number] = sums[&key];
-                let (mean, plain) = (weighted / weights.max(1e-300), plain / number);
-                let x = residual[index][t];
-                // The part that every tick of an endpoint has, and this tick's own.
-                sum += (mean - plain) + weight * number / weights.max(1e-300) * (x - mean) - (x - plain);
+            let heard = steps[block.from].endpoints.iter().filter(|at| at.heard).count().max(2) as f64;
+            let variance = std * std * (1.0 - 1.0 / heard);
+            for (log, (noise, shift)) in logs.iter_mut().zip(means) {
+                *log = (noise * shift - 0.5 * shift * shift) / variance;
             }
-            sum
-        };
-        let known: f64 = weights.by_episode.iter().flatten().filter(|of| of.is_some()).count() as f64;
-        let scale = if known > 0.0 { transitions / known } else { 0.0 };
-        let episode = |(index, episode): (usize, &Vec<Option<Vec<f64>>>)| {
-            // Where the noise is not known nothing is added; the others stand for those too.
-            episode.iter().enumerate().map(|(t, of)| of.as_ref().map_or(0.0, |of| scale * tick(index, t, of))).collect()
-        };
-        weights.by_episode.iter().enumerate().map(episode).collect()
+            let weights: Vec<f64> = logs.iter().map(|log| log.exp().min(WEIGHT_MAX)).collect();
+            for (at, (weight, log)) in steps[block.from].endpoints.iter().zip(weights.iter().zip(&logs)) {
+                all += 1.0;
+                clipped += if log.exp() > WEIGHT_MAX { 1.0 } else { 0.0 };
+                let sum = sums.entry(at.key).or_default();
+                *sum = [sum[0] + weight, sum[1] + weight * weight, sum[2] + 1.0];
+            }
+            blocks.push((block, weights));
+        }
+        // Of endpoints that were there for a while; one that has hardly been seen hardly counts.
+        let most = sums.values().map(|sum| sum[2]).fold(0.0, f64::max);
+        let seen = || sums.values().filter(move |sum| sum[2] >= 0.2 * most);
+        let effective = seen().map(|[sum, square, _]| sum * sum / square.max(1e-300)).fold(f64::INFINITY, f64::min);
+        let mean = seen()
+            .map(|[sum, _, count]| sum / count)
+            .fold(1.0, |worst: f64, mean| if (mean - 1.0).abs() > (worst - 1.0).abs() { mean } else { worst });
+        (all > 0.0).then(|| Weights { blocks, clipped: clipped / all, effective, mean })
+    }
+
+    /// What each transition adds to the difference between the weighted mean and the plain one, over all endpoints: one stretch an episode, of the
+    /// transitions that are in blocks.
+    fn weighted(&self, weights: &Weights, measure: usize) -> Vec<Vec<f64>> {
+        let residual = &self.baseline.residual[measure];
+        let keys =
+            |block: &Block| self.dataset.episodes[block.episode].steps[block.from].endpoints.iter().map(|at| at.key);
+        let outcomes = |block: &Block| &residual[block.episode][block.from + SETTLING..block.until];
+        // By endpoint: weights, weighted sum, sum, number; of transitions.
+        let mut sums: BTreeMap<_, [f64; 4]> = BTreeMap::new();
+        for (block, of) in &weights.blocks {
+            let outcomes = outcomes(block);
+            let (number, whole) = (outcomes.len() as f64, outcomes.iter().sum::<f64>());
+            for (key, weight) in keys(block).zip(of) {
+                let sum = sums.entry(key).or_default();
+                *sum = [sum[0] + weight * number, sum[1] + weight * whole, sum[2] + whole, sum[3] + number];
+            }
+        }
+        let mut stretches: Vec<Vec<f64>> = vec![Vec::new(); self.dataset.episodes.len()];
+        for (block, of) in &weights.blocks {
+            for x in outcomes(block) {
+                let mut sum = 0.0;
+                for (key, weight) in keys(block).zip(of) {
+                    let [weights, weighted, plain, number] = sums[&key];
+                    let (mean, plain) = (weighted / weights.max(1e-300), plain / number.max(1.0));
+                    // The part that every tick of an endpoint has, and this tick's own.
+                    sum += (mean - plain) + weight * number / weights.max(1e-300) * (x - mean) - (x - plain);
+                }
+                stretches[block.episode].push(sum);
+            }
+        }
+        stretches
     }
 }
 
-/// ln of (density of the recorded action under the policy with the same noise ÷ under the behaviour), one an endpoint; `None` where no noise was drawn.
-///
-/// Recorded residuals are known up to what all have in common, so noise and shift are taken relative to their means, and the noise of one of n endpoints
-/// has a variance less by 1/n.
-fn log_ratios(
-    episode: &crate::offline::dataset::Episode,
-    t: usize,
-    behaviour: &[f64],
-    policy: &[f64],
-    std: f64,
-) -> Option<Vec<f64>> {
-    let step = &episode.steps[t];
-    step.log_probability?;
-    let heard: Vec<usize> = (0..step.endpoints.len()).filter(|&place| step.endpoints[place].heard).collect();
-    let mut logs = vec![0.0; step.endpoints.len()];
-    let count = heard.len() as f64;
-    if heard.len() < 2 {
-        return Some(logs);
+/// Stretches of ticks with the same noise, which have the same log-density to the bit; the last tick of an episode has no outcome.
+fn held_blocks(dataset: &Dataset) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for (episode, steps) in dataset.episodes.iter().map(|episode| &episode.steps).enumerate() {
+        let mut from = 0;
+        for t in 1..steps.len() {
+            let same = steps[t].log_probability.is_some() && steps[t].log_probability == steps[from].log_probability;
+            if !same || t + 1 == steps.len() {
+                if steps[from].log_probability.is_some() && t - from >= HELD_MIN {
+                    blocks.push(Block { episode, from, until: t });
+                }
+                from = t;
+            }
+        }
     }
+    blocks
+}
+
+/// Recorded noise and a policy's shift against the behaviour at each endpoint, both less their means over those that are heard: recorded residuals are
+/// known up to what all have in common.
+fn relative(step: &Step, behaviour: &[f64], policy: &[f64]) -> Vec<(f64, f64)> {
+    let heard: Vec<usize> = (0..step.endpoints.len()).filter(|&place| step.endpoints[place].heard).collect();
+    let count = heard.len().max(1) as f64;
     let mean = |of: &dyn Fn(usize) -> f64| heard.iter().map(|&place| of(place)).sum::<f64>() / count;
     let noise = |place: usize| step.endpoints[place].proposed - behaviour[place];
     let shift = |place: usize| policy[place] - behaviour[place];
     let (noise_mean, shift_mean) = (mean(&noise), mean(&shift));
-    let variance = std * std * (1.0 - 1.0 / count);
-    for &place in &heard {
-        let (z, d) = (noise(place) - noise_mean, shift(place) - shift_mean);
-        logs[place] = (z * d - 0.5 * d * d) / variance;
-    }
-    Some(logs)
+    let at = |place: usize| {
+        if step.endpoints[place].heard { (noise(place) - noise_mean, shift(place) - shift_mean) } else { (0.0, 0.0) }
+    };
+    (0..step.endpoints.len()).map(at).collect()
 }

@@ -17,6 +17,8 @@ use bootstrap::Bootstrap;
 
 /// Transitions below which no estimator is believed: five minutes.
 const TRANSITIONS_MIN: usize = 600;
+/// Part of the ticks at which residuals must have come in as adjustments.
+const ADJUSTED_MIN: f64 = 0.9;
 /// Largest difference of a log rule parameter that is none.
 const SAME_RULE: f64 = 0.02;
 
@@ -124,9 +126,9 @@ impl<'a> Evaluation<'a> {
 
     /// All estimates of `candidate` against `other`.
     pub fn compare(&self, candidate: &Policy, other: &Policy) -> Vec<Estimate> {
-        let (candidate, other) = (Acts::new(candidate, self.dataset), Acts::new(other, self.dataset));
-        let mut estimates = self.importance(&candidate, &other);
-        estimates.extend(self.fitted(&candidate, &other));
+        let (acts, others) = (Acts::new(candidate, self.dataset), Acts::new(other, self.dataset));
+        let mut estimates = self.importance(&acts, &others);
+        estimates.extend(self.fitted(&acts, &others));
         estimates
     }
 
@@ -139,6 +141,13 @@ impl<'a> Evaluation<'a> {
         if self.dataset.exploration_std.is_none() || !self.basis.acted() {
             return Some(
                 "nothing was explored: no action was ever compared with another one in the recording".to_owned(),
+            );
+        }
+        if self.dataset.adjusted_share < ADJUSTED_MIN {
+            return Some(
+                "pods do not tell what they can do: the prior is read from latencies, answers within a minute what the policy does, and so what noise did for \
+                 seconds is not what a policy does for good"
+                    .to_owned(),
             );
         }
         let rule = candidate.rule_distance(&self.behaviour).max(other.rule_distance(&self.behaviour));
