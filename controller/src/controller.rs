@@ -305,12 +305,12 @@ impl Owner {
         let mut followed = true;
         let (mut ads, mut telemetry, mut scrapes) = (Vec::new(), Vec::new(), Vec::new());
         loop {
-            let due = self.index.errors_due();
+            let due = self.index.due();
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
                 _ = ticks.tick() => self.index.tick(clock::now()),
-                () = sleep_until(due) => self.index.push_errors(clock::now()),
+                () = sleep_until(due) => self.index.push_due(clock::now()),
                 changed = self.config.changed(), if followed => match changed {
                     Ok(()) => self.configure(),
                     Err(_) => {

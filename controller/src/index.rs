@@ -54,6 +54,8 @@ pub struct Index {
     /// Backends whose pooled errors have moved since the last push, and when to push.
     moved: BTreeSet<Arc<str>>,
     push_at: Option<Instant>,
+    /// Backends on which a visit ends in the middle of the tick, and when.
+    again: Vec<(Arc<str>, Instant)>,
     fade_at: Option<Instant>,
 }
 
@@ -84,6 +86,7 @@ impl Index {
             tick: 0,
             moved: BTreeSet::new(),
             push_at: None,
+            again: Vec::new(),
             fade_at: None,
         }
     }
@@ -207,13 +210,20 @@ impl Index {
         }
     }
 
-    /// When pooled errors are to be looked at next, if ever.
-    pub fn errors_due(&self) -> Option<Instant> {
-        [self.push_at, self.fade_at].into_iter().flatten().min()
+    /// When something is due between two ticks, if ever: pooled errors to be looked at, visits that end.
+    pub fn due(&self) -> Option<Instant> {
+        [self.push_at, self.fade_at].into_iter().flatten().chain(self.again.iter().map(|(_, at)| *at)).min()
     }
 
-    /// Pushes the error averages that moved or faded noticeably.
-    pub fn push_errors(&mut self, now: Now) {
+    /// Pushes the error averages that moved or faded noticeably, and the tables from before visits that are over.
+    pub fn push_due(&mut self, now: Now) {
+        for (name, _) in self.again.extract_if(.., |(_, at)| *at <= now.instant) {
+            let Some(backend) = self.backends.get_mut(&name) else { continue };
+            let generation = backend.spec.generation();
+            if let Some(table) = backend.again.take().filter(|table| table.generation == generation) {
+                self.publisher.set(Kind::WeightTable, &name, &table);
+            }
+        }
         if self.push_at.is_some_and(|at| at <= now.instant) {
             self.push_at = None;
             for name in std::mem::take(&mut self.moved) {
@@ -259,6 +269,10 @@ impl Index {
                 models.wish(now.at_ms, name, what, evidence);
             }
             self.publisher.set(Kind::WeightTable, name, &table);
+            if let (Some(_), Some(last)) = (&backend.again, &backend.last) {
+                let half = Duration::from_secs_f64(0.5 * last.observation.interval_s.clamp(0.0, 60.0));
+                self.again.push((name.clone(), now.instant + half));
+            }
             if let Some(classes) = backend.class_table(now) {
                 self.publisher.set(Kind::ClassTable, name, &classes);
             }

@@ -48,6 +48,8 @@ pub struct Backend {
     pub last: Option<Outcome>,
     /// Its rollout; `None` where configuration names the policy, or there is no store.
     pub live: Option<Live>,
+    /// The table to push again in the middle of the tick, where what was decided stands for half of it only.
+    pub again: Option<v1::WeightTable>,
     /// What its rollout wants in the log, with the evidence; taken by the owner after each tick.
     pub wish: Option<(What, serde_json::Value)>,
     /// Versions whose rollback was counted: what is wished for again is counted once.
@@ -60,6 +62,8 @@ pub struct Backend {
     derived: DerivedObjective,
     reporters: BTreeMap<Arc<str>, Instant>,
     ticked: Option<Instant>,
+    /// The last table but for the shortest visits.
+    pushed: Option<v1::WeightTable>,
 }
 
 /// What one tick of one backend came to.
@@ -105,6 +109,8 @@ impl Backend {
             window: Window::new(now),
             last: None,
             live: None,
+            again: None,
+            pushed: None,
             wish: None,
             counted: BTreeSet::new(),
             drift: 0.0,
@@ -196,12 +202,19 @@ impl Backend {
         };
         let observation = collect::observe(&inputs, |key| self.scrapes.get(&key).map(|state| &state.numbers));
         let outcome = collect::outcome(&summed, interval_s, objective_ms);
-        let (decision, arm) = self.decide(&observation, &outcome, deciders, rng);
+        let (decision, arm, brief) = self.decide(&observation, &outcome, deciders, rng);
         if arm == Arm::Incumbent {
             self.drift = self.memory.drift();
         }
         self.window.add(&summed, now);
         let table = self.table((&decision.applied, &decision.adjustments), decision.parameters, tick, proxies);
+        self.again = None;
+        if brief {
+            let same_list = |before: &v1::WeightTable| before.generation == table.generation;
+            self.again = self.pushed.clone().filter(same_list).map(|before| v1::WeightTable { tick, ..before });
+        } else if self.live.is_some() {
+            self.pushed = Some(table.clone());
+        }
         self.last = Some(Outcome {
             observation: Arc::new(observation),
             decision: Arc::new(decision),
@@ -216,12 +229,12 @@ impl Backend {
         outcome: &rollout::Interval,
         deciders: &Deciders<'_>,
         rng: &mut impl Rng,
-    ) -> (Decision, Arm) {
+    ) -> (Decision, Arm, bool) {
         let Some(live) = &mut self.live else {
             let (decision, memory) =
                 decide(observation, &self.memory, deciders.in_force, &self.guard, self.spec.mode, rng);
             self.memory = memory;
-            return (decision, Arm::Incumbent);
+            return (decision, Arm::Incumbent, false);
         };
         let policies = rollout::Policies { in_force: deciders.in_force, candidate: deciders.candidate };
         let ticked = live.tick(observation, outcome, &mut self.memory, policies, &self.guard, self.spec.mode, rng);
@@ -231,7 +244,7 @@ impl Backend {
             let detail = format!("{why}: the capacity prior is applied");
             decision.guard.insert(0, GuardAction { reason: Reason::PolicyFault, endpoint: None, detail });
         }
-        (decision, ticked.arm)
+        (decision, ticked.arm, ticked.brief)
     }
 
     /// The table of classes, if it is to be pushed anew. Once a tick.

@@ -3,7 +3,7 @@
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use trimtab_model::checkpoint::Checkpoint;
+use trimtab_model::checkpoint::{Checkpoint, Range};
 use trimtab_model::decision::{Decision, Mode, Reason};
 use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped};
@@ -298,4 +298,26 @@ fn endpoints_long_gone_are_forgotten() {
     assert_eq!(control.memory.len(), 3, "250 s: they may come back");
     control.ticks(200, &pods[..1]);
     assert_eq!(control.memory.len(), 1);
+}
+
+#[test]
+fn input_that_lies_a_little_outside_for_minutes_is_drift_and_ends_when_it_is_well_inside_again() {
+    let zero = Checkpoint::zero(0);
+    let (mut manifest, tensors) = (zero.manifest().clone(), zero.tensors().clone());
+    // With two pods alike their capacity ratio is 0: 0.2 widths above what training saw.
+    let capacity = manifest.features.iter_mut().find(|feature| feature.name == "capacity_ratio").unwrap();
+    capacity.seen = Some(Range { low: -1.2, high: -0.2 });
+    let mut world = Loop::new(Policy::new(&Checkpoint::new(manifest, tensors).unwrap()).unwrap());
+    let fallen = |decision: &Decision| {
+        decision.guard.iter().any(|a| a.reason == Reason::UnfamiliarInput && a.endpoint.is_none())
+    };
+    let pods = [pod(1, 10.0), pod(2, 10.0)];
+    for _ in 0..60 {
+        assert!(!fallen(&world.tick(&pods)), "for a moment that is nothing");
+    }
+    let ticks = (0..1_000).take_while(|_| !fallen(&world.tick(&pods))).count();
+    assert!((100..400).contains(&ticks), "after a minute or two: {ticks} ticks");
+    assert!(world.memory.drift() > 0.1);
+    let decision = world.tick(&pods);
+    assert!(decision.guard[0].detail.contains("for minutes"), "{:?}", decision.guard[0]);
 }

@@ -190,14 +190,14 @@ fn check(service: &str, scenarios: &[Scenario], within_5_s: usize) {
 /// Where nothing else is going on, what does harm is out within seconds; the rest does none that could be seen.
 #[test]
 fn of_twenty_planted_models_those_that_harm_a_steady_service_are_out_within_seconds() {
-    check("unequal pods, one proxy", &[unequal_pods(1, 1, 0.8)], 11);
+    check("unequal pods, one proxy", &[unequal_pods(1, 1, 0.8)], 10);
 }
 
 #[test]
 fn the_same_without_metrics_of_the_pods() {
     let mut scenario = unequal_pods(3, 2, 0.8);
     scenario.telemetry.scraped = false;
-    check("unequal pods without metrics, two proxies", &[scenario], 5);
+    check("unequal pods without metrics, two proxies", &[scenario], 4);
 }
 
 /// Three pods in ten are slowed down by 4 times, others every 3 s: a service in which half a second says nothing. There it is the time between first

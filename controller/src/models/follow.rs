@@ -234,3 +234,7 @@ async fn within<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<
         Err(_) => Err(Failure::Time),
     }
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -14,6 +14,8 @@ pub struct Turns {
     pub half: u32,
     /// How long the visitor decides, from the beginning of its half.
     pub visit: u32,
+    /// Whether the host takes over again in the middle of the visit's last tick.
+    pub brief: bool,
     /// Ticks at the beginning of a half that are not compared: what was in flight at the switch belongs to nobody.
     pub wash_out: u32,
     /// Ticks after a visit that are compared with it: answers to what it routed come then.
@@ -23,23 +25,23 @@ pub struct Turns {
 impl Turns {
     /// Blocks that the ladder of visits at 5 % stays on each rung.
     pub const RUNG_BLOCKS: u64 = 6;
-    /// The first looks at a candidate: one tick, and never two of them within a minute, so that even one that harms every request, and is not
-    /// found out, harms less than one in a hundred.
-    pub const PEEK: Self = Self { half: 120, visit: 1, wash_out: 0, tail: 3 };
+    /// The first looks at a candidate: half a tick, and never two of them within a minute, so that even one that harms every request, and is not
+    /// found out, harms less than one in a hundred, queues that it leaves behind included.
+    pub const PEEK: Self = Self { half: 120, visit: 1, brief: true, wash_out: 0, tail: 3 };
     /// The ladder at 5 % of the time: the same share in longer and longer visits, so that what harms at once does so for one tick.
     pub const FIVE: [Self; 3] = [
-        Self { half: 10, visit: 1, wash_out: 0, tail: 3 },
-        Self { half: 20, visit: 2, wash_out: 0, tail: 3 },
-        Self { half: 40, visit: 4, wash_out: 1, tail: 3 },
+        Self { half: 10, visit: 1, brief: false, wash_out: 0, tail: 3 },
+        Self { half: 20, visit: 2, brief: false, wash_out: 0, tail: 3 },
+        Self { half: 40, visit: 4, brief: false, wash_out: 1, tail: 3 },
     ];
     /// A quarter of the time.
-    pub const TWENTY_FIVE: Self = Self { half: 8, visit: 4, wash_out: 1, tail: 1 };
+    pub const TWENTY_FIVE: Self = Self { half: 8, visit: 4, brief: false, wash_out: 1, tail: 1 };
     /// Half of the time.
-    pub const HALF: Self = Self { half: 8, visit: 8, wash_out: 2, tail: 0 };
+    pub const HALF: Self = Self { half: 8, visit: 8, brief: false, wash_out: 2, tail: 0 };
     /// Who is in force is compared with the fallback in 2.5 % of the time.
-    pub const HOLD_BACK: Self = Self { half: 40, visit: 2, wash_out: 0, tail: 3 };
+    pub const HOLD_BACK: Self = Self { half: 40, visit: 2, brief: false, wash_out: 0, tail: 3 };
     /// The same when something has happened that must be told apart from what is in force, at once.
-    pub const INQUIRY: Self = Self { half: 4, visit: 4, wash_out: 1, tail: 0 };
+    pub const INQUIRY: Self = Self { half: 4, visit: 4, brief: false, wash_out: 1, tail: 0 };
 
     /// Which ticks of a half are compared.
     fn compared(&self) -> std::ops::Range<u32> {
@@ -48,7 +50,7 @@ impl Turns {
 
     /// How many ticks are compared for each tick of a visit: what happens in it is thinned out by so much.
     pub fn dilution(&self) -> f64 {
-        f64::from(self.compared().len() as u32) / f64::from(self.visit)
+        f64::from(self.compared().len() as u32) / (f64::from(self.visit) - if self.brief { 0.5 } else { 0.0 })
     }
 
     /// Share of the time that is the visitor's.
@@ -99,6 +101,11 @@ impl Block {
             visitor: own_half && at < visit,
             compared: self.turns.compared().contains(&at).then_some(if own_half { Side::Visitor } else { Side::Host }),
         }
+    }
+
+    /// Whether a half begins with the present tick.
+    pub fn begins_half(&self) -> bool {
+        self.tick.is_multiple_of(self.turns.half)
     }
 
     /// Goes on by a tick; whether the block is over.

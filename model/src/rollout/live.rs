@@ -40,6 +40,8 @@ pub struct Ticked {
     pub decision: Decision,
     /// By whom.
     pub arm: Arm,
+    /// Whether what was applied before is to be applied again in the middle of the tick.
+    pub brief: bool,
     /// What should be written into the log, with its evidence.
     pub ask: Option<(What, Value)>,
 }
@@ -65,7 +67,8 @@ impl Live {
         let candidate = policies.candidate.filter(|_| mode == Mode::Active);
         let looked_at = candidate.filter(|_| self.rollout.in_shadow());
         let fitness = looked_at.map(|policy| fitness(policy, observation, memory, guard, rng));
-        let Step { arm, visit, ask } = self.rollout.tick(outcome, fitness, candidate.is_some(), observation.at_ms, rng);
+        let Step { arm, visit, brief, ask } =
+            self.rollout.tick(outcome, fitness, candidate.is_some(), observation.at_ms, rng);
         let prior = Policy::prior_only();
         let policy = match arm {
             Arm::Incumbent => policies.in_force,
@@ -78,7 +81,7 @@ impl Live {
         if let Some((reason, detail)) = self.reason(arm, visit) {
             decision.guard.insert(0, GuardAction { reason, endpoint: None, detail });
         }
-        Ticked { decision, arm, ask }
+        Ticked { decision, arm, brief, ask }
     }
 
     /// Why the fallback decides, if it does.

@@ -96,17 +96,30 @@ impl Rails {
         self.ticks.len() >= REMEMBERED_MIN
     }
 
+    /// Whether a tick is no worse than the middle of what is remembered.
+    pub fn calm(&self, tick: &Interval) -> bool {
+        let below = |of: fn(&Interval) -> f64| {
+            let better = self.ticks.iter().filter(|other| of(other) < of(tick)).count();
+            2 * better <= self.ticks.len()
+        };
+        below(|interval| interval.in_flight) && below(Interval::lost)
+    }
+
     /// Forgets everything: somebody else is in force.
     pub fn clear(&mut self) {
         self.ticks.clear();
     }
 
-    /// Whether the last ticks of `visit`, which are not remembered here, are plainly bad.
-    pub fn judge(&self, visit: &[Interval]) -> Option<Trip> {
-        let visit = &visit[visit.len().saturating_sub(WINDOW)..];
-        if visit.is_empty() || !self.ready() {
+    /// Whether the last ticks of `visit`, which are not remembered here, are plainly bad: so many at least, or a few more together.
+    pub fn judge(&self, visit: &[Interval], ticks_min: usize) -> Option<Trip> {
+        if !self.ready() {
             return None;
         }
+        (ticks_min.max(1)..=visit.len().min(WINDOW))
+            .find_map(|ticks| self.judge_together(&visit[visit.len() - ticks..]))
+    }
+
+    fn judge_together(&self, visit: &[Interval]) -> Option<Trip> {
         let ticks = visit.len();
         let seen = Interval::together(visit);
         let windows: Vec<Interval> = (0..=self.ticks.len() - ticks)
@@ -163,7 +176,7 @@ mod tests {
     fn check(visit: &[Interval], expected: Option<Why>) {
         let mut rails = Rails::default();
         (0..60).for_each(|n| rails.add(tick(f64::from(n % 7), 50.0 + f64::from(n % 10))));
-        assert_eq!(rails.judge(visit).map(|trip| trip.why), expected, "{visit:?}");
+        assert_eq!(rails.judge(visit, 1).map(|trip| trip.why), expected, "{visit:?}");
     }
 
     #[test]
@@ -186,6 +199,6 @@ mod tests {
     fn nothing_is_judged_by_nothing() {
         let mut rails = Rails::default();
         (0..REMEMBERED_MIN - 1).for_each(|_| rails.add(tick(0.0, 50.0)));
-        assert_eq!(rails.judge(&[tick(100.0, 9e9)]), None);
+        assert_eq!(rails.judge(&[tick(100.0, 9e9)], 1), None);
     }
 }

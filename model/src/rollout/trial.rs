@@ -24,6 +24,8 @@ const ANSWERABLE: u32 = 4;
 const RECOVERED: usize = 4;
 /// Ticks after which what still goes on was not the candidate.
 const DISTURBED: usize = 10;
+/// Ticks that a first look waits at most for the service to be calm.
+const HOLD_TICKS: u32 = 60;
 /// Faults in the shadow that are enough.
 const FAULTS_MAX: u64 = 5;
 /// Ticks after which the log is asked again for what it has not taken.
@@ -53,6 +55,8 @@ pub struct Step {
     pub arm: Arm,
     /// Whether the arm only takes a turn, and another one is in force.
     pub visit: bool,
+    /// Whether that ends in the middle of the tick: what was applied before is to be applied again then.
+    pub brief: bool,
     /// What should be written into the log, with its evidence.
     pub ask: Option<(What, Value)>,
 }
@@ -78,6 +82,10 @@ pub struct Rollout {
     /// Whether that was a visit.
     visiting: bool,
     block: Option<Block>,
+    /// Ticks that the next half has been waiting for the service to be calm; 0: it is not waiting.
+    holding: u32,
+    /// What came of the interval that ended last.
+    latest: Interval,
     /// What came of the present block, on each side.
     sides: [Vec<Interval>; 2],
     /// What came since the last visit began, while it is held against it.
@@ -138,6 +146,8 @@ impl Rollout {
             arm: Arm::Incumbent,
             visiting: false,
             block: None,
+            holding: 0,
+            latest: Interval::default(),
             sides: Default::default(),
             visit: Vec::new(),
             visit_over: 0,
@@ -284,7 +294,8 @@ impl Rollout {
         }
         self.arm = self.next_arm(applies, now_ms, rng);
         self.visiting = self.is_visit();
-        Step { arm: self.arm, visit: self.visiting, ask: self.asking() }
+        let brief = self.visiting && self.block.is_some_and(|block| block.turns().brief);
+        Step { arm: self.arm, visit: self.visiting, brief, ask: self.asking() }
     }
 
     /// Whether the arm that decides is not the one in force.
@@ -298,6 +309,7 @@ impl Rollout {
 
     /// Credits what came of the interval, and judges it.
     fn take_in(&mut self, outcome: &Interval) -> Option<(What, Value)> {
+        self.latest = *outcome;
         if self.suspended.is_some() {
             return self.wait(outcome);
         }
@@ -309,11 +321,15 @@ impl Rollout {
         } else {
             self.visit.clear();
         }
-        if let Some(side) = turn.and_then(|turn| turn.compared) {
+        if let Some(side) = turn.and_then(|turn| turn.compared).filter(|_| self.holding == 0) {
             self.sides[side as usize].push(*outcome);
         }
         if self.trying() {
-            if let Some(trip) = self.rails.judge(&self.visit) {
+            // Who is in force may stumble as it takes over again. After the first looks, which are too short for that, that is not held
+            // against the candidate: a tick of its own must be among what is judged.
+            let peeking = self.stage() == Some(Stage::Five) && self.peeked.is_none();
+            let ticks_min = if peeking { 1 } else { self.visit_over as usize + 1 };
+            if let Some(trip) = self.rails.judge(&self.visit, ticks_min) {
                 self.end_block();
                 self.visit.clear();
                 if self.stage() == Some(Stage::Five) {
@@ -328,7 +344,7 @@ impl Rollout {
         if self.visit.is_empty() {
             self.rails.add(*outcome);
         }
-        let over = self.block.as_mut().is_some_and(Block::pass);
+        let over = self.holding == 0 && self.block.as_mut().is_some_and(Block::pass);
         if over { self.compare() } else { None }
     }
 
@@ -337,7 +353,7 @@ impl Rollout {
         let Suspended { trip, since, acquitted } = self.suspended.as_mut()?;
         since.push(*outcome);
         let last = &since[since.len().saturating_sub(if *acquitted { RECOVERED } else { 2 })..];
-        let still = self.rails.judge(last).is_some();
+        let still = self.rails.judge(last, last.len()).is_some();
         if *acquitted {
             // This is what the service is like now.
             self.rails.add(*outcome);
@@ -364,7 +380,7 @@ impl Rollout {
 
     /// Something stands out while a version is in force: the fallback is asked at once, in short turns.
     fn inquire(&mut self, outcome: &Interval) {
-        if let Some(trip) = self.rails.judge(&[*outcome]) {
+        if let Some(trip) = self.rails.judge(&[*outcome], 1) {
             self.verdict = format!("{}: the fallback takes turns", trip.detail());
             self.inquiry = Some(Bet::that_more_than(0.0));
             self.inquiry_blocks = 0;
@@ -565,6 +581,12 @@ impl Rollout {
         };
         // A new block begins where there is none; the first one of a candidate is as short as can be.
         let block = *self.block.get_or_insert_with(|| Block::new(turns, rng));
+        // A first look in the middle of trouble would show nothing and make it worse. Both halves wait, so that they are compared fairly.
+        let wait = block.turns().brief && block.begins_half() && !self.rails.calm(&self.latest);
+        self.holding = if wait && self.holding < HOLD_TICKS { self.holding + 1 } else { 0 };
+        if self.holding > 0 {
+            return usual;
+        }
         if !block.turn().visitor {
             return usual;
         }
@@ -594,6 +616,7 @@ impl Rollout {
 
     fn end_block(&mut self) {
         self.block = None;
+        self.holding = 0;
         self.sides.iter_mut().for_each(Vec::clear);
     }
 }

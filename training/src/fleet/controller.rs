@@ -87,6 +87,8 @@ pub(super) struct Controller {
     policy: Policy,
     /// Decides in the policy's place.
     rolling: Option<Rolling>,
+    /// What it pushed last but for the shortest visits.
+    pushed: Option<WeightTable>,
     guard: GuardConfig,
     tick: u64,
     ready_since_ns: Vec<Option<u64>>,
@@ -117,6 +119,7 @@ impl Controller {
             memory: Memory::default(),
             policy,
             rolling: None,
+            pushed: None,
             guard: GuardConfig::default(),
             tick: 0,
             ready_since_ns: vec![Some(0); endpoints],
@@ -266,6 +269,13 @@ impl Controller {
             Due::Tick => {
                 self.enter(now_ns + TICK_NS, Due::Tick);
                 let table = self.decide(now_ns);
+                if self.rolling.as_ref().is_some_and(Rolling::is_brief)
+                    && let Some(before) = self.pushed.clone()
+                {
+                    self.enter(heard_ns + TICK_NS / 2, Due::PushWeights(before));
+                } else if self.rolling.is_some() {
+                    self.pushed = Some(table.clone());
+                }
                 self.enter(heard_ns, Due::PushWeights(table));
                 self.push_classes(heard_ns);
             }

@@ -34,6 +34,8 @@ pub(super) struct Rolling {
     live: Live,
     reported: Reported,
     arms: Vec<(u64, Arm)>,
+    /// Whether the last decision stands for half a tick only.
+    brief: bool,
 }
 
 /// What proxies reported since the last tick, all together.
@@ -47,7 +49,7 @@ struct Reported {
 impl Rolling {
     pub fn new(rollouts: Rollouts) -> Self {
         let live = Live::new(rollouts.settings);
-        Self { rollouts, live, reported: Reported::default(), arms: Vec::new() }
+        Self { rollouts, live, reported: Reported::default(), arms: Vec::new(), brief: false }
     }
 
     /// Takes in a proxy's report that covers a tick.
@@ -82,8 +84,9 @@ impl Rolling {
             Choice::Builtin | Choice::Fallback => &self.rollouts.builtin,
         };
         let policies = Policies { in_force, candidate: self.live.rollout.candidate().and_then(version) };
-        let Ticked { decision, arm, ask } =
+        let Ticked { decision, arm, brief, ask } =
             self.live.tick(observation, &outcome, memory, policies, guard, Mode::Active, rng);
+        self.brief = brief;
         self.arms.push((observation.at_ms as u64 * MILLISECOND, arm));
         if let Some((what, evidence)) = ask {
             let event = Event::new(observation.at_ms, "controller simulation", Some(BACKEND), what);
@@ -92,6 +95,11 @@ impl Rolling {
             }
         }
         decision
+    }
+
+    /// Whether what was decided last stands for half a tick only.
+    pub fn is_brief(&self) -> bool {
+        self.brief
     }
 
     /// The log so far.
