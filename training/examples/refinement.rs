@@ -1,8 +1,8 @@
 //! Refinement against the truth: services that nothing was trained on are recorded under the shipped policy, refined from the recordings alone,
 //! and what comes of it is compared with the shipped policy on requests and times that nobody has seen.
 //!
-//! `cargo run --release --workspace --example refinement -- WORLDS MINUTES [GENERATIONS]`, where WORLDS is FROM-TO; GENERATIONS of the search for constants,
-//! 0 for none.
+//! `cargo run --release --workspace --example refinement -- WORLDS MINUTES [GENERATIONS] [FOLDER]`, where WORLDS is FROM-TO; GENERATIONS of the search
+//! for constants, 0 for none; the reports are written to FOLDER.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
 use std::error::Error;
@@ -11,7 +11,7 @@ use trimtab_model::{Policy, checkpoint::Checkpoint};
 use trimtab_training::{
     fleet::{Fleet, FleetOptions},
     learn::parallel,
-    refine::{Inventory, Job, Options, Refined},
+    refine::{Inventory, Job, Options, Refined, report},
     report::Interval,
     scenario::{Scenario, world},
     simulator::{Summary, simulate, time::SECOND},
@@ -59,6 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         eprintln!();
+        if let Some(folder) = rest.get(1) {
+            let page = report::page(&refined, &format!("World {number}, refined"), "see the example `refinement`");
+            std::fs::write(std::path::Path::new(folder).join(format!("world-{number}.html")), page)?;
+        }
         tell(number, &whole, recorded_ns, &incumbent, &refined, jobs)?;
     }
     Ok(())

@@ -8,7 +8,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Serialize;
 use trimtab_controller::clock;
-use trimtab_controller::models::store::{Append, ModelStore, VersionFiles};
+use trimtab_controller::models::store::{
+    Append, MANIFEST, ModelStore, REPORT as REPORT_FILE, StoreError, VersionFiles,
+};
 use trimtab_controller::recording::reader::{self, Recordings};
 use trimtab_model::checkpoint::{Checkpoint, SHIPPED};
 use trimtab_model::rollout::{Event, Gate as GateSection, VersionManifest, What};
@@ -52,6 +54,8 @@ struct Summary<'a> {
     outcome: &'static str,
     /// Name of the version, where there is one.
     version: Option<&'a str>,
+    /// Why it is not taken live, where the model store's log speaks against it.
+    not_proposed: Option<String>,
     backend: &'a str,
     recorded: &'a Inventory,
     files_read: usize,
@@ -81,7 +85,9 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
         reader::read(url, |done, all| progress.say(&format!("reading recordings: {done} of {all} files"))).await?;
     progress.end();
     let inventory = Inventory::of(&recordings.ticks, &recordings.requests);
-    say(&described(url, &recordings, &inventory));
+    if output == Output::Table {
+        say(&described(url, &recordings, &inventory));
+    }
     let inventory = chosen(args, url, inventory)?;
     let store = args.models.as_deref().map(ModelStore::open).transpose()?;
     let (incumbent, incumbent_is) = incumbent(args, store.as_ref(), &inventory).await?;
@@ -119,12 +125,17 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
         let checkpoint = &refined.judged[place].candidate.checkpoint;
         write_whole(&out.join(format!("{name}.safetensors")), &checkpoint.to_bytes()?)?;
     }
-    if let (Some(store), Some(place)) = (&store, refined.promoted) {
-        promote(store, &name, &refined, place, page, &how, seed, &incumbent_is).await?;
-    }
+    let not_proposed = match (&store, refined.promoted) {
+        (Some(store), Some(place)) => {
+            let origin = Origin { how: &how, seed, parent: &incumbent_is };
+            promote(store, &name, &refined, place, page, &origin).await?
+        }
+        _ => None,
+    };
     let summary = Summary {
         outcome: if refined.promoted.is_some() { "promoted" } else { "incumbent stays" },
         version: refined.promoted.map(|_| name.as_str()),
+        not_proposed,
         backend: &refined.inventory.backend,
         recorded: &refined.inventory,
         files_read: recordings.files,
@@ -229,17 +240,24 @@ fn version_name(refined: &Refined, fingerprint: u32) -> String {
     format!("{}-{fingerprint:08x}", plain.collect::<String>().trim_matches('-'))
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a version must say of itself")]
+/// Where a version comes from.
+struct Origin<'a> {
+    how: &'a str,
+    seed: u64,
+    parent: &'a str,
+}
+
+/// Puts the version into the store and proposes it. Says why it is not proposed where the store's log speaks against it: it is being tried, or was, or
+/// another one is.
 async fn promote(
     store: &ModelStore,
     name: &str,
     refined: &Refined,
     place: usize,
     page: String,
-    how: &str,
-    seed: u64,
-    parent: &str,
-) -> anyhow::Result<()> {
+    origin: &Origin<'_>,
+) -> anyhow::Result<Option<String>> {
+    let Origin { how, seed, parent } = *origin;
     let judged = &refined.judged[place];
     let at_ms = clock::now().at_ms;
     let evidence = serde_json::to_value(&judged.gate)?;
@@ -254,11 +272,18 @@ async fn promote(
     };
     let files =
         VersionFiles { policy: judged.candidate.checkpoint.to_bytes()?, manifest, report: Some(page.into_bytes()) };
-    store.put_version(name, files).await?;
+    match store.put_version(name, files).await {
+        // The same job made it before, and its report or manifest says when: versions do not change.
+        Ok(()) | Err(StoreError::Exists { file: MANIFEST | REPORT_FILE, .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     let proposed = What::Proposed { version: name.to_owned() };
     let event = Event::new(at_ms, "trainer", Some(&refined.inventory.backend), proposed).resting_on(evidence);
-    store.append(&event, Append::default()).await?;
-    Ok(())
+    match store.append(&event, Append::default()).await {
+        Ok(_) => Ok(None),
+        Err(StoreError::Conflict(conflict)) => Ok(Some(conflict.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn in_words(stage: &Stage) -> String {
@@ -295,6 +320,10 @@ fn lines(summary: &Summary<'_>, models: Option<&str>) -> Vec<String> {
         lines.extend(candidate.refusals.iter().map(|refusal| format!("  refused: {refusal}")));
     }
     lines.push(match (summary.version, models) {
+        (Some(version), Some(models)) if summary.not_proposed.is_some() => format!(
+            "{version} passed the gate and is in {models}, but is not proposed: {}",
+            summary.not_proposed.as_deref().unwrap_or_default()
+        ),
         (Some(version), Some(models)) => {
             format!("{version} passed the gate and is in {models}: a controller with --models takes it live")
         }
