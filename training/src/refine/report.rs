@@ -9,8 +9,10 @@ use crate::{
     twin::check::Ratios,
 };
 
-/// Width and height of a drawing of intervals, and of one line of it.
-const WIDTH: f64 = 460.0;
+/// Width of a drawing of intervals, of what is left for their names and numbers, and height of one line.
+const WIDTH: f64 = 720.0;
+const NAMES: f64 = 170.0;
+const NUMBERS: f64 = 240.0;
 const LINE: f64 = 22.0;
 
 /// The page. `heading` says what was refined, `how` the command.
@@ -24,8 +26,8 @@ pub fn page(refined: &Refined, heading: &str, how: &str) -> String {
     twin(&mut page, refined);
     let _ = write!(
         page,
-        "<h2>How to make this page again</h2><pre>{}</pre><p>Differences are the candidate's less the incumbent's: of latencies in \
-         logarithms (−0.10 is about 10 % lower), of errors and goodput in shares of the requests. Intervals are of 95 %. A candidate is promoted \
+        "<h2>How to make this page again</h2><pre>{}</pre><p>Differences are the candidate's less the incumbent's: below 0 is better of latencies \
+         and errors, above 0 of goodput. Intervals are of 95 %. A candidate is promoted \
          when the estimators that can be trusted agree, nothing may be worse by more than is accepted, and the 99th percentile or the \
          goodput is better for sure.</p>",
         text(how)
@@ -94,10 +96,10 @@ fn intervals(page: &mut String, measure: Measure, estimates: &[&Estimate]) {
         return;
     }
     let reach = shown.iter().map(|e| e.low.abs().max(e.high.abs())).fold(1e-4, f64::max);
-    let x = |value: f64| 170.0 + (value / reach + 1.0) / 2.0 * (WIDTH - 190.0);
+    let x = |value: f64| NAMES + (value / reach + 1.0) / 2.0 * (WIDTH - NAMES - NUMBERS - 20.0);
     let height = LINE * (shown.len() as f64 + 1.0);
     let _ = write!(page, "<svg width={WIDTH} height={height} role=img aria-label=\"{}\">", measure.name());
-    let _ = write!(page, "<text x=0 y=14 font-weight=600>{}</text>", measure.name());
+    let _ = write!(page, "<text x=0 y=14 font-weight=600>{}</text>", in_percent(measure));
     let _ = write!(page, "<line x1={0} x2={0} y1=18 y2={height} stroke=#99a />", x(0.0));
     for (line, estimate) in shown.iter().enumerate() {
         let y = LINE * (line as f64 + 1.5);
@@ -113,18 +115,36 @@ fn intervals(page: &mut String, measure: Measure, estimates: &[&Estimate]) {
         let _ = write!(
             page,
             "<text x=12 y={0}>{1}</text><line x1={2} x2={3} y1={y} y2={y} stroke={color} stroke-width=3 /><circle cx={4} cy={y} r=4 \
-             fill={color}><title>{5:+.4} [{6:+.4}, {7:+.4}]</title></circle>",
+             fill={color} /><text x={5} y={0} fill={color}>{6:+.2} [{7:+.2}, {8:+.2}]</text>",
             y + 5.0,
             text(&estimate.estimator),
             x(estimate.low),
             x(estimate.high),
             x(estimate.difference),
-            estimate.difference,
-            estimate.low,
-            estimate.high
+            WIDTH - NUMBERS,
+            percent(measure, estimate.difference),
+            percent(measure, estimate.low),
+            percent(measure, estimate.high)
         );
     }
     page.push_str("</svg>");
+}
+
+fn in_percent(measure: Measure) -> &'static str {
+    match measure {
+        Measure::LogMean => "mean latency, %",
+        Measure::LogP99 => "99th percentile, %",
+        Measure::Errors => "errors, points",
+        Measure::Goodput => "goodput, points",
+    }
+}
+
+/// A difference as people read it: latencies in per cent, shares in points.
+fn percent(measure: Measure, difference: f64) -> f64 {
+    match measure {
+        Measure::LogMean | Measure::LogP99 => 100.0 * difference.exp_m1(),
+        Measure::Errors | Measure::Goodput => 100.0 * difference,
+    }
 }
 
 fn abstentions(page: &mut String, estimates: &[Estimate]) {
