@@ -153,7 +153,7 @@ fn world(number: usize, options: &Options) -> Result<World, Box<dyn Error>> {
 }
 
 fn scenario(number: usize, options: &Options) -> Result<Scenario, Box<dyn Error>> {
-    let from = if options.dev { 500 } else { seeds::WORLDS.start };
+    let from = if options.dev { 500 } else { seeds::ESTIMATES.start };
     let proxies = [1, 4, 2][number % 3];
     let at = |seed: u64| {
         let setting = Setting { seconds: Some(options.seconds), ..Setting::new(seed, proxies, 8) };
@@ -161,7 +161,7 @@ fn scenario(number: usize, options: &Options) -> Result<Scenario, Box<dyn Error>
         let endpoints = (RPS / per_endpoint).round() as usize;
         (6..=24).contains(&endpoints).then(|| Family::Swarm.scenario(&Setting { endpoints, ..setting }))
     };
-    Ok((from..seeds::WORLDS.end).filter_map(at).nth(number).ok_or("there are no more worlds of that size")?)
+    Ok((from..seeds::ESTIMATES.end).filter_map(at).nth(number).ok_or("there are no more worlds of that size")?)
 }
 
 fn record(scenario: &Scenario, policy: Policy) -> Result<Recording, Box<dyn Error>> {
@@ -262,6 +262,8 @@ fn print_figures(worlds: &[World], measure: Measure) {
         "\n| {} | estimates | median error | worst | rank correlation | truth within the interval |\n|---|---|---|---|---|---|",
         measure.name()
     );
+    // What an estimator must beat.
+    figures("\"no difference\"", worlds, measure, |_| Some((0.0, 0.0, 0.0)));
     for who in ["importance", "fitted Q"] {
         for only_trusted in [false, true] {
             let pick = |row: &Row| {

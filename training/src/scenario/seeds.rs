@@ -9,6 +9,8 @@ use super::Family;
 pub const TRAINING: Range<u64> = 0..1_000;
 /// For choosing between what was trained or tuned.
 pub const VALIDATION: Range<u64> = 1_000..10_000;
+/// Worlds in which estimates from recordings are held against the truth (`--example estimators`); nothing is trained, tuned or told on them.
+pub const ESTIMATES: Range<u64> = 20_000..30_000;
 /// For services whose recordings are refined from, and in which estimates of policies are held against the truth: nothing else is trained,
 /// tuned or told on them.
 pub const WORLDS: Range<u64> = 100_000..200_000;
@@ -49,6 +51,7 @@ mod tests {
             assert_eq!(assert_trainable(family, TRAINING.end - 1), Ok(()));
             assert_eq!(assert_trainable(family, VALIDATION.start), Ok(()));
             assert_eq!(assert_trainable(family, TESTING.start), Err(NotTrainable::Seed(TESTING.start)));
+            assert!(ESTIMATES.step_by(997).all(|seed| assert_trainable(family, seed).is_err()));
             assert!(WORLDS.chain([WORLDS.end - 1]).step_by(997).all(|seed| assert_trainable(family, seed).is_err()));
         }
         assert_eq!(assert_trainable(Family::Mixed, 1), Err(NotTrainable::Family(Family::Mixed)));

@@ -123,7 +123,7 @@ impl Evaluation<'_> {
             });
             let problem = objection.clone().or_else(|| match held_out {
                 _ if mean.is_none() => Some("the system of equations has no solution".to_owned()),
-                None => Some("there is not enough data to hold some of it out".to_owned()),
+                None => Some("nothing can be held out: there is too little data, or what is measured never varied".to_owned()),
                 Some(HeldOut { error, .. }) if error > HELD_OUT_MAX => Some(format!(
                     "on held-out data the fitted effect of actions explains nothing: error x{error:.4}"
                 )),
