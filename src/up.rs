@@ -49,6 +49,8 @@ pub struct ControlSettings {
     pub tick: Duration,
     /// Policy to use instead of the one that ships.
     pub checkpoint: Option<PathBuf>,
+    /// Standard deviation of the noise that recordings are made with; 0: none.
+    pub exploration_std: f64,
     /// Store of models to follow; `None`: there are no rollouts.
     pub models: Option<ModelsOptions>,
     /// Seed of the exploration noise; `None`: from the system.
@@ -59,7 +61,14 @@ pub struct ControlSettings {
 
 impl Default for ControlSettings {
     fn default() -> Self {
-        Self { tick: Duration::from_millis(500), checkpoint: None, models: None, seed: None, recordings: None }
+        Self {
+            tick: Duration::from_millis(500),
+            checkpoint: None,
+            exploration_std: 0.0,
+            models: None,
+            seed: None,
+            recordings: None,
+        }
     }
 }
 
@@ -232,6 +241,7 @@ impl ControlPlane {
         options.tick_interval = settings.tick;
         options.load_interval = settings.tick / 2;
         options.checkpoint = settings.checkpoint;
+        options.exploration_std = settings.exploration_std;
         options.models = settings.models;
         options.seed = settings.seed;
         options.recording = settings.recordings.map(RecordingOptions::new);

@@ -56,6 +56,8 @@ pub struct ControllerOptions {
     pub sample_rate: f32,
     /// Checkpoint of the policy, watched; `None`: the one that ships inside the binary.
     pub checkpoint: Option<PathBuf>,
+    /// Standard deviation of the noise that is put on log weights and recorded with its probability, for trainers to learn from; 0: none.
+    pub exploration_std: f64,
     /// Store of models to follow; `None`: there are no rollouts.
     pub models: Option<ModelsOptions>,
     /// Where to record; `None`: nowhere.
@@ -75,6 +77,7 @@ impl ControllerOptions {
             load_interval: Duration::from_millis(250),
             sample_rate: 0.05,
             checkpoint: None,
+            exploration_std: 0.0,
             models: None,
             recording: None,
             seed: None,
@@ -136,7 +139,7 @@ impl Controller {
         check(&options)?;
         let shutdown = options.shutdown.clone();
         let metrics = Arc::new(Metrics::default());
-        let policies = Policies::start(options.checkpoint.clone(), shutdown.clone()).await?;
+        let policies = Policies::start(options.checkpoint.clone(), options.exploration_std, shutdown.clone()).await?;
         let models = match options.models.clone() {
             Some(models) => Some(Models::start(models, shutdown.clone()).await?),
             None => None,

@@ -75,17 +75,21 @@ impl Policies {
     ///
     /// # Errors
     /// The checkpoint cannot be used; without one, none.
-    pub async fn start(checkpoint: Option<PathBuf>, shutdown: CancellationToken) -> Result<Self, PolicyError> {
-        let builtin = Arc::new(Policy::shipped().map_err(PolicyError::BuiltIn)?);
+    pub async fn start(
+        checkpoint: Option<PathBuf>,
+        exploration_std: f64,
+        shutdown: CancellationToken,
+    ) -> Result<Self, PolicyError> {
+        let builtin = Arc::new(Policy::shipped().map_err(PolicyError::BuiltIn)?.exploring(exploration_std));
         let mut entries = Entries::new();
         if let Some(path) = &checkpoint {
             let path = path.clone();
-            let (path, loaded) = off_thread(move || (path.clone(), load(&path))).await;
+            let (path, loaded) = off_thread(move || (path.clone(), load(&path, exploration_std))).await;
             entries.insert(path, Entry { policy: Some(Arc::new(loaded?)), ..Entry::default() });
         }
         let (sender, entries) = watch::channel(Arc::new(entries));
         let wanted = watch::Sender::new(checkpoint.iter().cloned().collect());
-        tokio::spawn(poll(sender, wanted.subscribe(), shutdown));
+        tokio::spawn(poll(sender, wanted.subscribe(), exploration_std, shutdown));
         Ok(Self { builtin, default: checkpoint, wanted, entries })
     }
 
@@ -130,12 +134,13 @@ impl Policies {
 async fn poll(
     entries: watch::Sender<Arc<Entries>>,
     mut wanted: watch::Receiver<BTreeSet<PathBuf>>,
+    exploration_std: f64,
     shutdown: CancellationToken,
 ) {
     loop {
         let paths = wanted.borrow_and_update().clone();
         let before = entries.borrow().clone();
-        let after = off_thread(move || look(&before, &paths)).await;
+        let after = off_thread(move || look(&before, &paths, exploration_std)).await;
         if let Some(after) = after {
             entries.send_replace(Arc::new(after));
         }
@@ -149,7 +154,7 @@ async fn poll(
 }
 
 /// The entries as they are now, if they differ. A file is read when its size or time of change differs.
-fn look(before: &Entries, paths: &BTreeSet<PathBuf>) -> Option<Entries> {
+fn look(before: &Entries, paths: &BTreeSet<PathBuf>, exploration_std: f64) -> Option<Entries> {
     let mut after: Entries = before
         .iter()
         .filter(|(path, _)| paths.contains(*path))
@@ -166,7 +171,7 @@ fn look(before: &Entries, paths: &BTreeSet<PathBuf>) -> Option<Entries> {
         }
         changed = true;
         entry.fingerprint = fingerprint;
-        match load(path) {
+        match load(path, exploration_std) {
             Ok(policy) => {
                 tracing::info!(path = %path.display(), version = policy.version(), "policy loaded");
                 (entry.policy, entry.problem) = (Some(Arc::new(policy)), None);
@@ -181,14 +186,15 @@ fn look(before: &Entries, paths: &BTreeSet<PathBuf>) -> Option<Entries> {
     changed.then_some(after)
 }
 
-fn load(path: &Path) -> Result<Policy, PolicyError> {
+fn load(path: &Path, exploration_std: f64) -> Result<Policy, PolicyError> {
     let read = |source| PolicyError::Read { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(read)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(PolicyError::Size { path: path.to_owned(), bytes });
     }
     let bytes = std::fs::read(path).map_err(read)?;
-    Policy::load(&bytes).map_err(|source| PolicyError::Content { path: path.to_owned(), source })
+    let policy = Policy::load(&bytes).map_err(|source| PolicyError::Content { path: path.to_owned(), source })?;
+    Ok(policy.exploring(exploration_std))
 }
 
 /// Runs what touches files where it blocks nobody.
@@ -207,7 +213,7 @@ mod tests {
     use trimtab_model::checkpoint::SHIPPED;
 
     fn looked(before: &Entries, path: &Path) -> Entries {
-        look(before, &BTreeSet::from([path.to_owned()])).unwrap_or_else(|| before.clone())
+        look(before, &BTreeSet::from([path.to_owned()]), 0.0).unwrap_or_else(|| before.clone())
     }
 
     #[test]
@@ -220,7 +226,7 @@ mod tests {
         std::fs::write(&path, SHIPPED).unwrap();
         let good = looked(&missing, &path);
         assert!(good[&path].policy.is_some() && good[&path].problem.is_none());
-        assert!(look(&good, &BTreeSet::from([path.clone()])).is_none(), "read once");
+        assert!(look(&good, &BTreeSet::from([path.clone()]), 0.0).is_none(), "read once");
 
         std::fs::write(&path, &SHIPPED[..SHIPPED.len() / 2]).unwrap();
         let broken = looked(&good, &path);
@@ -236,7 +242,7 @@ mod tests {
     async fn a_checkpoint_that_cannot_be_used_at_the_start_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none.safetensors");
-        let error = Policies::start(Some(path), CancellationToken::new()).await.unwrap_err();
+        let error = Policies::start(Some(path), 0.0, CancellationToken::new()).await.unwrap_err();
         assert!(error.to_string().contains("none.safetensors"), "{error}");
     }
 
@@ -245,7 +251,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("own.safetensors");
         std::fs::write(&path, SHIPPED).unwrap();
-        let policies = Policies::start(None, CancellationToken::new()).await.unwrap();
+        let policies = Policies::start(None, 0.0, CancellationToken::new()).await.unwrap();
         let name = path.to_str().unwrap();
         policies.want([name, "builtin"].into_iter());
         let mut entries = policies.entries.clone();

@@ -23,6 +23,9 @@ pub const RULE_PARAMETERS: [&str; 5] =
 /// small.
 pub const EXPLORATION_STD_MAX: f64 = 0.5;
 
+/// How long noise is held where recordings are to be learned from: 10 s of the usual ticks, as queues take seconds to settle.
+pub const EXPLORATION_TICKS: u64 = 20;
+
 /// A policy, ready to propose.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -153,6 +156,12 @@ impl Policy {
     pub fn holding_exploration(mut self, ticks: u64) -> Self {
         self.exploration_ticks = ticks.max(1);
         self
+    }
+
+    /// The same policy with noise as recordings need it, of this standard deviation: held for [`EXPLORATION_TICKS`]. 0: none.
+    #[must_use]
+    pub fn exploring(self, std: f64) -> Self {
+        self.with_exploration(std).holding_exploration(EXPLORATION_TICKS)
     }
 
     /// Whether noise that was drawn before still stands after so many ticks.

@@ -110,6 +110,10 @@ pub struct ControlArgs {
     /// Policy to use instead of the one that ships; watched. It comes before any rollout
     #[arg(long, value_name = "FILE", help_heading = "Control")]
     pub checkpoint: Option<PathBuf>,
+    /// Noise on the policy's log weights, recorded with its probability so that `trimtab train --from recordings` can weigh what it did: 0.1 is
+    /// usual, and costs little; 0 for none
+    #[arg(long, value_name = "STD", default_value_t = 0.0, value_parser = exploration, help_heading = "Control")]
+    pub exploration: f64,
     /// Store of models to follow, see `trimtab models`: a folder, or a URL such as s3://bucket/prefix. What is promoted there is tried on a
     /// small part of the time first, and rolled back by itself if it does harm
     #[arg(long, env = "TRIMTAB_MODELS", value_name = "URL", help_heading = "Control")]
@@ -186,6 +190,7 @@ impl ControlArgs {
         ControlSettings {
             tick: self.tick,
             checkpoint: self.checkpoint.clone(),
+            exploration_std: self.exploration,
             models: self.models.as_ref().map(|url| ModelsOptions {
                 url: url.clone(),
                 id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
@@ -194,6 +199,7 @@ impl ControlArgs {
                     stage_s_max: self.rollout_stage_max.as_secs_f64(),
                     ..RolloutSettings::default()
                 },
+                exploration_std: self.exploration,
             }),
             seed: self.seed,
             recordings: self.recordings(),
@@ -255,4 +261,10 @@ fn mode(text: &str) -> Result<AdaptiveMode, String> {
         "active" => Ok(AdaptiveMode::Active),
         _ => Err("expected off, shadow or active".to_owned()),
     }
+}
+/// A standard deviation of noise.
+fn exploration(text: &str) -> Result<f64, String> {
+    let std: f64 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    let allowed = 0.0..=trimtab_model::policy::EXPLORATION_STD_MAX;
+    if allowed.contains(&std) { Ok(std) } else { Err("it must be from 0 to 0.5".to_owned()) }
 }

@@ -29,6 +29,8 @@ pub struct ModelsOptions {
     pub id: String,
     /// How careful rollouts are.
     pub settings: RolloutSettings,
+    /// See [`crate::ControllerOptions`].
+    pub exploration_std: f64,
 }
 
 /// What was last seen of the store.
@@ -97,7 +99,7 @@ impl Models {
         let store = ModelStore::open(&options.url)?;
         let (sender, seen) = watch::channel(Arc::new(Seen::default()));
         let (wishes, wished) = mpsc::channel(WAITING_MAX);
-        let mut follower = Follower { store, seen: sender };
+        let mut follower = Follower { store, seen: sender, exploration_std: options.exploration_std };
         follower.look().await;
         tokio::spawn(follower.run(wished, shutdown));
         Ok(Self { options, seen, wishes })
@@ -130,6 +132,7 @@ impl Models {
 struct Follower {
     store: ModelStore,
     seen: watch::Sender<Arc<Seen>>,
+    exploration_std: f64,
 }
 
 impl Follower {
@@ -191,7 +194,7 @@ impl Follower {
             match within(self.store.policy(&version)).await {
                 Ok(policy) => {
                     tracing::info!(version, "policy loaded");
-                    after.policies.insert(version, Ok(Arc::new(policy)));
+                    after.policies.insert(version, Ok(Arc::new(policy.exploring(self.exploration_std))));
                 }
                 // A network that fails is tried again, a file that is broken stays so.
                 Err(failure @ (Failure::Time | Failure::Store(StoreError::Io { .. }))) => {

@@ -30,8 +30,8 @@ pub enum ReadError {
     },
     /// There is nothing.
     #[error(
-        "recordings {url}: there are no files ticks/*/*.parquet; record some with `trimtab up --record {url}` or \
-         `trimtab controller --record {url}`"
+        "recordings {url}: there are no files ticks/*/*.parquet; record some with `trimtab up --recordings {url}` or \
+         `trimtab controller --recordings {url}`"
     )]
     Empty {
         /// Where.

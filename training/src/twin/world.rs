@@ -27,6 +27,8 @@ pub const WARM_UP_S: u64 = 20;
 /// Stretches on which disciplines are compared, and how long each is.
 const CALIBRATION_STRETCHES: usize = 6;
 const CALIBRATION_S: u64 = 20;
+/// By how much costs are scaled at most, step by step.
+const COST_STEPS: [f64; 4] = [0.08, 0.04, 0.04, 0.02];
 /// Deviations of the two disciplines that differ by this factor tell which it is; and what misfits must differ by where they do not.
 const TELLING: f64 = 1.003;
 const MISFIT_BETTER: f64 = 0.9;
@@ -53,27 +55,47 @@ pub struct Twin {
 
 impl Twin {
     /// The twin of a trace that was recorded under this policy. Latencies of requests that cost alike do not tell how they share an endpoint; where
-    /// they do not, the discipline is taken that reproduces the recording better.
+    /// they do not, the discipline is taken that reproduces the recording better. Waits grow with the load as 1 ÷ (1 − load), so that a small error
+    /// in what requests cost is a large one in latencies: last, all costs are scaled to what reproduces the recording best.
     ///
     /// # Errors
     /// If the checkpoint does not hold.
     pub fn calibrate(trace: &Trace, behaviour: &Checkpoint, seed: u64, jobs: usize) -> Result<Self, LearnError> {
-        let [fcfs, sharing] =
-            [Discipline::Fcfs, Discipline::ProcessorSharing].map(|discipline| Self::of(trace.clone(), discipline));
-        let tell = sharing.fit.deviation / fcfs.fit.deviation.max(1e-9);
-        if tell > TELLING {
-            return Ok(fcfs);
-        }
-        if tell < 1.0 / TELLING {
-            return Ok(sharing);
-        }
         let misfit = |twin: &Self| {
             let stretches = twin.stretches(CALIBRATION_S);
             let step = stretches.len().div_ceil(CALIBRATION_STRETCHES).max(1);
             let some: Vec<_> = stretches.into_iter().step_by(step).collect();
             Ok::<_, LearnError>(Fidelity::of(twin, &some, behaviour, seed, jobs)?.misfit())
         };
-        Ok(if misfit(&sharing)? < MISFIT_BETTER * misfit(&fcfs)? { sharing } else { fcfs })
+        let [fcfs, sharing] =
+            [Discipline::Fcfs, Discipline::ProcessorSharing].map(|discipline| Self::of(trace.clone(), discipline));
+        let tell = sharing.fit.deviation / fcfs.fit.deviation.max(1e-9);
+        let shares = if (1.0 / TELLING..=TELLING).contains(&tell) {
+            misfit(&sharing)? < MISFIT_BETTER * misfit(&fcfs)?
+        } else {
+            tell < 1.0
+        };
+        let mut best = if shares { sharing } else { fcfs };
+        let mut least = misfit(&best)?;
+        for step in COST_STEPS {
+            for factor in [1.0 - step, 1.0 + step] {
+                let scaled = best.with_costs(factor);
+                let misfit = misfit(&scaled)?;
+                if misfit < least {
+                    (best, least) = (scaled, misfit);
+                    break;
+                }
+            }
+        }
+        Ok(best)
+    }
+
+    /// The same with requests that cost so many times what they did.
+    fn with_costs(&self, factor: f64) -> Self {
+        let mut fit = self.fit.clone();
+        fit.classes.iter_mut().for_each(|class| class.mean_ms *= factor);
+        let episodes = Episodes::of(&self.trace, &fit);
+        Self { trace: self.trace.clone(), fit, episodes }
     }
 
     /// The twin of a trace, if requests share endpoints like this.
