@@ -41,6 +41,8 @@ pub struct Seen {
     log: Log,
     /// Policies that may decide, by version; or why they cannot be used.
     policies: BTreeMap<String, Result<Arc<Policy>, String>>,
+    /// Whether every policy that may decide was loaded, or found to be of no use.
+    complete: bool,
     /// Why the store could not be read or written the last time.
     problem: Option<String>,
 }
@@ -170,6 +172,12 @@ impl Follower {
     /// Looks at what is new.
     async fn look(&mut self) {
         let before = self.seen.borrow().clone();
+        if before.problem.is_none()
+            && before.complete
+            && matches!(within(self.store.has_news(&before.log)).await, Ok(false))
+        {
+            return;
+        }
         let log = match within(self.store.events_after(before.log.clone())).await {
             Ok(log) => log,
             Err(failure) => {
@@ -206,8 +214,10 @@ impl Follower {
                 }
             }
         }
+        after.complete = after.problem.is_none();
         let changed = after.log != before.log
             || after.problem != before.problem
+            || after.complete != before.complete
             || !after.policies.keys().eq(before.policies.keys());
         if changed {
             after.generation += 1;

@@ -313,26 +313,20 @@ impl ModelStore {
         self.events_after(Log::default()).await
     }
 
+    /// Whether there are events that this log does not have. Cheaper than reading them: who looks every second asks this first.
+    ///
+    /// # Errors
+    /// Listing failed.
+    pub async fn has_news(&self, log: &Log) -> Result<bool, StoreError> {
+        Ok(!self.files_after(log.last).await?.is_empty())
+    }
+
     /// The log, of which this much is known.
     ///
     /// # Errors
     /// As [`Self::events`].
     pub async fn events_after(&self, mut log: Log) -> Result<Log, StoreError> {
-        let folder = self.prefix.clone().join("events");
-        let after = folder.clone().join(file_name(log.last));
-        let listed: Vec<_> = self
-            .store
-            .list_with_offset(Some(&folder), &after)
-            .try_collect()
-            .await
-            .map_err(|error| self.io(&folder, error))?;
-        let mut files: Vec<(u64, Path)> = listed
-            .into_iter()
-            .filter_map(|file| Some((number_of(file.location.filename()?)?, file.location)))
-            .filter(|(number, _)| *number > log.last)
-            .collect();
-        files.sort_unstable();
-        for (number, path) in files {
+        for (number, path) in self.files_after(log.last).await? {
             if number > log.last + 1 {
                 log.problems.push(format!("{}: the events before it, from {} on, are missing", path, log.last + 1));
             }
@@ -381,6 +375,25 @@ impl ModelStore {
             }
         }
         Err(StoreError::Crowded { url: self.url.clone() })
+    }
+
+    /// Files of events after this number, in order.
+    async fn files_after(&self, last: u64) -> Result<Vec<(u64, Path)>, StoreError> {
+        let folder = self.prefix.clone().join("events");
+        let after = folder.clone().join(file_name(last));
+        let listed: Vec<_> = self
+            .store
+            .list_with_offset(Some(&folder), &after)
+            .try_collect()
+            .await
+            .map_err(|error| self.io(&folder, error))?;
+        let mut files: Vec<(u64, Path)> = listed
+            .into_iter()
+            .filter_map(|file| Some((number_of(file.location.filename()?)?, file.location)))
+            .filter(|(number, _)| *number > last)
+            .collect();
+        files.sort_unstable();
+        Ok(files)
     }
 
     async fn file(&self, version: &str, manifest: &VersionManifest, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
