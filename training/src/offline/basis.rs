@@ -229,7 +229,7 @@ fn latencies(step: &Step) -> (f64, f64, Option<f64>, Option<f64>) {
         let bad = seen.errors as f64 + seen.failures as f64;
         failed += bad;
         answers += seen.successes as f64 + bad;
-        let positive = |ms: Option<f64>| ms.filter(|ms| ms.is_finite() && *ms > 0.0);
+        let positive = |ms: Option<f64>| ms.filter(|ms| ms.is_finite() && *ms > 0.0).map(|ms| ms.clamp(1e-3, 1e7));
         if let (Some(mean_ms), Some(tail_ms)) = (positive(seen.latency_ms_mean), positive(seen.latency_ms_p99)) {
             good += seen.successes as f64;
             mean += seen.successes as f64 * mean_ms;

@@ -78,7 +78,7 @@ fn holes_cut_and_are_counted() {
             rows.iter_mut().filter(|row| row.tick > 8).for_each(|row| row.at_ms = row.at_ms.saturating_add(by_ms));
         }
     };
-    for by_ms in [3_600_000, -3_600_000, i64::MAX] {
+    for by_ms in [3_600_000, -3_600_000] {
         check(jump(by_ms), &[(End::Truncated(Cut::ClockJump), 8), (ENDS, 12)]);
     }
     check(
