@@ -1,7 +1,5 @@
 //! The task between a real folder and the loop.
 
-use std::time::Instant;
-
 use trimtab_model::checkpoint::SHIPPED;
 use trimtab_model::rollout::{Stage, VersionManifest, Why};
 
@@ -39,7 +37,7 @@ impl World {
     }
 
     async fn eventually(&self, what: &str, wanted: impl Fn(&Seen) -> bool) {
-        let start = Instant::now();
+        let start = crate::clock::now().instant;
         while !wanted(&self.models.seen()) {
             assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", self.models.seen());
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -176,10 +176,11 @@ impl Evaluation<'_> {
             let length = (block.until - block.from) as f64;
             // (z d − d²/2) ÷ σ² of the means over the block.
             let mut means = vec![(0.0, 0.0); logs.len()];
-            for t in block.from..block.until {
-                let (behaviour, policy) =
-                    (&self.behaviour.residuals[block.episode][t], &policy.residuals[block.episode][t]);
-                for (mean, (noise, shift)) in means.iter_mut().zip(relative(&steps[t], behaviour, policy)) {
+            let held = block.from..block.until;
+            let behaviour = &self.behaviour.residuals[block.episode][held.clone()];
+            let policy = &policy.residuals[block.episode][held.clone()];
+            for ((step, behaviour), policy) in steps[held].iter().zip(behaviour).zip(policy) {
+                for (mean, (noise, shift)) in means.iter_mut().zip(relative(step, behaviour, policy)) {
                     *mean = (mean.0 + noise / length, mean.1 + shift / length);
                 }
             }
