@@ -49,10 +49,16 @@ impl Baseline {
     pub fn new(dataset: &Dataset, basis: &Basis, outcomes: &Outcomes) -> Self {
         let columns = basis.states_len();
         let states: Vec<Array2<f64>> = dataset.episodes.iter().map(|episode| basis.states(episode)).collect();
+        // The state at a block's beginning: later ones already show what its noise did, and would take that off as well.
+        let mut origins: Vec<Vec<usize>> =
+            dataset.episodes.iter().map(|episode| (0..episode.steps.len() - 1).collect()).collect();
+        for block in held_blocks(dataset) {
+            origins[block.episode][block.from..block.until].fill(block.from);
+        }
         let mut left = Array2::<f64>::zeros((columns, columns));
-        for (states, episode) in states.iter().zip(&dataset.episodes) {
-            for t in 0..episode.steps.len() - 1 {
-                add_outer(&mut left, states.row(t), states.row(t), 1.0);
+        for (states, origins) in states.iter().zip(&origins) {
+            for &origin in origins {
+                add_outer(&mut left, states.row(origin), states.row(origin), 1.0);
             }
         }
         for index in 0..columns {
@@ -63,15 +69,15 @@ impl Baseline {
             let mut contributions = outcomes.of(*measure).clone();
             let Some(inverse) = &inverse else { return contributions };
             let mut right = ndarray::Array1::<f64>::zeros(columns);
-            for (states, contributions) in states.iter().zip(&contributions) {
-                for (t, contribution) in contributions.iter().enumerate() {
-                    right.scaled_add(*contribution, &states.row(t));
+            for ((states, contributions), origins) in states.iter().zip(&contributions).zip(&origins) {
+                for (contribution, origin) in contributions.iter().zip(origins) {
+                    right.scaled_add(*contribution, &states.row(*origin));
                 }
             }
             let theta = inverse.dot(&right);
-            for (states, contributions) in states.iter().zip(&mut contributions) {
-                for (t, contribution) in contributions.iter_mut().enumerate() {
-                    *contribution -= states.row(t).dot(&theta);
+            for ((states, contributions), origins) in states.iter().zip(&mut contributions).zip(&origins) {
+                for (contribution, origin) in contributions.iter_mut().zip(origins) {
+                    *contribution -= states.row(*origin).dot(&theta);
                 }
             }
             contributions
