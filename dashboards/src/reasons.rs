@@ -118,7 +118,7 @@ fn meaning(reason: Reason) -> (Weight, &'static str) {
             Warning,
             "The version that was in force was rolled back, so the fallback is in force until another is confirmed.",
         ),
-        Reason::Pinned => (Information, "A person has pinned the fallback."),
+        Reason::Pinned => (Information, "A person has pinned the fallback; it stays in force until it is unpinned."),
     }
 }
 

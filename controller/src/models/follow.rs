@@ -43,8 +43,10 @@ pub struct Seen {
     policies: BTreeMap<String, Result<Arc<Policy>, String>>,
     /// Whether every policy that may decide was loaded, or found to be of no use.
     complete: bool,
-    /// Why the store could not be read or written the last time.
+    /// Why the store could not be read the last time.
     problem: Option<String>,
+    /// Why it could not be written the last time, until it has been again.
+    unwritten: Option<String>,
 }
 
 impl Seen {
@@ -65,7 +67,7 @@ impl Seen {
                 "{path} has schema version {found}: a newer Trimtab has written it; what was in force before it stays, upgrade this one"
             )
         });
-        self.problem.iter().cloned().chain(future).chain(self.log.problems.iter().cloned())
+        self.problem.iter().chain(&self.unwritten).cloned().chain(future).chain(self.log.problems.iter().cloned())
     }
 
     /// Versions that may decide on any backend, those that the log does not name included.
@@ -164,7 +166,7 @@ impl Follower {
             }
             Err(failure) => {
                 tracing::warn!(%failure, event = name, version, backend, "the log of models cannot be written");
-                self.change(|seen| seen.problem = Some(format!("{failure}; {name} {version} is not in the log yet")));
+                self.change(|seen| seen.unwritten = Some(format!("{failure}; {name} {version} is not in the log yet")));
             }
         }
     }
@@ -190,6 +192,9 @@ impl Follower {
             }
         };
         let mut after = Seen { log, problem: None, ..(*before).clone() };
+        if after.log != before.log {
+            after.unwritten = None;
+        }
         for problem in &after.log.problems[before.log.problems.len()..] {
             tracing::warn!(problem, "an event of the model store is left out");
         }

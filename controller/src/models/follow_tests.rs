@@ -1,7 +1,7 @@
 //! The task between a real folder and the loop.
 
 use trimtab_model::checkpoint::SHIPPED;
-use trimtab_model::rollout::{Stage, VersionManifest, Why};
+use trimtab_model::rollout::{Stage, VersionManifest};
 
 use super::super::store::VersionFiles;
 use super::*;
@@ -95,8 +95,8 @@ async fn a_store_that_cannot_be_written_is_a_problem_until_it_can_be_again() {
     world.put("v1").await;
     // A file where the folder of events must be: unwritable for everybody.
     std::fs::write(world.folder.path().join("events"), "in the way").unwrap();
-    let out = What::RolledBack { version: "v1".into(), why: Why::Errors, detail: String::new() };
-    world.models.wish(1, BACKEND, out, serde_json::Value::Null);
+    let pinned = || What::Pinned { to: Choice::Fallback };
+    world.models.wish(1, BACKEND, pinned(), serde_json::Value::Null);
     world.eventually("a problem", |seen| seen.problems().any(|problem| problem.contains("events"))).await;
     std::fs::remove_file(world.folder.path().join("events")).unwrap();
     world.propose("v1").await;
