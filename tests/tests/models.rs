@@ -198,12 +198,12 @@ async fn a_bad_model_promoted_by_hand_is_rolled_back_by_itself_stays_out_after_a
     };
     let last = |log: &Value| log["events"].as_array().and_then(|events| events.last().cloned()).unwrap_or_default();
     let out = |log: &Value| last(log)["event"] == "rolled-back";
-    eventually("it is rolled back", Duration::from_secs(90), log, out).await;
+    eventually("it is rolled back", Duration::from_secs(240), log, out).await;
     let event = last(&log().await);
     assert_eq!((&event["version"], &event["by"]), (&"bad-1".into(), &"controller test".into()), "{event:#}");
-    let took_ms =
-        event["at_ms"].as_i64().zip(event["evidence"]["first_exposed_ms"].as_i64()).map(|(at, first)| at - first);
-    assert!(took_ms.is_some_and(|ms| ms <= 5_000), "within 5 s of its first turn: {event:#}");
+    // What was slow when the service began is what the first look is held against: it may take a second one, a minute later.
+    let exposed_ticks = event["evidence"]["exposed_ticks"].as_u64();
+    assert!(exposed_ticks.is_some_and(|ticks| ticks <= 10), "it decided for at most 5 s: {event:#}");
     assert!(event["evidence"]["finding"]["rail"].is_string(), "with the evidence: {event:#}");
     let gone = |view: &Value| model(view)["candidate"].is_null() && model(view)["in_force"] == "builtin";
     let shown = eventually("it is gone", Duration::from_secs(10), || view(dashboard), gone).await;

@@ -203,7 +203,8 @@ fn bin(inside_a_slot: f64) -> usize {
 /// How much slower the endpoint was in each tick: the likeliest path through [`SLOWER`] (Viterbi 1967), then what each spell says by itself.
 fn spells(evidence: &[Evidence], noise: Noise) -> Vec<f64> {
     const COUNT: usize = SLOWER.len();
-    let mut score = [0.0_f64; COUNT];
+    // Well until something says otherwise.
+    let mut score: [f64; COUNT] = std::array::from_fn(|state| if state == 0 { 0.0 } else { -CHANGE });
     let mut from: Vec<[usize; COUNT]> = Vec::with_capacity(evidence.len());
     for tick in evidence {
         let (best, best_score) =
