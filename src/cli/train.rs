@@ -32,8 +32,12 @@ const BUDGET: Duration = Duration::from_secs(90 * 60);
   trimtab train --from simulation --out run1 --resume              goes on after a kill, at the same bits
   trimtab train --evaluate run1/linear.safetensors,run1/network.safetensors
   trimtab up --checkpoint run1/best.safetensors --to …             uses what was learned
+  trimtab train --from recordings ./recordings --out refined       refines the policy for the service that was recorded there
+  trimtab train --from recordings s3://bucket/recordings --models s3://bucket/models --out refined
+                                                                   and proposes what passes the gate to the controllers
 
-The folder holds best.safetensors (what won on the validation scenarios), one checkpoint for each kind of policy,
+From recordings: the folder holds report.html (why, or why not), summary.json, and the version that passed; see docs/refinement.md.
+From simulation: the folder holds best.safetensors (what won on the validation scenarios), one checkpoint for each kind of policy,
 state.safetensors (for --resume), curve.svg, summary.json and event files for TensorBoard.
 Costs are ln(p99 / bound's) + 0.25 ln(p50 / bound's) plus errors and lost goodput: 0.01 less is about 1 % of latency.")]
 pub struct TrainArgs {
