@@ -292,6 +292,7 @@ fn in_words(stage: &Stage) -> String {
         Stage::Searching(done, all) => format!("seeking constants in the twin: {done} of {all} updates"),
         Stage::Found(_) => "found".to_owned(),
         Stage::Learning => "learning from recorded transitions".to_owned(),
+        Stage::NotLearned(why) => format!("nothing is learned from recorded transitions: {why}"),
         Stage::Judging(done, all) => format!("judging candidates: {done} of {all}"),
     }
 }

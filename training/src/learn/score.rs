@@ -4,13 +4,13 @@
 use crate::{scenario::Scenario, simulator::Summary};
 
 /// What the median counts for beside the 99th percentile.
-const MEDIAN_SHARE: f64 = 0.25;
+pub(crate) const MEDIAN_SHARE: f64 = 0.25;
 /// A log ratio of latencies counts within this range: from a third of the bound's to seven times it.
 const LATENCY_RANGE: (f64, f64) = (-1.0, 2.0);
 /// What a share of errors costs: 1 % of errors like 20 % of latency.
-const ERROR_COST: f64 = 20.0;
+pub(crate) const ERROR_COST: f64 = 20.0;
 /// What a share of requests costs that were shed, or answered too late, where all could have been answered in time.
-const LOST_COST: f64 = 5.0;
+pub(crate) const LOST_COST: f64 = 5.0;
 /// What a share of the reachable goodput costs in overload.
 const OVERLOAD_COST: f64 = 3.0;
 /// The most that errors, or lost requests, can cost.

@@ -20,6 +20,7 @@ use crate::{
         dataset::Dataset,
         estimate::Evaluation,
         learner::{self, Knobs, Learned, Method, OfflineError},
+        outcome::Measure,
     },
     twin::{Fidelity, Trace, Twin, TwinError},
 };
@@ -63,9 +64,6 @@ pub enum RefineError {
     /// Something that was learned or simulated does not hold.
     #[error(transparent)]
     Learn(#[from] LearnError),
-    /// Nothing can be learned from the transitions.
-    #[error(transparent)]
-    Offline(#[from] OfflineError),
     /// A policy cannot be written down.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -82,6 +80,8 @@ pub enum Stage {
     Found(Box<Checkpoint>),
     /// Candidates are learned from transitions.
     Learning,
+    /// None were, for this reason; the others are judged all the same.
+    NotLearned(String),
     /// Candidates are judged: so many so far, of so many.
     Judging(usize, usize),
 }
@@ -170,7 +170,10 @@ impl Job<'_> {
         let dataset = Dataset::new(&own, self.incumbent.manifest().service.as_ref());
         if self.options.offline && self.inventory.exploration_share > 0.0 {
             tell(Stage::Learning);
-            candidates.extend(self.learned(&dataset)?);
+            match self.learned(&dataset) {
+                Ok(learned) => candidates.extend(learned),
+                Err(error) => tell(Stage::NotLearned(error.to_string())),
+            }
         }
 
         let behaviour = Policy::new(self.incumbent)?;
@@ -191,7 +194,7 @@ impl Job<'_> {
                     e
                 },
             ));
-            let gate = Gate::hear(estimates, new_facts, foresight.filter(|_| new_facts));
+            let gate = Gate::hear(estimates, candidate.only_facts, foresight.filter(|_| new_facts));
             judged.push(Judged { candidate: candidate.clone(), gate });
         }
         tell(Stage::Judging(candidates.len(), candidates.len()));
@@ -208,7 +211,7 @@ impl Job<'_> {
     }
 
     /// What the offline learners make of the recorded transitions.
-    fn learned(&self, dataset: &Dataset) -> Result<Vec<Candidate>, RefineError> {
+    fn learned(&self, dataset: &Dataset) -> Result<Vec<Candidate>, OfflineError> {
         let methods = [(Method::Awac, "advantage"), (Method::Td3Bc, "pessimist")];
         methods
             .into_iter()
@@ -228,7 +231,6 @@ impl Job<'_> {
 
 /// The promoted candidate with the surest gain: the one whose 99th percentile is lower by most, at the near end of its interval.
 fn best(judged: &[Judged]) -> Option<usize> {
-    use crate::offline::outcome::Measure;
     let gain = |gate: &Gate| {
         let tail = gate.estimates.iter().filter(|e| e.trusted && e.measure == Measure::LogP99);
         tail.map(|e| e.high).fold(f64::NEG_INFINITY, f64::max)

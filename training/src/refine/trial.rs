@@ -8,7 +8,10 @@ use trimtab_model::checkpoint::Checkpoint;
 
 use crate::{
     fleet::{Fleet, FleetOptions},
-    learn::{LearnError, parallel},
+    learn::{
+        LearnError, parallel,
+        score::{ERROR_COST, LOST_COST, MEDIAN_SHARE},
+    },
     offline::{
         estimate::{Diagnostics, Estimate},
         outcome::Measure,
@@ -162,9 +165,6 @@ fn value(measure: Measure, run: &Summary) -> f64 {
 
 /// What a run costs, up to what every policy on its stretch has in common: see `learn::score`.
 fn cost(run: &Summary) -> f64 {
-    const MEDIAN_SHARE: f64 = 0.25;
-    const ERROR_COST: f64 = 20.0;
-    const LOST_COST: f64 = 5.0;
     run.latency_ms_p99.max(1e-3).ln()
         + MEDIAN_SHARE * run.latency_ms_p50.max(1e-3).ln()
         + ERROR_COST * (run.error_share + run.unroutable_share)

@@ -169,7 +169,6 @@ impl Twin {
         let mut timeline = load(rates, rate_rps, interval_s);
         timeline.extend(self.troubles(stretch, interval_s));
         timeline.sort_by_key(|event| event.at_ns);
-        let endpoints = self.trace.keys.len();
         let (groups, affinity) = self.affinity();
         Scenario {
             name: format!("twin of {}", self.trace.backend),
@@ -197,7 +196,7 @@ impl Twin {
             reports_in_flight: false,
             retries: 1,
             telemetry: self.telemetry(),
-            lies: Vec::with_capacity(endpoints),
+            lies: Vec::new(),
         }
     }
 
