@@ -59,6 +59,10 @@ pub struct Recordings {
 /// # Errors
 /// If there is nothing to read from. Files that cannot be read are not an error.
 pub async fn read(url: &str, mut tell: impl FnMut(usize, usize)) -> Result<Recordings, ReadError> {
+    // Opening makes a folder that is not there, which is right for who writes only.
+    if url::Url::parse(url).is_err() && !std::path::Path::new(url).is_dir() {
+        return Err(ReadError::Empty { url: url.to_owned() });
+    }
     let (store, prefix) = store::open(url)?;
     let failed = |source| ReadError::Store { url: url.to_owned(), source };
     let mut files: Vec<(Path, u64)> = Vec::new();
