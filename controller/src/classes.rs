@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use trimtab_model::classes::{ClassCosts, ClassMemory, Seen};
+use trimtab_model::classes::{ClassCosts, ClassMemory, Cost, CostIndex, Seen};
 use trimtab_model::observation::EndpointKey;
 use trimtab_proxy::api::v1;
 use trimtab_proxy::class::{ClassKey, identity, select};
@@ -40,6 +40,8 @@ pub struct Classes {
     /// Requests that proxies turned away, by class, since the previous tick; and shares of late.
     shed: BTreeMap<u64, Shed>,
     pushed: Option<Pushed>,
+    /// Costs as they were when it was last looked whether to push them.
+    index: Option<CostIndex>,
 }
 
 /// What proxies have.
@@ -123,15 +125,20 @@ impl Classes {
             self.chosen_at = Some(now.instant);
             self.choose();
         }
-        let slots: Vec<f32> = endpoints.iter().map(|key| slots(EndpointKey(*key)).map_or(0.0, slots_of)).collect();
+        let mut slots: Vec<f32> = endpoints.iter().map(|key| slots(EndpointKey(*key)).map_or(0.0, slots_of)).collect();
+        if slots.iter().all(|slots| *slots <= 0.0) {
+            slots.clear();
+        }
+        // Slots do not wait as what moves all the time does: with them changes the rule.
         if let Some(pushed) = &self.pushed
             && pushed.is_about(resource, &self.chosen)
-            && pushed.knows_as_many_slots(&slots)
+            && pushed.table.slots == slots
             && now.since_s(pushed.at) < pushed.keeps_s()
         {
             return None;
         }
         let costs = self.memory.costs(&endpoints);
+        self.index = costs.clone().map(|costs| CostIndex::new(&self.memory, costs, &endpoints));
         if costs.is_none() && self.chosen.is_empty() {
             return None;
         }
@@ -141,6 +148,11 @@ impl Classes {
         }
         self.pushed = Some(Pushed { table: table.clone(), at: now.instant });
         Some(table)
+    }
+
+    /// What a request of a class costs at an endpoint, as of a few seconds ago; `None` where it is not known.
+    pub fn cost(&self, endpoint: u64, class: u64) -> Option<Cost> {
+        self.index.as_ref()?.at(endpoint, class)
     }
 
     /// The classes as last pushed, with the share of each that was turned away lately.
@@ -210,7 +222,7 @@ impl Classes {
             classes,
             other_cost_ms: cost(learned(0).unwrap_or(mean_ms)),
             factors: costs.map(|costs| costs.factors.iter().map(|factor| *factor as f32).collect()).unwrap_or_default(),
-            slots: if slots.iter().any(|slots| *slots > 0.0) { slots } else { Vec::new() },
+            slots,
         }
     }
 }
@@ -220,12 +232,6 @@ impl Pushed {
     fn is_about(&self, resource: &v1::Backend, chosen: &[Chosen]) -> bool {
         let keys = self.table.classes.iter().map(|class| class.key);
         self.table.generation == resource.generation && keys.eq(chosen.iter().map(|chosen| chosen.key))
-    }
-
-    /// Whether it knows the slots of the same endpoints: where that changes, so does the rule.
-    fn knows_as_many_slots(&self, slots: &[f32]) -> bool {
-        let known = |slots: &f32| *slots > 0.0;
-        self.table.slots.iter().map(known).eq(slots.iter().map(known))
     }
 
     /// Seconds before another such table may follow.

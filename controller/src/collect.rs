@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Scraped};
 use trimtab_model::rollout::Interval;
+use trimtab_model::slots::SlotMemory;
 
 use crate::clock::Now;
 use crate::errors::PooledErrors;
@@ -31,6 +32,8 @@ pub struct Inputs<'a> {
     pub summed: &'a Summed,
     /// Pooled error averages.
     pub errors: &'a PooledErrors,
+    /// Slots, as learned.
+    pub slots: &'a SlotMemory,
 }
 
 /// Puts the observation together. `numbers` gives what the endpoint's own metrics said last.
@@ -52,6 +55,7 @@ pub fn observe<'n>(inputs: &Inputs<'_>, numbers: impl Fn(EndpointKey) -> Option<
             restarts: endpoint.restarts,
             // Proxies do not tell their zone yet.
             zone_match: None,
+            slots: inputs.slots.slots(endpoint.key.0),
             reported,
             scraped: numbers(endpoint.key)
                 .map(|numbers| scraped(numbers, now.instant, stale_after))
@@ -143,6 +147,7 @@ mod tests {
             objective_ms: None,
             summed: &summed,
             errors: &errors,
+            slots: &SlotMemory::default(),
         };
         let first = spec.endpoints[0].key;
         let observation = observe(&inputs, |key| (key == first).then_some(&numbers));

@@ -52,7 +52,7 @@ pub struct ControllerOptions {
     pub tick_interval: Duration,
     /// How often proxies report loads. Half a tick, so that every tick has fresh reports of every proxy.
     pub load_interval: Duration,
-    /// Share of requests that proxies sample for the recording, 0..=1. None are sampled where nothing is recorded.
+    /// Share of requests that proxies sample, 0..=1: for learning slots, and for the recording where there is one.
     pub sample_rate: f32,
     /// Checkpoint of the policy, watched; `None`: the one that ships inside the binary.
     pub checkpoint: Option<PathBuf>,
@@ -166,7 +166,7 @@ impl Controller {
         let ads = AdsService::new(index.snapshots(), ads_sender.clone(), shutdown.clone());
         let wishes = v1::TelemetryResponse {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),
-            sample_rate: if recorder.is_some() { options.sample_rate } else { 0.0 },
+            sample_rate: options.sample_rate,
         };
         let telemetry = TelemetryService::new(telemetry_sender.clone(), recorder, wishes, shutdown.clone());
         let ended = CancellationToken::new();

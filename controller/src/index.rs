@@ -21,7 +21,7 @@ use crate::policies::Policies;
 use crate::proxies::Proxies;
 use crate::recording::Recorder;
 use crate::scrape::ScrapeResult;
-use crate::telemetry::TelemetryEvent;
+use crate::telemetry::{Lesson, TelemetryEvent};
 use crate::tick::{Backend, Deciders};
 use crate::view::View;
 use crate::xds::{AdsEvent, Kind, Publisher};
@@ -181,6 +181,17 @@ impl Index {
                 }
             }
             TelemetryEvent::Errors { report } => self.errors(&report, now),
+            TelemetryEvent::Lessons { lessons } => self.lessons(&lessons),
+        }
+    }
+
+    fn lessons(&mut self, lessons: &[Lesson]) {
+        for lesson in lessons {
+            if let Some(backend) = self.backends.get_mut(&*lesson.backend)
+                && backend.has(EndpointKey(lesson.sample.endpoint))
+            {
+                backend.slots.add(lesson.sample);
+            }
         }
     }
 
@@ -219,9 +230,10 @@ impl Index {
     pub fn push_due(&mut self, now: Now) {
         for (name, _) in self.again.extract_if(.., |(_, at)| *at <= now.instant) {
             let Some(backend) = self.backends.get_mut(&name) else { continue };
-            let generation = backend.spec.generation();
-            if let Some(table) = backend.again.take().filter(|table| table.generation == generation) {
-                self.publisher.set(Kind::WeightTable, &name, &table);
+            let Some((weights, classes)) = backend.end_visit(now) else { continue };
+            self.publisher.set(Kind::WeightTable, &name, &weights);
+            if let Some(classes) = classes {
+                self.publisher.set(Kind::ClassTable, &name, &classes);
             }
         }
         if self.push_at.is_some_and(|at| at <= now.instant) {

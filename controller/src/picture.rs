@@ -119,7 +119,8 @@ fn endpoint(
     let last = backend.last.as_ref().zip(position);
     let weight =
         |of: fn(&Decision) -> &[f64]| last.and_then(|(last, at)| of(&last.decision).get(at).copied()).unwrap_or(0.0);
-    let reported = last.and_then(|(Outcome { observation, .. }, at)| observation.endpoints.get(at)?.reported);
+    let seen = last.and_then(|(Outcome { observation, .. }, at)| observation.endpoints.get(at));
+    let reported = seen.and_then(|seen| seen.reported);
     let ejected_by = reported.map_or(0, |reported| reported.ejected_by);
     let proxies = backend.last.as_ref().map_or(1, |last| last.observation.proxies);
     let scrape = backend.scrapes.get(&spec.key);
@@ -145,6 +146,9 @@ fn endpoint(
         error: backend.errors.of(spec.key, now.instant),
         ejected_by,
         capacity_rps: last.and_then(|(last, at)| last.decision.capacity_rps.get(at).copied().flatten()),
+        slots: last.and_then(|(last, at)| last.decision.slots.get(at).copied().flatten()),
+        slots_learned: seen.is_some_and(|seen| seen.scraped.worker_limit.is_none()),
+        adjustment: last.and_then(|(last, at)| last.decision.adjustments.get(at).copied()).unwrap_or(1.0),
         scrape_age_s: scrape.and_then(|scrape| scrape.succeeded_at).map(|at| now.since_s(at)),
         scrape_error: scrape.and_then(|scrape| scrape.error.clone()),
     }

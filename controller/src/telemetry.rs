@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use trimtab_model::slots::Sample;
 use trimtab_proxy::api::v1;
 use trimtab_proxy::api::v1::telemetry_request::Kind;
 use trimtab_proxy::api::v1::telemetry_server::Telemetry;
@@ -30,6 +31,11 @@ pub enum TelemetryEvent {
         /// The report.
         report: v1::ErrorReport,
     },
+    /// Sampled requests that tell how long requests take where so many are in flight.
+    Lessons {
+        /// What they tell.
+        lessons: Vec<Lesson>,
+    },
     /// The proxy's stream ended.
     Closed {
         /// Who.
@@ -44,6 +50,30 @@ pub enum TelemetryEvent {
         /// Number of the stream, unique in this process.
         stream: u64,
     },
+}
+
+/// One sampled request that was answered well at the first attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lesson {
+    /// Its backend.
+    pub backend: String,
+    /// What it tells.
+    pub sample: Sample,
+}
+
+impl Lesson {
+    fn of(sample: &v1::RequestSample) -> Option<Self> {
+        let answered = (100..500).contains(&sample.status) && sample.attempts == 1 && sample.endpoint != 0;
+        answered.then(|| Self {
+            backend: sample.backend.clone(),
+            sample: Sample {
+                endpoint: sample.endpoint,
+                class: sample.class_key,
+                in_flight: sample.in_flight_all.into(),
+                latency_ms: sample.latency_ms.into(),
+            },
+        })
+    }
 }
 
 /// The service. Clones share everything.
@@ -135,6 +165,10 @@ impl Reader {
                 Some(Kind::Load(report)) => self.tell(TelemetryEvent::Load { proxy: proxy.clone(), report }).await?,
                 Some(Kind::Errors(report)) => self.tell(TelemetryEvent::Errors { report }).await?,
                 Some(Kind::Samples(samples)) => {
+                    let lessons: Vec<Lesson> = samples.samples.iter().filter_map(Lesson::of).collect();
+                    if !lessons.is_empty() {
+                        self.tell(TelemetryEvent::Lessons { lessons }).await?;
+                    }
                     if let Some(recorder) = &self.recorder {
                         recorder.requests(proxy, samples);
                     }

@@ -10,6 +10,7 @@ use trimtab_model::decision::{Decision, GuardAction, Reason, RuleParameters};
 use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, Observation};
 use trimtab_model::rollout::{self, Arm, BackendState, Live, RolloutSettings, What};
+use trimtab_model::slots::SlotMemory;
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 use trimtab_proxy::api::v1;
 
@@ -40,6 +41,8 @@ pub struct Backend {
     pub errors: PooledErrors,
     /// Kinds of requests, and what they cost.
     pub classes: Classes,
+    /// How many requests endpoints serve at once, where their pods do not tell.
+    pub slots: SlotMemory,
     /// What its endpoints' own metrics said.
     pub scrapes: KeyMap<ScrapeState>,
     /// What people see of the last seconds.
@@ -48,8 +51,8 @@ pub struct Backend {
     pub last: Option<Outcome>,
     /// Its rollout; `None` where configuration names the policy, or there is no store.
     pub live: Option<Live>,
-    /// The table to push again in the middle of the tick, where what was decided stands for half of it only.
-    pub again: Option<v1::WeightTable>,
+    /// What to push again in the middle of the tick, where what was decided stands for half of it only.
+    pub again: Option<Before>,
     /// What its rollout wants in the log, with the evidence; taken by the owner after each tick.
     pub wish: Option<(What, serde_json::Value)>,
     /// Versions whose rollback was counted: what is wished for again is counted once.
@@ -62,8 +65,17 @@ pub struct Backend {
     derived: DerivedObjective,
     reporters: BTreeMap<Arc<str>, Instant>,
     ticked: Option<Instant>,
-    /// The last table but for the shortest visits.
-    pushed: Option<v1::WeightTable>,
+    /// What was decided last but for the shortest visits.
+    before: Option<Before>,
+}
+
+/// What was in force before a short visit.
+#[derive(Debug, Clone)]
+pub struct Before {
+    /// The table.
+    pub weights: v1::WeightTable,
+    /// Slots that went with it.
+    slots: KeyMap<f64>,
 }
 
 /// What one tick of one backend came to.
@@ -105,12 +117,13 @@ impl Backend {
             loads: Loads::default(),
             errors: PooledErrors::default(),
             classes: Classes::default(),
+            slots: SlotMemory::default(),
             scrapes: KeyMap::default(),
             window: Window::new(now),
             last: None,
             live: None,
             again: None,
-            pushed: None,
+            before: None,
             wish: None,
             counted: BTreeSet::new(),
             drift: 0.0,
@@ -189,6 +202,9 @@ impl Backend {
         let proxies = self.proxies(now);
         let summed = self.loads.take(now);
         self.derive_objective(&summed, now);
+        let silent = |key| self.scrapes.get(&key).is_none_or(|state| state.numbers.worker_limit.is_none());
+        let keys = self.spec.endpoints.iter().map(|endpoint| endpoint.key).filter(|key| silent(*key));
+        self.slots.pass(interval_s, keys.map(|key| key.0), |endpoint, class| self.classes.cost(endpoint, class));
         let (objective_ms, _) = self.objective_ms();
         let inputs = Inputs {
             spec: &self.spec,
@@ -199,6 +215,7 @@ impl Backend {
             objective_ms,
             summed: &summed,
             errors: &self.errors,
+            slots: &self.slots,
         };
         let observation = collect::observe(&inputs, |key| self.scrapes.get(&key).map(|state| &state.numbers));
         let outcome = collect::outcome(&summed, interval_s, objective_ms);
@@ -210,10 +227,13 @@ impl Backend {
         let table = self.table((&decision.applied, &decision.adjustments), decision.parameters, tick, proxies);
         self.again = None;
         if brief {
-            let same_list = |before: &v1::WeightTable| before.generation == table.generation;
-            self.again = self.pushed.clone().filter(same_list).map(|before| v1::WeightTable { tick, ..before });
+            let same_list = |before: &Before| before.weights.generation == table.generation;
+            self.again = self.before.clone().filter(same_list);
+            if let Some(before) = &mut self.again {
+                before.weights.tick = tick;
+            }
         } else if self.live.is_some() {
-            self.pushed = Some(table.clone());
+            self.before = Some(Before { weights: table.clone(), slots: slots(&decision) });
         }
         self.last = Some(Outcome {
             observation: Arc::new(observation),
@@ -249,12 +269,16 @@ impl Backend {
 
     /// The table of classes, if it is to be pushed anew. Once a tick.
     pub fn class_table(&mut self, now: Now) -> Option<v1::ClassTable> {
-        let decided = |last: &Outcome| -> KeyMap<f64> {
-            let slots = last.decision.endpoints.iter().zip(&last.decision.slots);
-            slots.filter_map(|(key, slots)| Some((*key, (*slots)?))).collect()
-        };
-        let slots = self.last.as_ref().map(decided).unwrap_or_default();
+        let slots = self.last.as_ref().map(|last| slots(&last.decision)).unwrap_or_default();
         self.classes.tick(&self.spec.resource, |key| slots.get(&key).copied(), now)
+    }
+
+    /// A short visit is over: the weights to push, and the classes if slots have changed with it.
+    pub fn end_visit(&mut self, now: Now) -> Option<(v1::WeightTable, Option<v1::ClassTable>)> {
+        let generation = self.spec.generation();
+        let Before { weights, slots } = self.again.take().filter(|before| before.weights.generation == generation)?;
+        let classes = self.classes.tick(&self.spec.resource, |key| slots.get(&key).copied(), now);
+        Some((weights, classes))
     }
 
     /// A table for endpoints that have just changed, until the next tick decides: those that stay keep their weights.
@@ -344,6 +368,11 @@ impl Backend {
             if whole { self.errors.whole_table(order, now.instant) } else { self.errors.table(order, now.instant) }?;
         Some(v1::ErrorTable { backend: self.spec.name().to_owned(), generation: self.spec.generation(), errors })
     }
+}
+
+/// Requests that endpoints serve at once, as far as a decision knew.
+fn slots(decision: &Decision) -> KeyMap<f64> {
+    decision.endpoints.iter().zip(&decision.slots).filter_map(|(key, slots)| Some((*key, (*slots)?))).collect()
 }
 
 fn names(spec: &BackendSpec) -> Arc<KeyMap<String>> {

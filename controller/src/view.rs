@@ -188,6 +188,15 @@ pub struct EndpointView {
     pub ejected_by: u32,
     /// Estimated capacity in requests per second, where known.
     pub capacity_rps: Option<f64>,
+    /// Requests that it serves at once, where known.
+    #[serde(default)]
+    pub slots: Option<f64>,
+    /// Whether that was learned, as its pod does not tell.
+    #[serde(default)]
+    pub slots_learned: bool,
+    /// What the policy, or a slow start that was asked for, wants of it beyond its capacity: its score is divided by it; 1: nothing.
+    #[serde(default = "one")]
+    pub adjustment: f64,
     /// Age of its own metrics; `None` if it has none.
     pub scrape_age_s: Option<f64>,
     /// Why it cannot be scraped, if it cannot.
@@ -207,4 +216,8 @@ pub enum EndpointState {
     Ejected,
     /// No new requests; in-flight ones finish.
     Draining,
+}
+
+fn one() -> f64 {
+    1.0
 }

@@ -28,6 +28,7 @@ fn observation(count: usize, tick: u64, rng: &mut StdRng) -> Observation {
             ready_age_s: Some(500.0),
             restarts: Some(0),
             zone_match: Some(index.is_multiple_of(2)),
+            slots: None,
             scraped: Scraped {
                 in_flight: told(4.0),
                 busy: told(3.0),

@@ -136,6 +136,50 @@ pub struct ClassCosts {
     pub factors: Vec<f64>,
 }
 
+/// Costs, to be looked up by endpoint and class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CostIndex {
+    costs: ClassCosts,
+    endpoints: HashMap<u64, usize>,
+    classes: Vec<u64>,
+    /// By endpoint.
+    mean_ms: Vec<f64>,
+}
+
+impl CostIndex {
+    /// Of costs that `memory` told of these endpoints.
+    pub fn new(memory: &ClassMemory, costs: ClassCosts, endpoints: &[u64]) -> Self {
+        let width = costs.share.len();
+        let mean_ms = costs.factors.chunks(width).map(|factors| {
+            let work = factors.iter().zip(&costs.cost_ms).zip(&costs.share);
+            work.map(|((factor, cost_ms), share)| factor * cost_ms.unwrap_or(0.0) * share).sum()
+        });
+        Self {
+            mean_ms: mean_ms.collect(),
+            endpoints: endpoints.iter().copied().zip(0..).collect(),
+            classes: memory.keys.clone(),
+            costs,
+        }
+    }
+
+    /// What a request of a class costs at an endpoint, and what the mean one does; `None` where it is not known.
+    pub fn at(&self, endpoint: u64, class: u64) -> Option<Cost> {
+        let index = *self.endpoints.get(&endpoint)?;
+        let column = self.classes.iter().position(|key| *key == class).map_or(0, |position| position + 1);
+        let factor = self.costs.factors.get(index * self.costs.share.len() + column)?;
+        Some(Cost { class_ms: self.costs.cost_ms[column]? * factor, mean_ms: self.mean_ms[index] })
+    }
+}
+
+/// What a request costs at one endpoint, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// One of its class.
+    pub class_ms: f64,
+    /// The mean one.
+    pub mean_ms: f64,
+}
+
 /// What a proxy saw of one class at one endpoint in a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {

@@ -9,7 +9,7 @@ use crate::features::Features;
 use crate::guard::{self, Case, GuardConfig, InForce};
 use crate::memory::Memory;
 use crate::numbers::{interval_s, median, sane, softmax};
-use crate::observation::Observation;
+use crate::observation::{EndpointObservation, Measured, Observation};
 use crate::policy::{Policy, Proposal, Strangeness};
 use crate::prior::Prior;
 
@@ -97,12 +97,20 @@ pub fn decide(
     (decision, memory)
 }
 
-/// The observation with the facts that a policy in force knows of the service, where its pods do not tell them.
+/// The observation with what its pods do not tell filled in: from the facts that a policy in force knows of the service, then from what was
+/// learned live.
 fn completed<'a>(observation: &'a Observation, policy: &Policy, mode: Mode) -> Cow<'a, Observation> {
-    match policy.service() {
-        Some(service) if mode == Mode::Active => service.complete(observation),
-        _ => Cow::Borrowed(observation),
+    let facts = policy.service().filter(|_| mode == Mode::Active);
+    let mut completed = facts.map_or(Cow::Borrowed(observation), |service| service.complete(observation));
+    let learned = |e: &EndpointObservation| e.slots.filter(|slots| e.scraped.worker_limit.is_none() && *slots >= 1.0);
+    if completed.endpoints.iter().any(|endpoint| learned(endpoint).is_some()) {
+        for endpoint in &mut completed.to_mut().endpoints {
+            if let Some(value) = learned(endpoint) {
+                endpoint.scraped.worker_limit = Some(Measured { value, age_s: 0.0 });
+            }
+        }
     }
+    completed
 }
 
 /// Whether most endpoints tell how many requests they serve at once: then the rule knows how long a request takes.

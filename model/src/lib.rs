@@ -22,6 +22,7 @@ pub mod prior;
 pub mod recording;
 pub mod rollout;
 pub mod service;
+pub mod slots;
 
 mod numbers;
 

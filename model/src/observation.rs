@@ -51,6 +51,8 @@ pub struct EndpointObservation {
     pub restarts: Option<u32>,
     /// Whether it is in the same zone as the proxies, where known.
     pub zone_match: Option<bool>,
+    /// Requests that it serves at once, as [learned](crate::slots) from how long they took; `None` where that has not been told apart.
+    pub slots: Option<f64>,
     /// What the proxies saw, summed over all of them; `None` if none reported since the previous tick.
     pub reported: Option<Reported>,
     /// What the pod says of itself.

@@ -18,6 +18,7 @@ fn pod(key: u64, speed: f64) -> EndpointObservation {
         ready_age_s: Some(1e3),
         restarts: None,
         zone_match: None,
+        slots: None,
         reported: Some(Reported {
             interval_s: 0.5,
             successes: 100,

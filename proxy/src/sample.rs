@@ -15,6 +15,8 @@ use crate::api::v1::RequestSample;
 
 /// Samples that wait for the controller at most.
 const QUEUE: usize = 8192;
+/// So many requests a second are sampled at least, if there are as many: a quiet service tells as much as a busy one then, at no cost to speak of.
+pub const PER_S_MIN: f64 = 100.0;
 
 /// What workers and the sender of samples share.
 #[derive(Debug, Default)]
@@ -29,6 +31,12 @@ impl Sampling {
     pub fn set_rate(&self, rate: f32) {
         let rate = if rate.is_finite() { rate.clamp(0.0, 1.0) } else { 0.0 };
         self.rate.store(rate.to_bits(), Relaxed);
+    }
+
+    /// Samples the share that is wished for of so many requests a second, or [`PER_S_MIN`]; nothing where nothing is wished for.
+    pub fn adapt(&self, wished: f32, requests_per_s: f64) {
+        let least = (PER_S_MIN / requests_per_s.max(PER_S_MIN)) as f32;
+        self.set_rate(if wished > 0.0 { wished.max(least) } else { 0.0 });
     }
 
     /// Samples that were lost since the previous call.

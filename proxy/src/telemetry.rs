@@ -85,17 +85,23 @@ impl Telemetry {
         let mut batch = Vec::with_capacity(SAMPLES_MAX);
         let mut rest = interval(SAMPLES_REST);
         let mut resting = false;
+        let mut wished = 0.0;
         let result = loop {
             let kind = tokio::select! {
                 wish = wishes.message() => match wish {
                     Ok(Some(wish)) => {
                         load = self.heed(&wish);
+                        wished = wish.sample_rate;
                         continue;
                     }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 },
-                _ = load.tick() => Some(Kind::Load(self.load_report(clock::now()))),
+                _ = load.tick() => {
+                    let report = self.load_report(clock::now());
+                    self.sampling.adapt(wished, answers_per_s(&report));
+                    Some(Kind::Load(report))
+                }
                 _ = errors.tick() => self.error_report(clock::now()).map(Kind::Errors),
                 _ = rest.tick(), if resting => {
                     resting = false;
@@ -173,6 +179,12 @@ fn reporter<'a>(
     }
     let (_, reporter) = reporters.get_mut(backend.name()).expect("it was just put there");
     reporter
+}
+
+fn answers_per_s(report: &LoadReport) -> f64 {
+    let endpoints = report.backends.iter().flat_map(|load| &load.endpoints);
+    let answers = endpoints.map(|load| load.successes + load.errors + load.failures).sum::<u64>();
+    answers as f64 / (f64::from(report.interval_ms) / 1e3).max(1e-3)
 }
 
 fn interval(period: Duration) -> Interval {

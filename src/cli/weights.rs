@@ -132,13 +132,14 @@ fn backend_text(backend: &BackendView) -> String {
         "SHARE",
         "REQ/S",
         "IN FLIGHT",
+        "SLOTS",
         "P50",
         "P99",
         "ERRORS",
         "EJECTED BY",
         "REASON",
     ]);
-    for column in table.column_iter_mut().skip(2).take(8) {
+    for column in table.column_iter_mut().skip(2).take(9) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     for endpoint in &backend.endpoints {
@@ -203,9 +204,12 @@ fn classes_text(classes: &[ClassView]) -> String {
     format!("\n{}\n", table.trim_fmt())
 }
 
-fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 11] {
+fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 12] {
     let of_this = backend.guard.iter().filter(|action| action.endpoint.as_deref() == Some(&endpoint.name));
     let mut reasons: Vec<_> = of_this.map(|action| format!("{:?}", action.reason)).collect();
+    if (endpoint.adjustment - 1.0).abs() > 0.005 {
+        reasons.push(format!("adjusted by {:.2}", endpoint.adjustment));
+    }
     reasons.extend(endpoint.scrape_error.iter().map(|error| format!("not scraped: {error}")));
     let state = match endpoint.state {
         EndpointState::Active => "active",
@@ -221,12 +225,19 @@ fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 11] 
         format!("{:.1} %", endpoint.share * 100.0),
         format!("{:.0}", endpoint.rps),
         format!("{:.1}", endpoint.in_flight),
+        slots_text(endpoint),
         milliseconds(endpoint.latency_ms_p50),
         milliseconds(endpoint.latency_ms_p99),
         format!("{:.2} %", endpoint.error * 100.0),
         endpoint.ejected_by.to_string(),
         reasons.join(", "),
     ]
+}
+
+/// `~` before what was learned.
+fn slots_text(endpoint: &EndpointView) -> String {
+    let learned = if endpoint.slots_learned { "~" } else { "" };
+    endpoint.slots.map_or_else(|| "–".to_owned(), |slots| format!("{learned}{slots:.0}"))
 }
 
 fn milliseconds(value: Option<f64>) -> String {

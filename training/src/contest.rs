@@ -94,7 +94,7 @@ struct Ours {
 }
 
 /// What ships, and the same with one part left out: what each part is worth.
-const OURS: [Ours; 11] = {
+const OURS: [Ours; 12] = {
     const fn ours(name: &'static str, description: &'static str, options: FleetOptions) -> Ours {
         Ours { name, description, options, learned: true }
     }
@@ -110,6 +110,11 @@ const OURS: [Ours; 11] = {
         ours("trimtab-no-errors", "without the error factor", without(RuleTerms { errors: false, ..ALL })),
         ours("trimtab-no-peers", "without peers' counts", FleetOptions { peers_ns: None, ..FleetOptions::TRIMTAB }),
         ours("trimtab-no-classes", "without class costs", without(RuleTerms { class_costs: false, ..ALL })),
+        ours(
+            "trimtab-no-slots",
+            "without learning slots that pods do not tell",
+            FleetOptions { learns_slots: false, ..FleetOptions::TRIMTAB },
+        ),
         ours(
             "trimtab-true-costs",
             "with class costs that are known from the start",

@@ -186,6 +186,9 @@ impl Feed {
             error: pod.error,
             ejected_by: if pod.error > 0.6 { 3 } else { u32::from(pod.error > 0.3) * 2 },
             capacity_rps: Some(capacity),
+            slots: None,
+            slots_learned: false,
+            adjustment: 1.0,
             scrape_age_s: (!without_metrics).then_some(0.1 + (index % 5) as f64 * 0.08),
             scrape_error: without_metrics.then(|| "GET /metrics: 404 Not Found".into()),
         }

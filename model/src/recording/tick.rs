@@ -136,6 +136,8 @@ rows! {
         pub rule_weight_exponent: Option<f32>,
         /// h pushed.
         pub rule_work_share: Option<f32>,
+        /// Requests that it serves at once, as learned from how long they took.
+        pub slots_learned: Option<f64>,
     }
 }
 
@@ -233,6 +235,7 @@ impl TickRow {
             adjustment: decision.adjustments.get(index).copied(),
             rule_weight_exponent: Some(rule.weight_exponent),
             rule_work_share: Some(rule.work_share),
+            slots_learned: endpoint.slots,
         }
     }
 }

@@ -93,6 +93,7 @@ impl Pod {
             ready_age_s: None,
             restarts: None,
             zone_match: None,
+            slots: None,
             reported: Some(Reported {
                 interval_s: TICK_S,
                 age_s: 0.05,

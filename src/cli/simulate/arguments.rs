@@ -64,6 +64,9 @@ pub struct SimulateArgs {
     /// Endpoints say on their answers how many requests are inside them (ORCA)
     #[arg(long)]
     pub report_in_flight: bool,
+    /// Endpoints' metrics do not tell how many requests they serve at once, as most servers' do not
+    #[arg(long)]
+    pub slots_untold: bool,
     /// What latencies are told as a ratio to: `best-bound` (of each run, the omniscient bound with the lowest p99), a
     /// policy, or `none` for milliseconds
     #[arg(long, value_name = "NAME", default_value = "best-bound", value_parser = BaselineChoice::from_str)]
@@ -108,6 +111,7 @@ impl SimulateArgs {
             seeds: self.first_seed..self.first_seed + self.seeds,
             seconds: self.seconds,
             reports_in_flight: self.report_in_flight.then_some(true),
+            slots_told: !self.slots_untold,
         }
     }
 }

@@ -20,6 +20,7 @@ pub struct Document {
     seeds: u64,
     seconds: Option<u64>,
     report_in_flight: bool,
+    slots_untold: bool,
     /// `best-bound`, a policy, or null.
     baseline: Option<String>,
     policies: Vec<Policy>,
@@ -131,6 +132,7 @@ pub fn of(report: &Report<'_>, failures: &[String]) -> Document {
         seeds: results.grid.seed_count() as u64,
         seconds: results.grid.seconds,
         report_in_flight: report.args.report_in_flight,
+        slots_untold: report.args.slots_untold,
         baseline: match results.baseline {
             Baseline::BestBound => Some("best-bound".to_owned()),
             Baseline::Policy(number) => Some(name(number)),

@@ -134,6 +134,9 @@ fn replay(args: &SimulateArgs, results: &Results<'_>, run: &Run) -> String {
     if args.report_in_flight {
         command += " --report-in-flight";
     }
+    if args.slots_untold {
+        command += " --slots-untold";
+    }
     command + &format!(" --policy {} --baseline none", results.policies[run.policy].name())
 }
 

@@ -6,12 +6,13 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use rand::{Rng, rngs::SmallRng};
 use trimtab_model::{
     GuardConfig, Memory, Policy,
-    classes::{ClassMemory, Seen},
+    classes::{ClassMemory, CostIndex, Seen},
     decide,
     decision::{Decision, Mode, RuleParameters},
     features::Features,
     observation::{EndpointKey as ModelKey, EndpointObservation, Observation, Scraped},
     recording::TickRow,
+    slots::{Sample as Lesson, SlotMemory},
 };
 use trimtab_proxy::{
     api::v1,
@@ -25,7 +26,7 @@ use super::{
     ClassKnowledge, Control, FleetOptions, classes,
     observe::{Loads, Sample, Scrapes},
     peers,
-    proxy::{self, BACKEND, Proxy},
+    proxy::{self, BACKEND, Proxy, learns_slots},
     rollout::{Rolling, Rollouts},
 };
 use crate::{
@@ -61,7 +62,7 @@ enum Due {
     Scrape(u32),
     Scraped(u32, Sample),
     Report(usize),
-    Reported(v1::BackendLoad),
+    Reported(v1::BackendLoad, Vec<Lesson>),
     Errors(usize),
     ErrorsReported(v1::BackendErrors),
     Tick,
@@ -87,8 +88,8 @@ pub(super) struct Controller {
     policy: Policy,
     /// Decides in the policy's place.
     rolling: Option<Rolling>,
-    /// What it pushed last but for the shortest visits.
-    pushed: Option<WeightTable>,
+    /// What it pushed last but for the shortest visits, and the slots that went with it.
+    pushed: Option<(WeightTable, Vec<f32>)>,
     guard: GuardConfig,
     tick: u64,
     ready_since_ns: Vec<Option<u64>>,
@@ -97,6 +98,10 @@ pub(super) struct Controller {
     loads: Vec<Loads>,
     errors: Vec<ErrorAverage>,
     classes: ClassMemory,
+    /// Slots, where pods do not tell them.
+    learned: Option<SlotMemory>,
+    /// Costs, for those that learn slots.
+    costs: Option<CostIndex>,
     errors_pushed: Vec<f32>,
     /// Requests that endpoints serve at once, by the last decision and as last pushed; 0: not known.
     slots: Vec<f32>,
@@ -128,6 +133,8 @@ impl Controller {
             loads: vec![Loads::default(); endpoints],
             errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
             classes: classes::memory(scenario),
+            learned: learns_slots(scenario, options).then(SlotMemory::default),
+            costs: None,
             errors_pushed: vec![0.0; endpoints],
             slots: vec![0.0; endpoints],
             slots_pushed: vec![0.0; endpoints],
@@ -245,9 +252,13 @@ impl Controller {
             Due::Report(proxy) => {
                 self.enter(now_ns + TICK_NS, Due::Report(proxy));
                 let report = proxies[proxy].report(now_ns);
-                self.enter(heard_ns, Due::Reported(report));
+                let lessons = proxies[proxy].lessons();
+                self.enter(heard_ns, Due::Reported(report, lessons));
             }
-            Due::Reported(report) => {
+            Due::Reported(report, lessons) => {
+                if let Some(learned) = &mut self.learned {
+                    lessons.into_iter().for_each(|sample| learned.add(sample));
+                }
                 if let Some(rolling) = &mut self.rolling {
                     rolling.report(&report);
                 }
@@ -269,15 +280,17 @@ impl Controller {
             Due::Tick => {
                 self.enter(now_ns + TICK_NS, Due::Tick);
                 let table = self.decide(now_ns);
+                self.classes.pass(TICK_NS as f64 / SECOND as f64, &self.keys());
+                self.push_classes(self.slots.clone(), heard_ns);
                 if self.rolling.as_ref().is_some_and(Rolling::is_brief)
-                    && let Some(before) = self.pushed.clone()
+                    && let Some((before, slots)) = self.pushed.clone()
                 {
                     self.enter(heard_ns + TICK_NS / 2, Due::PushWeights(before));
+                    self.push_classes(slots, heard_ns + TICK_NS / 2);
                 } else if self.rolling.is_some() {
-                    self.pushed = Some(table.clone());
+                    self.pushed = Some((table.clone(), self.slots.clone()));
                 }
                 self.enter(heard_ns, Due::PushWeights(table));
-                self.push_classes(heard_ns);
             }
             Due::PushWeights(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_weights(now_ns, &table)),
             Due::PushClasses(table) => proxies.iter_mut().for_each(|proxy| proxy.apply_classes(now_ns, &table)),
@@ -300,17 +313,18 @@ impl Controller {
         }
     }
 
-    /// Every other second, as learned averages move slowly; and at once for a new list of endpoints.
-    fn push_classes(&mut self, heard_ns: u64) {
+    fn keys(&self) -> Vec<u64> {
+        (0..self.scenario.endpoints.len() as u64).collect()
+    }
+
+    /// Every other second, as learned averages move slowly; and at once for other slots.
+    fn push_classes(&mut self, slots: Vec<f32>, heard_ns: u64) {
         const EVERY_TICKS: u64 = 4;
-        let endpoints: Vec<u64> = (0..self.scenario.endpoints.len() as u64).collect();
-        self.classes.pass(TICK_NS as f64 / SECOND as f64, &endpoints);
-        let as_before = self.slots.iter().zip(&self.slots_pushed).all(|(now, before)| (*now > 0.0) == (*before > 0.0));
-        if self.tick > 20 && self.tick % EVERY_TICKS != 1 && as_before {
+        if self.tick > 20 && self.tick % EVERY_TICKS != 1 && slots == self.slots_pushed {
             return;
         }
-        self.slots_pushed.clone_from(&self.slots);
-        let slots = self.slots.clone();
+        self.slots_pushed.clone_from(&slots);
+        let endpoints = self.keys();
         let table = match self.options.classes {
             ClassKnowledge::None => None,
             ClassKnowledge::Learned => {
@@ -410,8 +424,22 @@ impl Controller {
         }
     }
 
+    /// Works out slots where that is due.
+    fn learn_slots(&mut self) {
+        const EVERY_TICKS: u64 = 4;
+        let endpoints = self.keys();
+        let Some(learned) = &mut self.learned else { return };
+        if self.tick % EVERY_TICKS == 0 || self.costs.is_none() {
+            let costs = self.classes.costs(&endpoints);
+            self.costs = costs.map(|costs| CostIndex::new(&self.classes, costs, &endpoints));
+        }
+        let cost = |endpoint, class| self.costs.as_ref()?.at(endpoint, class);
+        learned.pass(TICK_NS as f64 / SECOND as f64, endpoints.into_iter(), cost);
+    }
+
     fn observe(&mut self, now_ns: u64) -> Observation {
         self.tick += 1;
+        self.learn_slots();
         let now = Timestamp(now_ns);
         let endpoints = (0..self.scenario.endpoints.len())
             .map(|number| EndpointObservation {
@@ -423,6 +451,7 @@ impl Controller {
                     .map(|since_ns| (now_ns - since_ns) as f64 / SECOND as f64),
                 restarts: None,
                 zone_match: None,
+                slots: self.learned.as_ref().and_then(|learned| learned.slots(number as u64)),
                 reported: self.loads[number].take(f64::from(self.errors[number].get(now))),
                 scraped: self.scraped(number, now_ns),
             })

@@ -49,6 +49,8 @@ pub struct FleetOptions {
     pub parameters: Option<RuleParameters>,
     /// What proxies are told of the classes of requests.
     pub classes: ClassKnowledge,
+    /// Whether the controller learns slots where pods do not tell them.
+    pub learns_slots: bool,
     /// Time between two exchanges of in-flight counts between proxies; `None`: there are none.
     pub peers_ns: Option<u64>,
     /// Terms of the rule that act.
@@ -88,6 +90,7 @@ impl FleetOptions {
         control: Control::Decide,
         parameters: None,
         classes: ClassKnowledge::Learned,
+        learns_slots: true,
         peers_ns: Some(PEERS_NS),
         terms: RuleTerms::ALL,
         admission: true,
@@ -108,6 +111,7 @@ impl FleetOptions {
             algorithm,
             control,
             classes: ClassKnowledge::None,
+            learns_slots: false,
             peers_ns: None,
             admission: false,
             outlier_detection: false,

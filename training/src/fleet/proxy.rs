@@ -3,7 +3,7 @@
 use std::{num::NonZeroU16, time::Duration};
 
 use rand::rngs::SmallRng;
-use trimtab_model::recording::RequestRow;
+use trimtab_model::{recording::RequestRow, slots::Sample};
 use trimtab_proxy::{
     admission::Admitted,
     api::v1,
@@ -19,8 +19,8 @@ use trimtab_proxy::{
 };
 
 use super::{
-    FleetOptions, classes,
-    recorder::{Sampler, Sighting},
+    Control, FleetOptions, classes,
+    recorder::{Lessons, Sampler, Sighting},
 };
 use crate::{
     scenario::Scenario,
@@ -44,6 +44,8 @@ pub(super) struct Proxy {
     /// By request number.
     tokens: Vec<Tokens>,
     sampler: Option<Sampler>,
+    /// For the controller to learn slots from, where pods do not tell them.
+    lessons: Option<Lessons>,
 }
 
 /// What the production code handed out for a request in flight.
@@ -65,6 +67,7 @@ impl Proxy {
             rng: stream(scenario.seed, Purpose::Routing, number as u64),
             tokens: Vec::new(),
             sampler: None,
+            lessons: learns_slots(scenario, options).then(|| Lessons::new(scenario, number)),
         }
     }
 
@@ -97,7 +100,7 @@ impl Proxy {
         let request = PickRequest { class, exclude: tried.as_slice() };
         match self.backend.pick(&request, now, &mut self.rng) {
             Some(index) => {
-                if self.sampler.is_some() {
+                if self.sampler.is_some() || self.lessons.is_some() {
                     tokens.seen = Some(Sighting {
                         class: arrival.class,
                         number: class.0,
@@ -139,13 +142,23 @@ impl Proxy {
         if departure.retried {
             return;
         }
-        if let (Some(sampler), Some(seen)) = (&mut self.sampler, tokens.seen.take()) {
-            sampler.offer(departure, &seen);
+        if let Some(seen) = tokens.seen.take() {
+            if let Some(sampler) = &mut self.sampler {
+                sampler.offer(departure, &seen);
+            }
+            if let Some(lessons) = &mut self.lessons {
+                lessons.offer(departure, &seen);
+            }
         }
         if let Some(admitted) = tokens.admitted.take() {
             let latency = Duration::from_nanos(departure.now_ns - tokens.arrived_ns);
             self.backend.answered(admitted, now, outcome, latency);
         }
+    }
+
+    /// Sampled requests since the last call.
+    pub fn lessons(&mut self) -> Vec<Sample> {
+        self.lessons.as_mut().map(Lessons::take).unwrap_or_default()
     }
 
     /// What happened since the last report.
@@ -206,6 +219,11 @@ impl Proxy {
 /// Key of an endpoint.
 pub(super) const fn key(endpoint: u32) -> EndpointKey {
     EndpointKey(endpoint as u64)
+}
+
+/// Whether the controller of a run learns slots.
+pub(super) fn learns_slots(scenario: &Scenario, options: &FleetOptions) -> bool {
+    options.learns_slots && options.control == Control::Decide && !scenario.telemetry.slots_told
 }
 
 /// The backend's configuration while these endpoints are ready.

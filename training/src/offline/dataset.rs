@@ -472,6 +472,7 @@ fn endpoint(row: &TickRow) -> EndpointObservation {
         ready_age_s: row.ready_age_s,
         restarts: row.restarts,
         zone_match: row.zone_match,
+        slots: row.slots_learned,
         reported,
         scraped: Scraped {
             in_flight: measured(row.in_flight, row.in_flight_age_s),

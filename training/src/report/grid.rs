@@ -50,6 +50,8 @@ pub struct Grid {
     pub seconds: Option<u64>,
     /// Whether endpoints report what is in flight; `None`: as the family says.
     pub reports_in_flight: Option<bool>,
+    /// Whether their metrics tell how many requests they serve at once.
+    pub slots_told: bool,
 }
 
 /// One run.
@@ -98,6 +100,7 @@ impl Grid {
             load: cell.load,
             seconds: self.seconds,
             reports_in_flight: self.reports_in_flight,
+            slots_told: self.slots_told,
             ..Setting::new(seed, cell.proxies, cell.endpoints)
         })
     }
@@ -180,7 +183,7 @@ mod tests {
 
     fn grid() -> Grid {
         let cells = Grid::product(&[Family::Homogeneous, Family::Churn], &[1, 3], &[4], &[Some(0.5)]);
-        Grid { cells, seeds: 5..8, seconds: Some(1), reports_in_flight: None }
+        Grid { cells, seeds: 5..8, seconds: Some(1), reports_in_flight: None, slots_told: true }
     }
 
     #[test]

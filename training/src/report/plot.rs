@@ -227,7 +227,7 @@ mod tests {
     fn a_plot_names_every_family_and_policy_and_is_the_same_each_time() {
         let policies = ["c3-local", "shortest-expected-delay"].map(|name| contest::by_name(name).unwrap());
         let cells = Grid::product(&[Family::Homogeneous, Family::Gray], &[1], &[4], &[Some(0.5)]);
-        let grid = Grid { cells, seeds: 1..3, seconds: Some(1), reports_in_flight: None };
+        let grid = Grid { cells, seeds: 1..3, seconds: Some(1), reports_in_flight: None, slots_told: true };
         let runs = grid.run(&policies, NonZeroUsize::MIN, &|_| {});
         let results = Results { grid: &grid, policies: &policies, baseline: Baseline::BestBound, runs: &runs };
         for metric in Metric::ALL {

@@ -195,7 +195,7 @@ mod tests {
     fn check(p99_ms: [[[f64; 3]; 2]; 2], verify: impl Fn(&Results<'_>)) {
         let policies = ["trimtab", "c3-local", "shortest-expected-delay"].map(|name| contest::by_name(name).unwrap());
         let cells = Grid::product(&[Family::Homogeneous, Family::Burst], &[1], &[4], &[None]);
-        let grid = Grid { cells, seeds: 0..2, seconds: None, reports_in_flight: None };
+        let grid = Grid { cells, seeds: 0..2, seconds: None, reports_in_flight: None, slots_told: true };
         let mut runs = Vec::new();
         for (cell, seeds) in p99_ms.iter().enumerate() {
             for (seed, values) in seeds.iter().enumerate() {

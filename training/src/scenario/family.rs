@@ -17,6 +17,8 @@ pub struct Setting {
     pub load: Option<f64>,
     /// Whether endpoints say on their answers how many requests are inside; `None`: the family says.
     pub reports_in_flight: Option<bool>,
+    /// Whether their metrics tell how many requests they serve at once.
+    pub slots_told: bool,
     /// Measured seconds; `None`: as many as about 60,000 requests take, but 12 to 30 (a rolling restart: 24 to 30).
     pub seconds: Option<u64>,
 }
@@ -24,7 +26,7 @@ pub struct Setting {
 impl Setting {
     /// Everything else as the family says.
     pub const fn new(seed: u64, proxies: usize, endpoints: usize) -> Self {
-        Self { seed, proxies, endpoints, load: None, reports_in_flight: None, seconds: None }
+        Self { seed, proxies, endpoints, load: None, reports_in_flight: None, slots_told: true, seconds: None }
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn scenario(family: Family, setting: &Setting) -> Scenario {
         one_way_ns: plan.one_way_ns,
         reports_in_flight: setting.reports_in_flight.unwrap_or(plan.reports_in_flight),
         retries: 1,
-        telemetry: plan.telemetry,
+        telemetry: Telemetry { slots_told: plan.telemetry.slots_told && setting.slots_told, ..plan.telemetry },
         lies: lies(plan.lies, setting.endpoints, &mut rng(Stream::Lies)),
     };
     let length_s = match setting.seconds {
