@@ -1,5 +1,6 @@
 //! `trimtab train --from recordings` from outside: a folder of Parquet files goes in, a version in the model store comes out, and mistakes are named.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,7 +8,9 @@ use std::process::{Command, Output};
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 use trimtab_model::Policy;
+use trimtab_model::checkpoint::{Checkpoint, Manifest};
 use trimtab_model::recording::{Row, schema, to_batch};
+use trimtab_model::service::{Service, Slots};
 use trimtab_tests::tools::own_binary;
 use trimtab_training::fleet::{Fleet, FleetOptions, Recording};
 use trimtab_training::scenario::{Family, Setting, seeds};
@@ -44,6 +47,16 @@ fn recording() -> Recording {
     fleet.into_recording()
 }
 
+/// A policy that was refined when pods served 16 requests at once: what it knows is no longer so.
+fn of_another_template() -> Vec<u8> {
+    let slots = Slots { usual: 16.0, endpoints: BTreeMap::new() };
+    let zero = Checkpoint::zero(0);
+    let service = Some(Service { backend: BACKEND.to_owned(), slots });
+    let manifest = Manifest { service, ..zero.manifest().clone() };
+    let checkpoint = Checkpoint::new(manifest, zero.tensors().clone()).expect("it holds");
+    checkpoint.to_bytes().expect("it is written")
+}
+
 fn write<R: Row>(folder: &Path, name: &str, rows: &[R]) {
     let folder = folder.join(R::KIND).join("date=2026-01-01");
     fs::create_dir_all(&folder).expect("a folder");
@@ -72,7 +85,9 @@ fn a_recording_becomes_a_version_that_is_proposed_once_and_broken_files_are_name
     fs::write(&cut, &whole[..whole.len() / 2]).expect("it writes");
 
     refused(&[&recordings, "--out", &out, "--backend", "shop/web:80"], BACKEND);
-    let arguments = [&*recordings, "--out", &out, "--models", &models, "--search", "0"];
+    let before = at("before.safetensors");
+    fs::write(&before, of_another_template()).expect("it writes");
+    let arguments = [&*recordings, "--out", &out, "--models", &models, "--search", "0", "--incumbent", &before];
     let told = summary(&arguments);
     assert_eq!(told["outcome"], "promoted", "{told:#}");
     assert_eq!((&told["files_read"], &told["files_broken"]), (&2.into(), &1.into()));

@@ -1,7 +1,7 @@
 //! How soon and how well slots are learned where pods do not tell them, and what that is worth.
 //!
-//! `cargo run --release --workspace --example slots -- FAMILIES PROXIES FROM-TO SECONDS [ENDPOINTS]`, families separated by commas. Each
-//! scenario is played three times, with slots that are told, untold, and untold and learned. By family and overall it prints the geometric mean
+//! `cargo run --release --workspace --example slots -- FAMILIES PROXIES FROM-TO SECONDS [ENDPOINTS]`, families separated by commas;
+//! `worlds` are those of refinement, by number, with proxies and endpoints of their own. Each scenario is played three times, with slots that are told, untold, and untold and learned. By family and overall it prints the geometric mean
 //! over seeds of p99 relative to the first, with 95 % intervals, the worst seed, after how many seconds slots were known in the median, and
 //! by what factor they were off at the end.
 #![expect(clippy::print_stdout, reason = "printing is what it is for")]
@@ -11,7 +11,7 @@ use std::error::Error;
 use trimtab_training::{
     fleet::{Fleet, FleetOptions},
     report::Interval,
-    scenario::{Family, Scenario, Setting},
+    scenario::{self, Family, Scenario, Setting},
     simulator::simulate,
 };
 
@@ -27,13 +27,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{:16} untold / told             learned / told            worst  after s  off by", "FAMILY");
     let mut everything = Vec::new();
     for family in families.split(',') {
-        let family: Family = family.parse()?;
-        let scenario = |seed, slots_told| {
-            family.scenario(&Setting { seconds, slots_told, ..Setting::new(seed, proxies, endpoints) })
+        let named: Option<Family> = if family == "worlds" { None } else { Some(family.parse()?) };
+        let scenario = |seed, slots_told| match named {
+            Some(named) => named.scenario(&Setting { seconds, slots_told, ..Setting::new(seed, proxies, endpoints) }),
+            None => {
+                let mut world = scenario::world(seed, seconds.unwrap_or(60));
+                world.telemetry.slots_told = slots_told;
+                world
+            }
         };
         let runs: Vec<Compared> =
             (from..=to).map(|seed| compare(&scenario(seed, true), &scenario(seed, false))).collect::<Result<_, _>>()?;
-        tell(family.name(), &runs);
+        tell(family, &runs);
         everything.extend(runs);
     }
     tell("all", &everything);

@@ -15,6 +15,9 @@ use trimtab_training::{
 
 const BACKEND: &str = "simulation/backend:80";
 
+/// Nothing is learned live: what is tested is what a twin finds out, and what that is worth.
+const OPTIONS: FleetOptions = FleetOptions { learns_slots: false, ..FleetOptions::TRIMTAB };
+
 /// A service whose pods do not tell how many requests they serve at once.
 fn service(family: Family, seed: u64) -> Scenario {
     let setting = Setting { seconds: Some(300), load: Some(0.8), ..Setting::new(seed, 4, 8) };
@@ -24,7 +27,7 @@ fn service(family: Family, seed: u64) -> Scenario {
 }
 
 fn record(scenario: &Scenario) -> Recording {
-    let mut fleet = Fleet::new(scenario, &FleetOptions::TRIMTAB).recording(0.1);
+    let mut fleet = Fleet::new(scenario, &OPTIONS).recording(0.1);
     simulate(scenario, &mut fleet).unwrap();
     fleet.into_recording()
 }
@@ -41,7 +44,7 @@ fn twin(scenario: &Scenario) -> Twin {
 }
 
 fn p99_ratio(scenario: &Scenario, candidate: Policy) -> f64 {
-    let run = |policy| simulate(scenario, &mut Fleet::with_policy(scenario, &FleetOptions::TRIMTAB, policy)).unwrap();
+    let run = |policy| simulate(scenario, &mut Fleet::with_policy(scenario, &OPTIONS, policy)).unwrap();
     run(candidate).latency_ms_p99 / run(Policy::prior_only()).latency_ms_p99
 }
 
