@@ -1,0 +1,129 @@
+//! A Kubernetes cluster for tests: a real etcd, kube-apiserver and kube-controller-manager, and a small node that runs Pods as processes.
+//!
+//! `network` is where all of it runs, `control_plane` the real parts, `access` the ways in. docs/testing.md is the guide.
+
+pub mod access;
+pub mod certificates;
+pub mod control_plane;
+pub mod network;
+mod objects;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use tokio::sync::OnceCell;
+
+use self::access::Identity;
+use self::control_plane::ControlPlane;
+use self::network::Network;
+use crate::tools::Tools;
+
+/// A running cluster. Dropping it ends every process of it and removes its network and files; so does the end of this process.
+#[derive(Debug)]
+pub struct Cluster {
+    control_plane: Mutex<ControlPlane>,
+    kubeconfig: String,
+    authority: String,
+    server: String,
+    /// Last: what runs in it is dropped before it.
+    network: Network,
+}
+
+static SHARED: OnceCell<Cluster> = OnceCell::const_new();
+
+impl Cluster {
+    /// Starts a cluster of its own.
+    ///
+    /// # Errors
+    /// If a tool is missing, this is not root, or a part does not start.
+    pub async fn start() -> anyhow::Result<Self> {
+        let tools = Tools::find(&["kubernetes"]).await?;
+        let network = Network::create()?;
+        let control_plane = ControlPlane::start(&network, &tools).await?;
+        Ok(Self {
+            kubeconfig: control_plane.kubeconfig.clone(),
+            authority: control_plane.authority.clone(),
+            server: control_plane.server.clone(),
+            control_plane: Mutex::new(control_plane),
+            network,
+        })
+    }
+
+    /// The cluster that the tests of a file share; started by the first of them.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub async fn shared() -> &'static Self {
+        SHARED.get_or_init(async || Self::start().await.expect("a cluster starts")).await
+    }
+
+    /// The administrator's kubeconfig: the text of one, as a file would have it.
+    pub fn kubeconfig(&self) -> &str {
+        &self.kubeconfig
+    }
+
+    /// The file with [`Cluster::kubeconfig`].
+    pub fn kubeconfig_file(&self) -> PathBuf {
+        self.network.folder().join("admin.kubeconfig")
+    }
+
+    /// A client of the administrator. It lives in the calling runtime: each test makes its own.
+    ///
+    /// # Panics
+    /// If the kubeconfig is none, which would be a mistake of this harness.
+    pub async fn client(&self) -> Client {
+        access::client(&self.kubeconfig).await.expect("the administrator's kubeconfig is one")
+    }
+
+    /// A kubeconfig with a real token of a ServiceAccount, valid for an hour.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await, namespace);
+        let request = TokenRequest {
+            spec: TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() },
+            ..TokenRequest::default()
+        };
+        let answer = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await
+            .with_context(|| format!("a token of ServiceAccount {namespace}/{name}"))?;
+        let token = answer.status.context("a TokenRequest is answered with a token")?.token;
+        Ok(access::kubeconfig(&self.server, &self.authority, &Identity::Token(token)))
+    }
+
+    /// A client with a real token of a ServiceAccount: it may do what RBAC grants that account.
+    ///
+    /// # Errors
+    /// If there is no such account.
+    pub async fn service_account(&self, namespace: &str, name: &str) -> anyhow::Result<Client> {
+        access::client(&self.service_account_kubeconfig(namespace, name).await?).await
+    }
+
+    /// etcd, the API server and the controllers, for tests of outages. Held as a lock: do not keep it over an `await`.
+    pub fn control_plane(&self) -> MutexGuard<'_, ControlPlane> {
+        self.control_plane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the API server is ready (again).
+    ///
+    /// # Errors
+    /// If it is not in time.
+    pub async fn api_ready(&self) -> anyhow::Result<()> {
+        control_plane::wait_until_ready(&self.kubeconfig).await
+    }
+
+    /// Applies the objects of a YAML text, in its order, as server-side apply by the administrator.
+    ///
+    /// # Errors
+    /// If the text is no YAML, or the API server refuses an object (which one is said).
+    pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        objects::apply(&self.client().await, yaml).await
+    }
+}
