@@ -55,6 +55,17 @@ impl Client {
     }
 }
 
+/// `PUT http://ADDRESS/PATH` with a value as JSON; an error if the answer is not 200.
+pub async fn put<T: serde::Serialize>(address: SocketAddr, path: &str, value: &T) -> Result<(), String> {
+    let body = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    let request = http::Request::put(format!("http://{address}{path}")).body(Full::from(body));
+    let request = request.map_err(|error| error.to_string())?;
+    let response = Client::default().inner.request(request).await.map_err(|error| format!("{error:?}"))?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
+    if parts.status == 200 { Ok(()) } else { Err(format!("{}: {}", parts.status, String::from_utf8_lossy(&body))) }
+}
+
 /// Asks again and again until `wanted` says yes, and says how long that took.
 ///
 /// # Panics

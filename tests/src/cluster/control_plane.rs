@@ -142,7 +142,8 @@ impl ControlPlane {
         let (token_key, token_public_key) = token_keys()?;
         let folder = network.folder();
         let admin = Identity::Certificate(authority.user("admin", Some("system:masters"))?);
-        let manager = Identity::Certificate(authority.user("system:kube-controller-manager", None)?);
+        // All controllers as one user, who needs the rights of all of them: with accounts of their own each would ask for a token first.
+        let manager = Identity::Certificate(authority.user("system:kube-controller-manager", Some("system:masters"))?);
         let kubeconfig = |identity| kubeconfig(&server, authority.certificate(), identity);
         let admin = kubeconfig(&admin);
         for (name, text) in [
@@ -236,6 +237,8 @@ fn api_args(network: &Network) -> Vec<String> {
         format!("--service-account-signing-key-file={}", file(folder, "token.key")),
         format!("--service-cluster-ip-range={}", network.services()),
         "--allow-privileged=true".to_owned(),
+        // New nodes would be tainted until the controller that watches over nodes, which does not run, has seen them.
+        "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
         "--profiling=false".to_owned(),
     ]
 }

@@ -1,15 +1,16 @@
 //! A Kubernetes cluster for tests: a real etcd, kube-apiserver and kube-controller-manager, and a small node that runs Pods as processes.
 //!
-//! `network` is where all of it runs, `control_plane` the real parts, `access` the ways in. docs/testing.md is the guide.
+//! `network` is where all of it runs, `control_plane` the real parts, `node` what runs Pods, `access` the ways in. tests/README.md is the guide.
 
 pub mod access;
 pub mod certificates;
 pub mod control_plane;
 pub mod network;
-mod objects;
+pub mod node;
+pub mod objects;
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -21,17 +22,20 @@ use tokio::sync::OnceCell;
 use self::access::Identity;
 use self::control_plane::ControlPlane;
 use self::network::Network;
+use self::node::Nodes;
 use crate::tools::Tools;
 
 /// A running cluster. Dropping it ends every process of it and removes its network and files; so does the end of this process.
 #[derive(Debug)]
 pub struct Cluster {
+    /// First: who runs Pods stops before the API server does.
+    _nodes: Nodes,
     control_plane: Mutex<ControlPlane>,
     kubeconfig: String,
     authority: String,
     server: String,
     /// Last: what runs in it is dropped before it.
-    network: Network,
+    network: Arc<Network>,
 }
 
 static SHARED: OnceCell<Cluster> = OnceCell::const_new();
@@ -43,9 +47,10 @@ impl Cluster {
     /// If a tool is missing, this is not root, or a part does not start.
     pub async fn start() -> anyhow::Result<Self> {
         let tools = Tools::find(&["kubernetes"]).await?;
-        let network = Network::create()?;
+        let network = Arc::new(Network::create()?);
         let control_plane = ControlPlane::start(&network, &tools).await?;
         Ok(Self {
+            _nodes: Nodes::start(&control_plane.kubeconfig, Arc::clone(&network)).await?,
             kubeconfig: control_plane.kubeconfig.clone(),
             authority: control_plane.authority.clone(),
             server: control_plane.server.clone(),
@@ -104,6 +109,17 @@ impl Cluster {
     /// If there is no such account.
     pub async fn service_account(&self, namespace: &str, name: &str) -> anyhow::Result<Client> {
         access::client(&self.service_account_kubeconfig(namespace, name).await?).await
+    }
+
+    /// What a container of a pod has printed, over all its restarts; also after the pod is gone.
+    pub fn logs(&self, namespace: &str, pod: &str, container: &str) -> String {
+        let file = self.network.logs(namespace, pod).join(format!("{container}.log"));
+        std::fs::read_to_string(file).unwrap_or_default()
+    }
+
+    /// Where the logs are: `NAMESPACE/POD/CONTAINER.log`.
+    pub fn logs_folder(&self) -> PathBuf {
+        self.network.folder().join("logs")
     }
 
     /// etcd, the API server and the controllers, for tests of outages. Held as a lock: do not keep it over an `await`.

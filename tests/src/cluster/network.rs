@@ -18,6 +18,9 @@ use anyhow::{Context, bail, ensure};
 /// Clusters that fit beside each other on a machine.
 const CLUSTERS_MAX: u8 = 32;
 
+/// The first number of a pod: what comes before is for the machine, the API server and nodes.
+pub const PODS_FROM: u16 = 256;
+
 /// What the janitor runs under the lock: cleans what an earlier owner of the number may have left (a machine that lost power), says so,
 /// waits for the end of its input, cleans again. `$1` is the name of the namespace, `$2` the folder, `$3` the network of Services.
 const JANITOR: &str = r#"
@@ -89,6 +92,8 @@ impl Network {
 
     fn set_up(&self) -> anyhow::Result<()> {
         let (name, host, api, services) = (&self.name, self.host(), self.api(), self.services());
+        // A bridge without a hardware address of its own takes the lowest of its ports', and changes it as ports come: connections break.
+        let hardware = "02:74:74:00:00:01";
         ip(
             &[],
             &format!(
@@ -103,7 +108,7 @@ impl Network {
             &["-n", name],
             &format!(
                 "link set lo up
-                link add bridge type bridge
+                link add bridge address {hardware} type bridge
                 address add {api}/16 dev bridge
                 link set bridge up
                 link set uplink master bridge up
@@ -115,6 +120,25 @@ impl Network {
     /// A folder for the cluster's files; removed with it.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The folder that containers of a Kubernetes namespace have as `/.names`: with the file `hosts`, in which Services are found by name.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn names(&self, namespace: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.join("names").join(namespace);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let hosts = folder.join("hosts");
+        if !hosts.exists() {
+            std::fs::write(&hosts, "127.0.0.1 localhost\n")?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder of what a pod's containers print, `CONTAINER.log` each.
+    pub fn logs(&self, namespace: &str, pod: &str) -> PathBuf {
+        self.folder.join("logs").join(namespace).join(pod)
     }
 
     /// The namespace of the control plane, which holds the bridge.
@@ -142,12 +166,92 @@ impl Network {
         Ipv4Addr::new(10, 192 + self.number, 0, 1)
     }
 
+    /// A namespace with an address in this network, for a node or a pod.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn add(&self, place: &Place) -> anyhow::Result<()> {
+        let Place { namespace, address } = place;
+        let (fabric, host) = (&self.name, self.host());
+        // Unique, and short enough for an interface: the last two bytes of the address.
+        let [_, _, third, fourth] = address.octets();
+        let port = format!("p{third}-{fourth}");
+        ip(
+            &[],
+            &format!(
+                "netns add {namespace}\nlink add eth0 netns {namespace} type veth peer name {port} netns {fabric}"
+            ),
+        )?;
+        ip(
+            &["-n", namespace],
+            &format!(
+                "link set lo up
+                address add {address}/16 dev eth0
+                link set eth0 up
+                route add default via {host}"
+            ),
+        )?;
+        ip(&["-n", fabric], &format!("link set {port} master bridge up"))
+    }
+
+    /// Where number `index` of the pods goes.
+    pub fn pod(&self, index: u16) -> Place {
+        let [third, fourth] = index.to_be_bytes();
+        self.place(format!("pod-{index}"), third, fourth)
+    }
+
+    /// Where number `index` of the nodes goes, from 1.
+    pub fn node(&self, index: u8) -> Place {
+        self.place(format!("node-{index}"), 0, 10 + index)
+    }
+
+    fn place(&self, name: String, third: u8, fourth: u8) -> Place {
+        Place {
+            namespace: format!("{}-{name}", self.name),
+            address: Ipv4Addr::new(10, 224 + self.number, third, fourth),
+        }
+    }
+
+    /// Gives this machine the cluster IP of a Service, so that what is sent there from anywhere in the cluster arrives here.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn add_service(&self, address: Ipv4Addr) -> anyhow::Result<()> {
+        ip(&[], &format!("address replace {address}/32 dev {}", self.name))
+    }
+
+    /// Takes it away again.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn remove_service(&self, address: Ipv4Addr) -> anyhow::Result<()> {
+        ip(&[], &format!("address delete {address}/32 dev {}", self.name))
+    }
+
     /// A command that runs in a namespace of this network, in its place (same process id).
     pub fn command(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", namespace]).arg(program);
         command.stdin(Stdio::null());
         command
+    }
+}
+
+/// A network namespace and its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the namespace.
+    pub namespace: String,
+    /// Its address, on `eth0`.
+    pub address: Ipv4Addr,
+}
+
+impl Place {
+    /// Kills what still runs in it and removes it. What is gone already is fine.
+    pub fn remove(&self) {
+        let script = r#"ip netns pids "$1" | xargs -r kill -KILL; ip netns delete "$1""#;
+        // Whatever fails here is done by the janitor when the cluster ends.
+        let _ = Command::new("bash").args(["-c", script, "remove", &self.namespace]).stderr(Stdio::null()).status();
     }
 }
 
