@@ -173,7 +173,7 @@ async fn probe(plan: &Plan, report: &watch::Sender<Report>, ill: &CancellationTo
     let Probes { startup, readiness, liveness } = &plan.probes;
     if let Some(checks) = startup {
         let started = CancellationToken::new();
-        let asking = checks.run(plan.address, |well| if well { started.cancel() } else { ill.cancel() });
+        let asking = checks.run(plan.address, true, |well| if well { started.cancel() } else { ill.cancel() });
         tokio::select! {
             () = asking => {}
             () = started.cancelled() => {}
@@ -182,13 +182,13 @@ async fn probe(plan: &Plan, report: &watch::Sender<Report>, ill: &CancellationTo
     }
     let asking_readiness = async {
         if let Some(checks) = readiness {
-            checks.run(plan.address, |well| report.send_modify(|report| report.ready = well)).await;
+            checks.run(plan.address, true, |well| report.send_modify(|report| report.ready = well)).await;
         }
     };
     let asking_liveness = async {
         if let Some(checks) = liveness {
             checks
-                .run(plan.address, |well| {
+                .run(plan.address, false, |well| {
                     if !well {
                         ill.cancel();
                     }

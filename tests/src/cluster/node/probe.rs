@@ -1,4 +1,5 @@
-//! Probes of a container, as kubelet makes them. A Pod that is starting is asked ten times a second, whatever its period: tests wait for it.
+//! Probes of a container, as kubelet makes them. Startup and readiness probes that have not succeeded yet ask ten times a second, whatever
+//! their period, since tests wait for them; their failures count once a period all the same.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -64,19 +65,25 @@ impl Checks {
         })
     }
 
-    /// Asks until dropped, and says each time that the opinion changes: whether the container is well.
-    pub async fn run(&self, address: IpAddr, mut say: impl FnMut(bool)) {
+    /// Asks until dropped, and says each time that the opinion changes: whether the container is well. An eager one asks more often
+    /// until it is.
+    pub async fn run(&self, address: IpAddr, eager: bool, mut say: impl FnMut(bool)) {
         tokio::time::sleep(self.delay).await;
         let mut verdict = Verdict::default();
         let mut next = Instant::now();
+        let mut count_failures_from = next;
         loop {
             tokio::time::sleep_until(next).await;
             let well = matches!(timeout(self.timeout, self.action.ask(address)).await, Ok(Ok(())));
-            if verdict.heard(well, self.successes, self.failures) {
+            let now = Instant::now();
+            if (well || now >= count_failures_from) && verdict.heard(well, self.successes, self.failures) {
                 say(well);
             }
-            next = Instant::now()
-                + if verdict.well == Some(true) { self.period } else { self.period.min(STARTING_PERIOD) };
+            if now >= count_failures_from {
+                count_failures_from = now + self.period;
+            }
+            let waits = eager && verdict.well != Some(true);
+            next = now + if waits { self.period.min(STARTING_PERIOD) } else { self.period };
         }
     }
 }
