@@ -26,6 +26,11 @@ overhead *ARGS:
     cargo build --release --workspace --all-targets
     target/release/overhead {{ARGS}}
 
+# A Kubernetes cluster on this machine, as the tests have it (needs root); `just cluster FILE.yaml` applies objects. Ctrl-C ends it.
+cluster *FILES:
+    cargo build --release --workspace --all-targets
+    target/release/cluster {{FILES}}
+
 # Micro-benchmarks: pick, decide, tick, scrape.
 bench *ARGS:
     cargo bench --workspace {{ARGS}}
