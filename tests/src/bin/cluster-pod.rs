@@ -62,8 +62,8 @@ async fn main() -> anyhow::Result<()> {
     let listener = TcpListener::bind(control).await.context("--control-port")?;
     tokio::spawn(serve(listener, Arc::clone(&inside)));
     terminated.recv().await;
-    while args.stubborn {
-        terminated.recv().await;
+    if args.stubborn {
+        std::future::pending::<()>().await;
     }
     tokio::time::sleep(Duration::from_millis(args.linger_ms)).await;
     // Grace is the kubelet's to end.

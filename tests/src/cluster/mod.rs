@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use kube::api::PostParams;
+use kube::api::{DynamicObject, PostParams};
 use kube::{Api, Client};
 use tokio::sync::OnceCell;
 
@@ -140,6 +140,14 @@ impl Cluster {
     /// # Errors
     /// If the text is no YAML, or the API server refuses an object (which one is said).
     pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
-        objects::apply(&self.client().await, yaml).await
+        objects::apply(&self.client().await, objects::parse(yaml)?, false).await
+    }
+
+    /// Has the API server check objects as if they were applied, and change nothing.
+    ///
+    /// # Errors
+    /// If it refuses one (which one is said).
+    pub async fn try_apply(&self, objects: Vec<DynamicObject>) -> anyhow::Result<()> {
+        objects::apply(&self.client().await, objects, true).await
     }
 }

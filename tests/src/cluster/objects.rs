@@ -15,10 +15,10 @@ pub fn parse(yaml: &str) -> anyhow::Result<Vec<DynamicObject>> {
     Ok(documents.into_iter().flatten().collect())
 }
 
-/// Server-side apply, object by object.
-pub(super) async fn apply(client: &Client, yaml: &str) -> anyhow::Result<()> {
-    let params = PatchParams::apply("tests").force();
-    for object in parse(yaml)? {
+/// Server-side apply, object by object; only tried, if it is a dry run.
+pub(super) async fn apply(client: &Client, objects: Vec<DynamicObject>, dry_run: bool) -> anyhow::Result<()> {
+    let params = PatchParams { dry_run, ..PatchParams::apply("tests").force() };
+    for object in objects {
         let name = object.metadata.name.clone().context("an object has no name")?;
         let types = object.types.as_ref().with_context(|| format!("object {name} has no kind"))?;
         let kind = GroupVersionKind::try_from(types)?;
