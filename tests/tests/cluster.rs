@@ -1,5 +1,7 @@
 //! The test cluster itself: what other tests rely on.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
