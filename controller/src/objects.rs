@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
 
 use crate::{
     policy::BackendTrafficPolicy,
@@ -30,6 +33,10 @@ pub struct Objects {
     pub services: Vec<Service>,
     /// The addresses behind services.
     pub endpoint_slices: Vec<EndpointSlice>,
+    /// What Gateways present to clients: those of type `kubernetes.io/tls` that they refer to.
+    pub secrets: Vec<Secret>,
+    /// Namespaces, for their labels: `allowedRoutes` selects by them.
+    pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
     pub policies: Vec<BackendTrafficPolicy>,
     /// Where an object stands, for those that came from a file.
@@ -45,6 +52,8 @@ impl Objects {
             + self.reference_grants.len()
             + self.services.len()
             + self.endpoint_slices.len()
+            + self.secrets.len()
+            + self.namespaces.len()
             + self.policies.len()
     }
 

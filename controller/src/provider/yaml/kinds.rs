@@ -6,7 +6,11 @@ use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
-    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    ByteString,
+    api::{
+        core::v1::{Namespace, Secret, Service},
+        discovery::v1::EndpointSlice,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use schemars::JsonSchema;
@@ -36,6 +40,10 @@ pub enum Object {
     Service(Service),
     /// Addresses behind a service.
     EndpointSlice(EndpointSlice),
+    /// A certificate and its key.
+    Secret(Secret),
+    /// A namespace and its labels.
+    Namespace(Namespace),
     /// How requests to a service are spread.
     Policy(BackendTrafficPolicy),
 }
@@ -68,7 +76,7 @@ impl Kind {
 }
 
 /// All of them.
-pub static KINDS: [Kind; 8] = [
+pub static KINDS: [Kind; 10] = [
     Kind {
         api_version: "gateway.networking.k8s.io/v1",
         kind: "GatewayClass",
@@ -125,6 +133,28 @@ pub static KINDS: [Kind; 8] = [
         parse: |value| typed(value).map(Object::EndpointSlice),
     },
     Kind {
+        api_version: "v1",
+        kind: "Secret",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<Secret>),
+        // In a file a certificate may stand as text; the API server would move it to `data` as well.
+        parse: |value| {
+            typed(value).map(|mut secret: Secret| {
+                let text = secret.string_data.take().unwrap_or_default();
+                let bytes = text.into_iter().map(|(name, text)| (name, ByteString(text.into_bytes())));
+                secret.data.get_or_insert_default().extend(bytes);
+                Object::Secret(secret)
+            })
+        },
+    },
+    Kind {
+        api_version: "v1",
+        kind: "Namespace",
+        namespaced: false,
+        schema: LazyLock::new(Schema::of_object::<Namespace>),
+        parse: |value| typed(value).map(Object::Namespace),
+    },
+    Kind {
         api_version: "trimtab.dev/v1alpha1",
         kind: "BackendTrafficPolicy",
         namespaced: true,
@@ -143,7 +173,7 @@ impl Object {
     /// Checks what neither schema nor type can say, and what can be told without looking at other objects.
     pub fn check(&self, report: &mut Report) {
         match self {
-            Object::GatewayClass(_) | Object::ReferenceGrant(_) => {}
+            Object::GatewayClass(_) | Object::ReferenceGrant(_) | Object::Secret(_) | Object::Namespace(_) => {}
             Object::Gateway(gateway) => listeners::check(gateway, report),
             Object::HttpRoute(route) => routes::check(route, report),
             Object::Service(service) => services::check(service, report),
@@ -161,6 +191,8 @@ impl Object {
             Object::ReferenceGrant(object) => &mut object.metadata,
             Object::Service(object) => &mut object.metadata,
             Object::EndpointSlice(object) => &mut object.metadata,
+            Object::Secret(object) => &mut object.metadata,
+            Object::Namespace(object) => &mut object.metadata,
             Object::Policy(object) => &mut object.metadata,
         }
     }
@@ -174,6 +206,8 @@ impl Object {
             Object::ReferenceGrant(object) => objects.reference_grants.push(object),
             Object::Service(object) => objects.services.push(object),
             Object::EndpointSlice(object) => objects.endpoint_slices.push(object),
+            Object::Secret(object) => objects.secrets.push(object),
+            Object::Namespace(object) => objects.namespaces.push(object),
             Object::Policy(object) => objects.policies.push(object),
         }
     }
