@@ -16,8 +16,10 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::{Connected, TcpIncoming};
 use trimtab_controller::models::ModelsOptions;
-use trimtab_controller::provider::{self, Source};
+use trimtab_controller::leader::{self, LeaseOptions};
+use trimtab_controller::provider::{self, Cluster, Source};
 use trimtab_controller::recording::RecordingOptions;
+use trimtab_controller::status;
 use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
 pub use trimtab_proxy::PeerListen;
@@ -57,6 +59,21 @@ pub struct ControlSettings {
     pub seed: Option<u64>,
     /// Folder or URL of the recordings; `None`: nothing is recorded.
     pub recordings: Option<String>,
+    /// What this controller is called: in the lease, in Events.
+    pub id: String,
+    /// The lease that says who leads of several controllers in a cluster; `None`: this one, there is no other.
+    pub lease: Option<LeaseSettings>,
+}
+
+/// How a leader is elected.
+#[derive(Debug, Clone)]
+pub struct LeaseSettings {
+    /// Namespace of the Lease; `None`: that of the service account or the kubeconfig.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// How long it is good for without being renewed.
+    pub duration: Duration,
 }
 
 impl Default for ControlSettings {
@@ -68,6 +85,8 @@ impl Default for ControlSettings {
             models: None,
             seed: None,
             recordings: None,
+            id: "local".to_owned(),
+            lease: None,
         }
     }
 }
@@ -236,8 +255,18 @@ impl ControlPlane {
     async fn start(source: Source, settings: ControlSettings, dashboard: Option<SocketAddr>) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
-        let snapshots = provider::start(source, stop.clone()).await.context("the configuration cannot be used")?;
-        let mut options = ControllerOptions::new(provider::configs(snapshots.snapshots), stop.clone());
+        let running = provider::start(source, stop.clone()).await.context("the configuration cannot be used")?;
+        let config = provider::configs(running.snapshots);
+        let mut parts = Parts::default();
+        let mut options = ControllerOptions::new(config.clone(), stop.clone());
+        if let (Some(cluster), Some(lease)) = (&running.cluster, settings.lease) {
+            let LeaseSettings { namespace, name, duration } = lease;
+            let lease = LeaseOptions { namespace, name, identity: settings.id.clone(), duration };
+            let (leadership, election) = leader::run(cluster.client.clone(), lease, stop.clone());
+            options.leadership = leadership;
+            parts.spawn(&stop, async move { election.await.context("the election of a leader failed") });
+        }
+        let leadership = options.leadership.clone();
         options.tick_interval = settings.tick;
         options.load_interval = settings.tick / 2;
         options.checkpoint = settings.checkpoint;
@@ -246,11 +275,19 @@ impl ControlPlane {
         options.seed = settings.seed;
         options.recording = settings.recordings.map(RecordingOptions::new);
         let controller = Controller::start(options).await?;
+        if let Some(Cluster { client, currents }) = running.cluster {
+            let sources = status::Sources { config, currents, leadership };
+            let writer = status::run(client, sources, controller.metrics(), settings.id, stop.clone());
+            parts.spawn(&stop, async move {
+                writer.await;
+                Ok(())
+            });
+        }
         let mut plane = Self {
             view: controller.view(),
             controller: Some(controller),
             dashboard: None,
-            parts: Parts::default(),
+            parts,
             stop,
             _stop_on_drop: stop_on_drop,
         };
@@ -268,7 +305,12 @@ impl ControlPlane {
             let text = metrics.as_ref().map(|metrics| metrics.encode()).unwrap_or_default();
             std::future::ready(([(http::header::CONTENT_TYPE, OPENMETRICS)], text))
         };
-        let router = trimtab_dashboards::router(self.view.clone()).route("/metrics", axum::routing::get(exposition));
+        // A controller that got here has read its configuration: it is ready, to lead or to take over.
+        let fine = || async { "ok\n" };
+        let router = trimtab_dashboards::router(self.view.clone())
+            .route("/metrics", axum::routing::get(exposition))
+            .route("/healthz", axum::routing::get(fine))
+            .route("/readyz", axum::routing::get(fine));
         let stop = self.stop.clone();
         self.parts.spawn(&self.stop, async move {
             // Event streams do not end by themselves: the server is dropped with them, not drained.
@@ -336,9 +378,10 @@ pub async fn start_controller(
     grpc: SocketAddr,
     dashboard: Option<SocketAddr>,
 ) -> anyhow::Result<RunningController> {
+    // Only then: a proxy that finds the port open would wait for one that has nothing to say yet.
+    let mut plane = ControlPlane::start(source, settings, dashboard).await?;
     let listener = bind("--grpc", grpc).await?;
     let grpc = listener.local_addr()?;
-    let mut plane = ControlPlane::start(source, settings, dashboard).await?;
     plane.serve(TcpIncoming::from(listener).with_nodelay(Some(true)));
     Ok(RunningController { grpc, dashboard: plane.dashboard, plane })
 }
@@ -368,14 +411,14 @@ impl RunningProxy {
     }
 }
 
-/// Starts a proxy for the controller at a URI. It serves once the controller has told it what.
+/// Starts a proxy for the controllers at these URIs. It serves once the controller has told it what.
 ///
 /// # Errors
 /// An admin address that cannot be used.
-pub async fn start_proxy(controller: http::Uri, settings: ProxySettings) -> anyhow::Result<RunningProxy> {
+pub async fn start_proxy(controllers: Vec<http::Uri>, settings: ProxySettings) -> anyhow::Result<RunningProxy> {
     let stop = CancellationToken::new();
     let wants_admin = settings.admin.is_some();
-    let (parts, mut status) = spawn_proxy(link::Controller::Uri(controller), settings, &stop);
+    let (parts, mut status) = spawn_proxy(link::Controller::Uris(controllers), settings, &stop);
     if !wants_admin {
         return Ok(RunningProxy { admin: None, parts, stop });
     }

@@ -22,6 +22,7 @@ use trimtab_proxy::api::v1::telemetry_server::TelemetryServer;
 use crate::clock;
 use crate::gateway::Config;
 use crate::index::Index;
+use crate::leader::{self, Leadership};
 use crate::metrics::Metrics;
 use crate::models::{Models, ModelsOptions, StoreError};
 use crate::peers::MacKey;
@@ -64,6 +65,8 @@ pub struct ControllerOptions {
     pub recording: Option<RecordingOptions>,
     /// Seed of the exploration noise; `None`: from the system.
     pub seed: Option<u64>,
+    /// Whether this controller leads. One that does not takes no proxies and records nothing.
+    pub leadership: watch::Receiver<Leadership>,
     /// Stops everything; the recording is flushed.
     pub shutdown: CancellationToken,
 }
@@ -81,6 +84,7 @@ impl ControllerOptions {
             models: None,
             recording: None,
             seed: None,
+            leadership: leader::alone(),
             shutdown,
         }
     }
@@ -162,13 +166,24 @@ impl Controller {
         let (ads_sender, ads_events) = mpsc::unbounded_channel();
         let (telemetry_sender, telemetry_events) = mpsc::channel(WAITING_MAX);
         let (scrape_sender, scrapes) = mpsc::channel(WAITING_MAX);
-        let index = Index::new(policies, models, recorder.clone(), metrics.clone(), view_sender, mac_key, rng);
-        let ads = AdsService::new(index.snapshots(), ads_sender.clone(), shutdown.clone());
+        let leadership = options.leadership;
+        let index = Index::new(
+            policies,
+            models,
+            recorder.clone(),
+            metrics.clone(),
+            view_sender,
+            leadership.clone(),
+            mac_key,
+            rng,
+        );
+        let ads = AdsService::new(index.snapshots(), ads_sender.clone(), leadership.clone(), shutdown.clone());
         let wishes = v1::TelemetryResponse {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),
             sample_rate: options.sample_rate,
         };
-        let telemetry = TelemetryService::new(telemetry_sender.clone(), recorder, wishes, shutdown.clone());
+        let telemetry =
+            TelemetryService::new(telemetry_sender.clone(), recorder, wishes, leadership, shutdown.clone());
         let ended = CancellationToken::new();
         let owner = Owner {
             _keep_open: (ads_sender.clone(), telemetry_sender.clone(), scrape_sender.clone()),

@@ -80,7 +80,8 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": PATTERN })
+        // The pattern allows no more; said as well because the API server reckons what a rule costs by it.
+        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": 28 })
     }
 }
 

@@ -13,6 +13,7 @@ use trimtab_proxy::api::v1;
 
 use crate::clock::Now;
 use crate::gateway::Config;
+use crate::leader::Leadership;
 use crate::metrics::{Metrics, ScrapeOutcome};
 use crate::models::{Models, Seen};
 use crate::peers::{self, MacKey};
@@ -47,6 +48,7 @@ pub struct Index {
     recorder: Option<Recorder>,
     metrics: Arc<Metrics>,
     view: watch::Sender<Arc<View>>,
+    leadership: watch::Receiver<Leadership>,
     /// What proxies tell each other is signed with it; `None`: they tell each other nothing.
     mac_key: Option<MacKey>,
     rng: StdRng,
@@ -61,12 +63,14 @@ pub struct Index {
 
 impl Index {
     /// An empty state that shows itself through `view`.
+    #[expect(clippy::too_many_arguments, reason = "each is handed over once, by the one who starts the controller")]
     pub fn new(
         policies: Policies,
         models: Option<Models>,
         recorder: Option<Recorder>,
         metrics: Arc<Metrics>,
         view: watch::Sender<Arc<View>>,
+        leadership: watch::Receiver<Leadership>,
         mac_key: Option<MacKey>,
         rng: StdRng,
     ) -> Self {
@@ -81,6 +85,7 @@ impl Index {
             recorder,
             metrics,
             view,
+            leadership,
             mac_key,
             rng,
             tick: 0,
@@ -267,12 +272,16 @@ impl Index {
         // Proxies are asked about what they have had half a second to acknowledge, not about what is pushed in this tick.
         let proxies = self.proxies.view(self.publisher.number(), now);
         self.tick += 1;
+        // One that follows decides as well, from what it scrapes: it is ready to lead. Nobody hears of it, and it writes nothing down.
+        let leads = self.leadership.borrow().leads();
+        self.metrics.leading(leads);
         let seen = self.follow();
         for (name, backend) in &mut self.backends {
             let deciders = Chosen::new(backend, &self.policies, seen.as_deref());
             let table = backend.tick(self.tick, &deciders.borrowed(), &mut self.rng, now);
             let unusable = deciders.unusable(backend);
-            if let (Some(models), Some((what, evidence))) = (&self.models, backend.wish.take().or(unusable)) {
+            let wish = backend.wish.take().or(unusable).filter(|_| leads);
+            if let (Some(models), Some((what, evidence))) = (&self.models, wish) {
                 if let What::RolledBack { version, why, .. } = &what
                     && backend.counted.insert(version.clone())
                 {
@@ -291,7 +300,7 @@ impl Index {
             if let Some(last) = &backend.last {
                 self.metrics.decided(&last.decision);
                 self.metrics.rollout(name, backend);
-                if let Some(recorder) = &self.recorder {
+                if let Some(recorder) = self.recorder.as_ref().filter(|_| leads) {
                     recorder.tick(last);
                 }
             }

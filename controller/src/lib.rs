@@ -1,10 +1,12 @@
 //! The controller: providers of configuration, scraping, the control tick, push to proxies, recording.
 
 pub mod address;
+pub mod crds;
 pub mod duration;
 pub mod gateway;
 pub mod objects;
 pub mod policy;
+pub mod policy_status;
 pub mod problem;
 pub mod provider;
 pub mod view;
@@ -15,12 +17,14 @@ pub mod collect;
 pub mod controller;
 pub mod errors;
 pub mod keys;
+pub mod leader;
 pub mod loads;
 pub mod metrics;
 pub mod models;
 pub mod objective;
 pub mod recording;
 pub mod scrape;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod tick;
@@ -35,5 +39,8 @@ mod proxies;
 
 #[cfg(test)]
 mod fixtures;
+
+/// What Trimtab calls itself where the API server keeps who wrote which field.
+pub const FIELD_MANAGER: &str = "trimtab";
 
 pub use controller::{Controller, ControllerError, ControllerOptions};

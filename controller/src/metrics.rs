@@ -1,5 +1,6 @@
 //! The controller's own metrics, for Prometheus.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -11,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use trimtab_model::decision::Decision;
 use trimtab_model::rollout::Why;
 
+use crate::gateway::Statuses;
 use crate::proxies::Answers;
 use crate::tick::Backend;
 
@@ -58,6 +60,18 @@ struct ByWhy {
     why: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
+struct ByCondition {
+    kind: &'static str,
+    condition: &'static str,
+    reason: &'static str,
+}
+
 /// All metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -74,6 +88,10 @@ pub struct Metrics {
     rollbacks: Family<ByWhy, Counter>,
     candidate_share: Family<ByBackend, Gauge<f64, AtomicU64>>,
     drift: Family<ByBackend, Gauge<f64, AtomicU64>>,
+    leading: Gauge,
+    status_writes: Family<ByKind, Counter>,
+    status_failures: Family<ByKind, Counter>,
+    conditions: Family<ByCondition, Gauge>,
 }
 
 impl Default for Metrics {
@@ -92,6 +110,10 @@ impl Default for Metrics {
             rollbacks: Family::default(),
             candidate_share: Family::default(),
             drift: Family::default(),
+            leading: Gauge::default(),
+            status_writes: Family::default(),
+            status_failures: Family::default(),
+            conditions: Family::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -127,6 +149,18 @@ impl Default for Metrics {
             "How far the input of the policy in force has lain outside of what it was trained on over the last minutes, in \
              widths of the range that training saw",
             metrics.drift.clone(),
+        );
+        registry.register("leading", "1 where this controller leads, 0 where it follows", metrics.leading.clone());
+        registry.register("status_writes", "Statuses written, by kind of object", metrics.status_writes.clone());
+        registry.register(
+            "status_write_failures",
+            "Statuses that could not be written, by kind of object",
+            metrics.status_failures.clone(),
+        );
+        registry.register(
+            "bad_conditions",
+            "Conditions that a person should see to, by kind of object, type and reason",
+            metrics.conditions.clone(),
         );
         Self { registry, ..metrics }
     }
@@ -167,6 +201,30 @@ impl Metrics {
 
     pub(crate) fn rolled_back(&self, name: &str, why: Why) {
         self.rollbacks.get_or_create(&ByWhy { backend: name.to_owned(), why: format!("{why:?}") }).inc();
+    }
+
+    pub(crate) fn leading(&self, leading: bool) {
+        self.leading.set(i64::from(leading));
+    }
+
+    pub(crate) fn status_written(&self, kind: &'static str) {
+        self.status_writes.get_or_create(&ByKind { kind }).inc();
+    }
+
+    pub(crate) fn status_failed(&self, kind: &'static str) {
+        self.status_failures.get_or_create(&ByKind { kind }).inc();
+    }
+
+    /// What is wrong with the configuration at the moment.
+    pub(crate) fn conditions(&self, statuses: &Statuses) {
+        let mut counts: BTreeMap<ByCondition, i64> = BTreeMap::new();
+        for (kind, condition) in statuses.conditions().filter(|(_, condition)| condition.is_bad()) {
+            *counts.entry(ByCondition { kind, condition: condition.kind, reason: condition.reason }).or_default() += 1;
+        }
+        self.conditions.clear();
+        for (label, count) in counts {
+            self.conditions.get_or_create(&label).set(count);
+        }
     }
 
     /// A backend is gone.

@@ -1,6 +1,6 @@
 //! The objects that configure Trimtab, typed, as one immutable value. Providers make it; `gateway` translates it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
@@ -11,6 +11,7 @@ use k8s_openapi::api::{
 };
 
 use crate::{
+    keys::KeyMap,
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Origin},
 };
@@ -30,17 +31,37 @@ pub struct Objects {
     /// Who may refer across namespaces.
     pub reference_grants: Vec<ReferenceGrant>,
     /// What routes refer to.
-    pub services: Vec<Service>,
-    /// The addresses behind services.
-    pub endpoint_slices: Vec<EndpointSlice>,
+    pub services: Vec<Arc<Service>>,
+    /// The addresses behind services. Shared, as services are: they are the many, and most of them stay from one moment to the next.
+    pub endpoint_slices: Vec<Arc<EndpointSlice>>,
+    /// What pods say of themselves, by the key of their endpoint.
+    pub pods: Pods,
     /// What Gateways present to clients: those of type `kubernetes.io/tls` that they refer to.
     pub secrets: Vec<Secret>,
     /// Namespaces, for their labels: `allowedRoutes` selects by them.
     pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
     pub policies: Vec<BackendTrafficPolicy>,
+    /// Where clients reach the proxies, for the status of Gateways that ask for no address: IP addresses or host names.
+    pub proxy_addresses: Vec<String>,
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
+}
+
+/// Pods by the key of their endpoint.
+pub type Pods = Arc<KeyMap<Arc<PodFacts>>>;
+
+/// What is known of a pod beside its endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// When it became ready, milliseconds since the Unix epoch, as far as was seen.
+    pub ready_since_ms: Option<i64>,
+    /// Annotation `prometheus.io/scrape`.
+    pub scrape: Option<bool>,
+    /// Annotation `prometheus.io/port`.
+    pub metrics_port: Option<u16>,
+    /// Annotation `prometheus.io/path`.
+    pub metrics_path: Option<String>,
 }
 
 impl Objects {

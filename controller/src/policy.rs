@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use trimtab_proxy::api::v1;
 
-use crate::duration::Duration;
+use crate::{duration::Duration, policy_status::PolicyStatus};
 
 /// How requests are spread over the endpoints of a Service, how failing endpoints are avoided, and how far Trimtab's learned policy
 /// may act. Everything is optional: a Service without a policy is routed adaptively with the defaults below.
@@ -20,13 +20,27 @@ use crate::duration::Duration;
     plural = "backendtrafficpolicies",
     shortname = "btp",
     namespaced,
+    category = "gateway-api",
+    status = "PolicyStatus",
+    printcolumn = r#"{"name": "Target", "type": "string", "jsonPath": ".spec.targetRefs[0].name"}"#,
+    printcolumn = r#"{"name": "Algorithm", "type": "string", "jsonPath": ".spec.loadBalancer.type"}"#,
+    printcolumn = r#"{"name": "Mode", "type": "string", "jsonPath": ".spec.adaptive.mode"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
     derive = "PartialEq",
     derive = "Default"
 )]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.adaptive) || !has(self.adaptive.mode) || self.adaptive.mode != 'Active' || !has(self.loadBalancer) || \
+             !has(self.loadBalancer.type) || self.loadBalancer.type in ['Trimtab', 'WeightedRoundRobin']",
+    "message": "adaptive.mode Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow",
+    "fieldPath": ".adaptive.mode"
+}]))]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTrafficPolicySpec {
     /// The Services that it is for, in the policy's own namespace. With `sectionName`, one port of the Service; such a policy goes
     /// before one for the whole Service.
+    #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<TargetRef>,
     /// How an endpoint is chosen for a request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,18 +70,26 @@ pub struct BackendTrafficPolicySpec {
 
 /// A Service in the policy's namespace, or one port of it.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(!has(self.group) || self.group == '') && (!has(self.kind) || self.kind == 'Service')",
+    "message": "only a Service (group \"\") can be the target, expected kind Service"
+}]))]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
     /// API group; only the core group, "". Default: "".
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = ""), length(max = 253))]
     pub group: Option<String>,
     /// Only "Service". Default: "Service".
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "Service"), length(max = 63))]
     pub kind: Option<String>,
     /// Name of the Service.
+    #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Name of a port of the Service. Default: all of its ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
     pub section_name: Option<String>,
 }
 
@@ -77,6 +99,7 @@ pub struct TargetRef {
 pub struct LoadBalancer {
     /// The algorithm. Default: Trimtab.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    #[schemars(extend("default" = "Trimtab"))]
     pub algorithm: Option<Algorithm>,
 }
 
@@ -181,31 +204,39 @@ pub struct HealthCheck {
     pub passive: Option<PassiveHealthCheck>,
     /// Percentage of endpoints that must be healthy; with fewer, all of them get requests. 0 to 100. Default: 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100))]
+    #[schemars(range(min = 0, max = 100), extend("default" = 50))]
     pub panic_threshold: Option<u32>,
 }
 
 /// Outlier detection, local to each proxy.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.maxEjectionTime) || !has(self.baseEjectionTime) || \
+             duration(self.maxEjectionTime) >= duration(self.baseEjectionTime)",
+    "message": "maxEjectionTime is below baseEjectionTime, expected at least that",
+    "fieldPath": ".maxEjectionTime"
+}]))]
 #[serde(rename_all = "camelCase")]
 pub struct PassiveHealthCheck {
     /// 5xx answers or failures in a row that eject an endpoint. At least 1. Default: 5.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "consecutive5XxErrors")]
-    #[schemars(range(min = 1, max = 1000000))]
+    #[schemars(range(min = 1, max = 1000000), extend("default" = 5))]
     pub consecutive_5xx_errors: Option<u32>,
     /// Failures in a row to get any answer (connect, reset, time-out) that eject an endpoint. At least 1. Default: 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000000))]
+    #[schemars(range(min = 1, max = 1000000), extend("default" = 3))]
     pub consecutive_gateway_errors: Option<u32>,
     /// How long the first ejection lasts; it doubles with each one that follows. Default: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]))]
     pub base_ejection_time: Option<Duration>,
     /// The longest that an ejection may last. Default: 5m, or `baseEjectionTime` where that is longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]))]
     pub max_ejection_time: Option<Duration>,
     /// Percentage of endpoints that may be ejected at once. 0 to 100. Default: 50.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100))]
+    #[schemars(range(min = 0, max = 100), extend("default" = 50))]
     pub max_ejection_percent: Option<u32>,
 }
 
@@ -229,7 +260,7 @@ pub struct CircuitBreaker {
 pub struct Retry {
     /// How often such a request is tried on another endpoint. 0 to 10. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10))]
+    #[schemars(range(min = 0, max = 10), extend("default" = 1))]
     pub num_retries: Option<u32>,
 }
 
@@ -251,6 +282,7 @@ pub struct Timeout {
 pub struct TcpTimeout {
     /// How long connecting may take. Default: 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]), extend("default" = "1s"))]
     pub connect_timeout: Option<Duration>,
 }
 
@@ -264,11 +296,17 @@ pub struct HttpTimeout {
     pub request_timeout: Option<Duration>,
     /// An idle connection to an endpoint is closed after this long. Default: 60s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]), extend("default" = "60s"))]
     pub connection_idle_timeout: Option<Duration>,
 }
 
 /// A local limit on requests in flight, adapted so that answers stay within the objective.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.minConcurrency) || !has(self.maxConcurrency) || self.maxConcurrency >= self.minConcurrency",
+    "message": "maxConcurrency is below minConcurrency, expected at least that",
+    "fieldPath": ".maxConcurrency"
+}]))]
 #[serde(rename_all = "camelCase")]
 pub struct AdmissionControl {
     /// Default: true where the algorithm is Trimtab, otherwise false.
@@ -290,6 +328,7 @@ pub struct AdmissionControl {
 pub struct SlowStart {
     /// Its share ramps up over this long after it became ready; 0s: at once. Default: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "10s"))]
     pub window: Option<Duration>,
 }
 
@@ -335,6 +374,7 @@ pub struct Classes {
     pub header: Option<String>,
     /// What is shed last in overload, whatever it costs; of several that match, the first counts. At most 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
     pub priorities: Option<Vec<ClassPriority>>,
 }
 
@@ -394,6 +434,7 @@ pub enum AdaptiveMode {
 pub struct Objective {
     /// Answers within this time count towards goodput. Default: derived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]))]
     pub latency: Option<Duration>,
 }
 
@@ -403,11 +444,11 @@ pub struct Objective {
 pub struct Guardrails {
     /// No ready endpoint's share falls below this. 0.001 to 1. Default: 0.05.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0.001, max = 1))]
+    #[schemars(range(min = 0.001, max = 1), extend("default" = 0.05))]
     pub share_min: Option<f64>,
     /// No endpoint's share rises above this. 1 to 1000. Default: 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000))]
+    #[schemars(range(min = 1, max = 1000), extend("default" = 8))]
     pub share_max: Option<f64>,
     /// Largest factor by which a weight moves in one tick (500 ms), up or down. 1.02 to 1000. Default: 1.65 up, 4 down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -415,6 +456,7 @@ pub struct Guardrails {
     pub step_max: Option<f64>,
     /// An endpoint's own metrics older than this are not used. Default: as long as the learned policy says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]))]
     pub stale_after: Option<Duration>,
     /// For this long after an endpoint became ready its own numbers do not move its weight. Not supported yet. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -430,6 +472,7 @@ pub struct Guardrails {
 pub struct Metrics {
     /// Whether endpoints are scraped at all. Default: true; one that has no metrics works from the proxies' reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = true))]
     pub scrape: Option<bool>,
     /// Path. Default: /metrics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -440,9 +483,13 @@ pub struct Metrics {
     pub port: Option<u16>,
     /// Default: http.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "http"))]
     pub scheme: Option<MetricsScheme>,
     /// How often. At least 100ms. Default: 500ms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "500ms"), extend("x-kubernetes-validations" = [
+        {"rule": "duration(self) >= duration('100ms')", "message": "is too short, expected at least 100ms"}
+    ]))]
     pub interval: Option<Duration>,
     /// Which series mean what, where the usual names do not do.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -61,7 +61,7 @@ impl fmt::Display for Origin {
 
 /// One thing that is wrong with the configuration. Reads `routes.yaml:14: spec.rules[0].matches[0].path.typ: unknown field,
 /// expected one of type, value`: what is not known of place, object and field is left out.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Problem {
     /// Where it stands, for configuration that came from a file.
     pub origin: Option<Origin>,
@@ -100,13 +100,30 @@ impl fmt::Display for Problem {
     }
 }
 
+/// One thing that was found wrong with an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which field.
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// What the Gateway API calls it, where it has a name for it.
+    pub reason: Option<&'static str>,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
 /// Collects what is found wrong while one object is looked at. Two sorts are told apart: what is wrong whatever else there is
 /// (a file with it is refused), and what is only not supported yet or refers to something that is not there.
 #[derive(Debug)]
 pub struct Report {
     object: ObjectId,
-    invalid: Vec<(String, String)>,
-    unresolved: Vec<(String, String)>,
+    invalid: Vec<Finding>,
+    unresolved: Vec<Finding>,
 }
 
 impl Report {
@@ -127,24 +144,43 @@ impl Report {
 
     /// The value of `field` is wrong by itself.
     pub fn invalid(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.invalid.push((field.into(), message.into()));
+        self.invalid.push(Finding { field: field.into(), message: message.into(), reason: None });
     }
 
     /// The value of `field` makes sense, but not here: it refers to what is not there, or to what Trimtab does not support.
     pub fn unresolved(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.unresolved.push((field.into(), message.into()));
+        self.unresolved.push(Finding { field: field.into(), message: message.into(), reason: None });
+    }
+
+    /// As [`Report::unresolved`], where the Gateway API has a name for it: it is the reason of a condition.
+    pub fn refused(&mut self, reason: &'static str, field: impl Into<String>, message: impl Into<String>) {
+        self.unresolved.push(Finding { field: field.into(), message: message.into(), reason: Some(reason) });
+    }
+
+    /// What was found wrong with `field` or with something inside of it.
+    pub fn findings_at(&self, field: &str) -> Vec<&Finding> {
+        let inside = |finding: &&Finding| {
+            let rest = finding.field.strip_prefix(field);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.invalid.iter().chain(&self.unresolved).filter(inside).collect()
+    }
+
+    /// The first thing that is wrong by itself.
+    pub fn first_invalid(&self) -> Option<&Finding> {
+        self.invalid.first()
     }
 
     /// Field and message of what is wrong by itself.
     pub fn into_invalid(self) -> Vec<(String, String)> {
-        self.invalid
+        self.invalid.into_iter().map(|finding| (finding.field, finding.message)).collect()
     }
 
     /// Everything, with the place of the object.
     pub fn into_problems(self, origin: Option<&Origin>) -> impl Iterator<Item = Problem> + use<> {
         let Report { object, invalid, unresolved } = self;
         let origin = origin.cloned();
-        invalid.into_iter().chain(unresolved).map(move |(field, message)| Problem {
+        invalid.into_iter().chain(unresolved).map(move |Finding { field, message, .. }| Problem {
             origin: origin.clone(),
             object: Some(object.clone()),
             field: Some(field),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use trimtab_model::slots::Sample;
@@ -14,6 +14,7 @@ use trimtab_proxy::api::v1;
 use trimtab_proxy::api::v1::telemetry_request::Kind;
 use trimtab_proxy::api::v1::telemetry_server::Telemetry;
 
+use crate::leader::{self, Leadership};
 use crate::recording::Recorder;
 
 /// What proxies tell, for the owner of the state.
@@ -84,6 +85,7 @@ pub struct TelemetryService {
     recorder: Option<Recorder>,
     wishes: v1::TelemetryResponse,
     streams: Arc<AtomicU64>,
+    leadership: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
 }
 
@@ -93,9 +95,10 @@ impl TelemetryService {
         events: mpsc::Sender<TelemetryEvent>,
         recorder: Option<Recorder>,
         wishes: v1::TelemetryResponse,
+        leadership: watch::Receiver<Leadership>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { events, recorder, wishes, streams: Arc::default(), shutdown }
+        Self { events, recorder, wishes, streams: Arc::default(), leadership, shutdown }
     }
 
     /// The same service, whose streams end with this `shutdown`.
@@ -112,6 +115,7 @@ impl Telemetry for TelemetryService {
         &self,
         request: Request<Streaming<v1::TelemetryRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
+        self.leadership.borrow().admit()?;
         // The end of the stream, as the reading side finds it, is what ends the answering side.
         let (end, ended) = tokio::sync::oneshot::channel();
         let reader = Reader {
@@ -120,10 +124,16 @@ impl Telemetry for TelemetryService {
             recorder: self.recorder.clone(),
             stream: self.streams.fetch_add(1, Ordering::Relaxed),
         };
-        let shutdown = self.shutdown.clone();
+        let (shutdown, mut leadership) = (self.shutdown.clone(), self.leadership.clone());
         // On a task of its own: reading must go on even where nobody reads the answers.
         tokio::spawn(async move {
-            let status = shutdown.run_until_cancelled(reader.run()).await;
+            let read = async {
+                tokio::select! {
+                    read = reader.run() => read,
+                    refused = leader::lost(&mut leadership) => Err(refused),
+                }
+            };
+            let status = shutdown.run_until_cancelled(read).await;
             // The answering side may be gone already.
             let _ = end.send(status.unwrap_or(Ok(())));
         });

@@ -3,7 +3,7 @@
 //!
 //! When the controller is gone the last table stands. On return it is told what the proxy has, so that only the difference travels.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use envoy_types::pb::{
     envoy::{
@@ -32,6 +32,8 @@ use crate::{
 
 /// Largest response: 5,000 endpoints take less than 1 MiB.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// A controller that takes a connection and says nothing is given up after this long: another one may lead.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// gRPC's INVALID_ARGUMENT, for refusals.
 const INVALID_ARGUMENT: i32 = 3;
 
@@ -74,11 +76,11 @@ impl AdsClient {
         Self { node, keeper, status, applied: HashMap::new() }
     }
 
-    /// One stream, from its opening to its end.
+    /// One stream, from its opening to its end. Once it is open, `leader` is told that the channel leads to a controller that leads.
     ///
     /// # Errors
     /// If it cannot be opened or breaks.
-    pub async fn stream(&mut self, channel: Channel) -> Result<(), Status> {
+    pub async fn stream(&mut self, channel: Channel, leader: &watch::Sender<Option<Channel>>) -> Result<(), Status> {
         // An answer a response, and at most one response a type is unanswered; more would be a controller gone wrong, which then waits.
         let (requests, outgoing) = mpsc::channel(2 * TYPES.len());
         for type_url in TYPES {
@@ -91,9 +93,12 @@ impl AdsClient {
             };
             requests.try_send(subscription).map_err(|_| Status::internal("the queue of requests is too short"))?;
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
-        let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let opened = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, opened).await;
+        let mut responses = opened.map_err(|_| Status::deadline_exceeded("no answer in time"))??.into_inner();
         let _connected = Connected::new(self.status.clone());
+        leader.send_replace(Some(channel));
         tracing::info!("configuration stream open");
         while let Some(response) = responses.message().await? {
             let answer = self.answer(response).await?;

@@ -1,29 +1,38 @@
 //! How the proxy reaches its controller: over TCP, or within the process. Both carry the same gRPC.
 
-use std::{fmt, io, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rand::{Rng, rngs::SmallRng};
-use tokio::{io::DuplexStream, sync::mpsc};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint, Uri},
+};
 
 use crate::time::Timestamp;
 
 /// Buffer of each direction of an in-process stream.
 const DUPLEX_BYTES: usize = 256 << 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A controller that is gone without a word is noticed after this long.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// The longest wait where a controller has answered that it does not lead: another one will within a lease's time.
+const ELECTION_BACKOFF_MAX: Duration = Duration::from_millis(400);
 /// A stream that lasted this long was good: the next wait is short again.
 const BACKOFF_RESET: Duration = Duration::from_secs(30);
 
 /// Where the controller is.
 #[derive(Debug, Clone)]
 pub enum Controller {
-    /// At a URI, e.g. `http://controller:18000`.
-    Uri(Uri),
+    /// At one of these URIs, e.g. `http://controller:18000`. A host may have several addresses: each of them is tried.
+    Uris(Vec<Uri>),
     /// In this process: whoever serves takes one end of each stream from the other side of this queue.
     InProcess(mpsc::Sender<DuplexStream>),
 }
@@ -35,55 +44,165 @@ impl Controller {
         (Self::InProcess(sender), receiver)
     }
 
-    /// A channel that connects when it is first used.
-    pub fn channel(&self) -> Channel {
-        match self {
-            Self::Uri(uri) => settings(Endpoint::from(uri.clone())).connect_lazy(),
-            Self::InProcess(streams) => {
-                let streams = streams.clone();
-                let connect = tower::service_fn(move |_: Uri| {
-                    let streams = streams.clone();
-                    async move {
-                        let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
-                        let gone = |_| io::Error::new(io::ErrorKind::ConnectionRefused, "the controller has stopped");
-                        streams.send(theirs).await.map_err(gone)?;
-                        Ok::<_, io::Error>(TokioIo::new(ours))
+    /// Channels to the addresses that the controller has at the moment; they connect when they are first used.
+    ///
+    /// # Errors
+    /// No host has an address.
+    pub async fn channels(&self) -> io::Result<Vec<Channel>> {
+        let uris = match self {
+            Self::Uris(uris) => uris,
+            Self::InProcess(streams) => return Ok(vec![in_process(streams.clone())]),
+        };
+        let mut channels = Vec::new();
+        let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "no controller is named");
+        for uri in uris {
+            match addresses(uri).await {
+                Ok(addresses) => {
+                    for address in addresses {
+                        channels.push(channel(uri, address)?);
                     }
-                });
-                settings(Endpoint::from_static("http://in-process")).connect_with_connector_lazy(connect)
+                }
+                Err(error) => failed = error,
             }
         }
+        if channels.is_empty() { Err(failed) } else { Ok(channels) }
     }
+}
+
+/// The addresses of a URI's host at the moment.
+async fn addresses(uri: &Uri) -> io::Result<Vec<SocketAddr>> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    match addresses.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
+        false => Ok(addresses),
+    }
+}
+
+/// A channel to one address of a URI's host, which goes on to be called by its name.
+fn channel(uri: &Uri, address: SocketAddr) -> io::Result<Channel> {
+    let scheme = uri.scheme_str().unwrap_or("http");
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(io::Error::other)?;
+    Ok(settings(endpoint.origin(uri.clone())).connect_lazy())
+}
+
+fn in_process(streams: mpsc::Sender<DuplexStream>) -> Channel {
+    let connect = tower::service_fn(move |_: Uri| {
+        let streams = streams.clone();
+        async move {
+            let (ours, theirs) = tokio::io::duplex(DUPLEX_BYTES);
+            let gone = |_| io::Error::new(io::ErrorKind::ConnectionRefused, "the controller has stopped");
+            streams.send(theirs).await.map_err(gone)?;
+            Ok::<_, io::Error>(TokioIo::new(ours))
+        }
+    });
+    settings(Endpoint::from_static("http://in-process")).connect_with_connector_lazy(connect)
 }
 
 fn settings(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
 }
 
-/// Runs `session` again whenever it ends, for ever: after a wait that doubles with each failure, with jitter so that proxies do not come
-/// back all at once.
+/// How one look for a controller ended, after all of its addresses were tried.
+enum Ended {
+    /// A stream was open, and has ended.
+    Stream(Result<(), Status>),
+    /// Somebody answered, but nobody leads.
+    NoLeader(Status),
+    /// Nobody answered.
+    Unreachable(String),
+}
+
+/// Keeps a stream of configuration open to whichever address of the controller takes it, for ever. `leader` holds the channel to that one
+/// while it does: the other streams go there as well.
+///
+/// Of several controllers one leads; the others say so, and the next address is tried at once. After all of them comes a wait with jitter, so
+/// that proxies do not come back all at once: it doubles up to seconds while nobody answers, and stays short while they elect a leader.
+pub async fn follow_leader(
+    controller: Controller,
+    mut rng: SmallRng,
+    now: impl Fn() -> Timestamp,
+    leader: watch::Sender<Option<Channel>>,
+    mut session: impl AsyncFnMut(Channel, &watch::Sender<Option<Channel>>) -> Result<(), Status>,
+) {
+    let mut backoff = BACKOFF_MIN;
+    // Addresses are tried from here on: where it went well last.
+    let mut first = 0;
+    loop {
+        let began = now();
+        let ended = match controller.channels().await {
+            Ok(channels) => try_all(channels, &mut first, &leader, &mut session).await,
+            Err(error) => Ended::Unreachable(error.to_string()),
+        };
+        if matches!(ended, Ended::Stream(_)) && now().since(began) >= BACKOFF_RESET {
+            backoff = BACKOFF_MIN;
+        }
+        let wait = backoff.mul_f64(rng.random_range(0.5..1.0));
+        let mut limit = BACKOFF_MAX;
+        match ended {
+            Ended::Stream(Ok(())) => tracing::info!(stream = "configuration", "controller closed the stream"),
+            Ended::Stream(Err(error)) => tracing::warn!(stream = "configuration", %error, "controller lost"),
+            Ended::NoLeader(error) => {
+                limit = ELECTION_BACKOFF_MAX;
+                tracing::info!(reason = error.message(), retry_in = ?wait, "no controller leads");
+            }
+            Ended::Unreachable(error) => tracing::warn!(error, retry_in = ?wait, "controller unreachable"),
+        }
+        tokio::time::sleep(wait.min(limit)).await;
+        backoff = (backoff * 2).min(limit);
+    }
+}
+
+async fn try_all(
+    channels: Vec<Channel>,
+    first: &mut usize,
+    leader: &watch::Sender<Option<Channel>>,
+    session: &mut impl AsyncFnMut(Channel, &watch::Sender<Option<Channel>>) -> Result<(), Status>,
+) -> Ended {
+    let count = channels.len();
+    let mut refused = None;
+    let mut last = String::new();
+    for step in 0..count {
+        let index = (*first + step) % count;
+        let ended = session(channels[index].clone(), leader).await;
+        let was_open = leader.send_replace(None).is_some();
+        match ended {
+            ended if was_open => {
+                *first = index;
+                return Ended::Stream(ended);
+            }
+            Ok(()) => last = "the stream was closed at once".to_owned(),
+            Err(error) if error.code() == Code::FailedPrecondition => refused = Some(error),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    match refused {
+        Some(refused) => Ended::NoLeader(refused),
+        None => Ended::Unreachable(last),
+    }
+}
+
+/// Runs `session` on the channel to the leader whenever there is one, again when it ends, for ever.
 pub async fn keep_up<E: fmt::Display>(
     name: &'static str,
     mut rng: SmallRng,
-    now: impl Fn() -> Timestamp,
-    mut session: impl AsyncFnMut() -> Result<(), E>,
+    mut leader: watch::Receiver<Option<Channel>>,
+    mut session: impl AsyncFnMut(Channel) -> Result<(), E>,
 ) {
-    let mut backoff = BACKOFF_MIN;
     loop {
-        let began = now();
-        match session().await {
-            Ok(()) => tracing::info!(stream = name, "controller closed the stream"),
-            Err(error) => tracing::warn!(stream = name, %error, retry_in = ?backoff, "controller unreachable"),
+        let Ok(channel) = leader.wait_for(Option::is_some).await.map(|channel| channel.clone()) else { return };
+        let Some(channel) = channel else { continue };
+        if let Err(error) = session(channel).await {
+            tracing::debug!(stream = name, %error, "stream ended");
         }
-        if now().since(began) >= BACKOFF_RESET {
-            backoff = BACKOFF_MIN;
-        }
-        tokio::time::sleep(backoff.mul_f64(rng.random_range(0.5..1.0))).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::time::sleep(BACKOFF_MIN.mul_f64(rng.random_range(0.5..1.0))).await;
     }
 }

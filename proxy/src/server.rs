@@ -255,12 +255,14 @@ impl Control {
         let finder = self.finder.run(updates.clone());
         let mut ads = AdsClient::new(self.id, self.peer_node, updates, self.status);
         let mut telemetry = self.telemetry;
-        let channel = self.controller.channel();
+        let (leader, led) = watch::channel(None);
         let mut rng = || SmallRng::from_rng(&mut self.rng);
         let (ads_rng, telemetry_rng) = (rng(), rng());
-        let ads = link::keep_up("configuration", ads_rng, clock::now, async || ads.stream(channel.clone()).await);
+        let ads = link::follow_leader(self.controller, ads_rng, clock::now, leader, async |channel, leader| {
+            ads.stream(channel, leader).await
+        });
         let telemetry =
-            link::keep_up("telemetry", telemetry_rng, clock::now, async || telemetry.stream(channel.clone()).await);
+            link::keep_up("telemetry", telemetry_rng, led, async |channel| telemetry.stream(channel).await);
         let keeper = self.keeper.run(pending, self.outliers, self.stop.clone());
         let admin = async {
             match self.admin {

@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
+use trimtab::up::{ControlSettings, LeaseSettings};
+use trimtab_controller::leader::LEASE_NAME;
 
 use super::source::SourceArgs;
 
@@ -15,15 +18,57 @@ pub struct ControllerArgs {
     grpc: SocketAddr,
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    lease: LeaseArgs,
+}
+
+/// Which of several controllers in a cluster leads.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct LeaseArgs {
+    /// Name of the Lease by which controllers agree who leads
+    #[arg(long, value_name = "NAME", default_value = LEASE_NAME, help_heading = "Kubernetes")]
+    lease_name: String,
+    /// Namespace of the Lease; by default this controller's own
+    #[arg(long, env = "TRIMTAB_LEASE_NAMESPACE", value_name = "NAMESPACE", help_heading = "Kubernetes")]
+    lease_namespace: Option<String>,
+    /// How long a leader may be silent before another one takes over, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = whole_seconds, help_heading = "Kubernetes")]
+    lease_duration: Duration,
+    /// Lead without asking anybody: there is no other controller
+    #[arg(long, help_heading = "Kubernetes")]
+    no_leader_election: bool,
+}
+
+impl LeaseArgs {
+    fn settings(&self) -> Option<LeaseSettings> {
+        (!self.no_leader_election).then(|| LeaseSettings {
+            namespace: self.lease_namespace.clone(),
+            name: self.lease_name.clone(),
+            duration: self.lease_duration,
+        })
+    }
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    let duration = super::source::duration(text)?;
+    match duration.subsec_nanos() {
+        0 => Ok(duration),
+        _ => Err("it must be a whole number of seconds, as a Lease has it".to_owned()),
+    }
 }
 
 /// Controls until SIGTERM or Ctrl-C.
 pub async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
     let dashboard = args.source.control.dashboard();
-    let running =
-        trimtab::up::start_controller(args.source.source(), args.source.control.settings(), args.grpc, dashboard)
-            .await?;
+    let settings = ControlSettings { lease: args.lease.settings(), ..args.source.control.settings() };
+    let source = args.source.source(true).unwrap_or_else(|error| error.exit());
+    let running = tokio::select! {
+        running = trimtab::up::start_controller(source, settings, args.grpc, dashboard) => running?,
+        // While it waits for an API server there is nothing to drain.
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
     super::say(&[format!("proxies connect to http://{}", running.grpc)]);
     super::say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
     tokio::select! {

@@ -2,6 +2,7 @@
 
 mod completions;
 mod controller;
+mod crds;
 pub mod logging;
 mod models;
 mod proxy;
@@ -67,6 +68,8 @@ pub enum Command {
     Train(Box<train::TrainArgs>),
     /// List, compare, promote, roll back and pin versions of the policy
     Models(models::ModelsArgs),
+    /// Print the definitions of Trimtab's own kinds, for `kubectl apply`
+    Crds(crds::CrdsArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -82,6 +85,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Simulate(args) => simulate::run(*args),
         Command::Train(args) => train::run(&args),
         Command::Models(args) => block_on(models::run(args)),
+        Command::Crds(args) => crds::run(args),
         Command::Completions(args) => completions::run(args),
     }
 }

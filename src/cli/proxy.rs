@@ -11,9 +11,17 @@ use super::up::DataPlaneArgs;
 /// Arguments of `trimtab proxy`.
 #[derive(Debug, Args)]
 pub struct ProxyArgs {
-    /// Where the controller listens for proxies
-    #[arg(long, env = "TRIMTAB_CONTROLLER", value_name = "URL", default_value = "http://127.0.0.1:18000", value_parser = controller_uri)]
-    controller: http::Uri,
+    /// Where the controller listens for proxies; several with commas between them. Of all the addresses that their hosts have, the one that
+    /// leads is followed
+    #[arg(
+        long,
+        env = "TRIMTAB_CONTROLLER",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:18000",
+        value_delimiter = ',',
+        value_parser = controller_uri
+    )]
+    controller: Vec<http::Uri>,
     /// This proxy's name in the controller's view; by default host name and process id
     #[arg(long, value_name = "NAME")]
     id: Option<String>,

@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory, ValueEnum};
 use trimtab::up::ControlSettings;
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
-use trimtab_controller::provider::{Source, flags::Flags};
+use trimtab_controller::provider::{
+    Source,
+    flags::Flags,
+    kubernetes::{KubernetesOptions, ProxyAddresses},
+};
 use trimtab_model::rollout::RolloutSettings;
 
 /// What to route to: a few flags, a backends file, or Gateway API objects in YAML.
@@ -28,7 +32,7 @@ pub struct SourceArgs {
     )]
     pub listen: Vec<SocketAddr>,
     /// A server to route to, as `host:port`; may be said several times
-    #[arg(short, long, value_name = "HOST:PORT", required_unless_present_any = ["backends", "config"], help_heading = "Routing")]
+    #[arg(short, long, value_name = "HOST:PORT", help_heading = "Routing")]
     pub to: Vec<HostPort>,
     /// A file of servers to route to, `host:port` a line; watched
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["to", "config"], help_heading = "Routing")]
@@ -60,7 +64,55 @@ pub struct SourceArgs {
     #[command(flatten)]
     pub metrics: MetricsArgs,
     #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
+    #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// The objects of a cluster.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct KubernetesArgs {
+    /// Take the configuration from a Kubernetes cluster; `trimtab controller` in a pod does so where nothing else is said
+    #[arg(long, conflicts_with_all = ["to", "backends", "config", "listen"], help_heading = "Kubernetes")]
+    pub kubernetes: bool,
+    /// Which cluster; by default what KUBECONFIG names, the user's own kubeconfig, or the pod's service account
+    #[arg(long, value_name = "FILE", requires = "kubernetes", help_heading = "Kubernetes")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespaces to follow, with commas between them; by default all of them
+    #[arg(
+        long = "namespaces",
+        env = "TRIMTAB_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ',',
+        help_heading = "Kubernetes"
+    )]
+    pub namespaces: Vec<String>,
+    /// Where clients reach the proxies, for the status of Gateways that ask for no address; may be said several times
+    #[arg(long, value_name = "ADDRESS", help_heading = "Kubernetes")]
+    pub gateway_address: Vec<String>,
+    /// The Service in front of the proxies: its addresses go into the status of Gateways
+    #[arg(long, env = "TRIMTAB_GATEWAY_SERVICE", value_name = "NAMESPACE/NAME", value_parser = namespaced, help_heading = "Kubernetes")]
+    pub gateway_service: Option<(String, String)>,
+}
+
+impl KubernetesArgs {
+    fn options(&self) -> KubernetesOptions {
+        KubernetesOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            namespaces: self.namespaces.iter().filter(|name| !name.is_empty()).cloned().collect(),
+            addresses: ProxyAddresses { fixed: self.gateway_address.clone(), service: self.gateway_service.clone() },
+        }
+    }
+}
+
+fn namespaced(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err(format!("\"{text}\" is not a namespace and a name, expected one such as trimtab/trimtab-proxy")),
+    }
 }
 
 /// What the rule takes into account unless told otherwise: `spec.adaptive.terms` of the policy.
@@ -124,7 +176,7 @@ pub struct ControlArgs {
     /// How long a stage of a rollout may last before the version is given up as undecided
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration, help_heading = "Control")]
     pub rollout_stage_max: Duration,
-    /// What this controller is called in the log of the model store; by default host and process
+    /// What this controller is called in the log of the model store, in the Lease and in Events; by default host and process
     #[arg(long, value_name = "NAME", help_heading = "Control")]
     pub controller_id: Option<String>,
     /// Seed of the exploration noise; by default a fresh one
@@ -145,12 +197,26 @@ pub struct ControlArgs {
 }
 
 impl SourceArgs {
-    /// As the controller takes it.
-    pub fn source(&self) -> Source {
+    /// As the controller takes it. In a pod the cluster around it will do, if that is `usual`.
+    ///
+    /// # Errors
+    /// Nothing was said.
+    pub fn source(&self, usual: bool) -> Result<Source, clap::Error> {
         if let Some(path) = &self.config {
-            return Source::Path(path.clone());
+            return Ok(Source::Path(path.clone()));
         }
-        Source::Flags(Flags {
+        let said = !self.to.is_empty() || self.backends.is_some();
+        let in_cluster = || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        if self.kubernetes.kubernetes || (usual && !said && in_cluster()) {
+            return Ok(Source::Kubernetes(self.kubernetes.options()));
+        }
+        if !said {
+            return Err(super::Cli::command().error(
+                clap::error::ErrorKind::MissingRequiredArgument,
+                "where to route is not said, expected --to HOST:PORT, --backends FILE, --config PATH or --kubernetes",
+            ));
+        }
+        Ok(Source::Flags(Flags {
             listen: self.listen.clone(),
             to: self.to.clone(),
             backends: self.backends.clone(),
@@ -165,7 +231,7 @@ impl SourceArgs {
                 ..Metrics::default()
             },
             terms: (!self.without.is_empty()).then(|| Term::all_but(&self.without)),
-        })
+        }))
     }
 }
 
@@ -203,6 +269,8 @@ impl ControlArgs {
             }),
             seed: self.seed,
             recordings: self.recordings(),
+            id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
+            lease: None,
         }
     }
 

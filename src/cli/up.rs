@@ -74,7 +74,7 @@ pub fn default_id() -> String {
 /// Routes until SIGTERM or Ctrl-C, then drains.
 pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let options = UpOptions {
-        source: args.source.source(),
+        source: args.source.source(false).unwrap_or_else(|error| error.exit()),
         control: args.source.control.settings(),
         proxy: args.data_plane.settings(None, false),
         dashboard: args.source.control.dashboard(),

@@ -8,7 +8,12 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
-use super::{BackendSpec, GROUP, endpoints, name_of, namespace_of, policies::Policies, settings};
+use super::{
+    BackendSpec, GROUP, endpoints, name_of, namespace_of,
+    policies::Policies,
+    settings,
+    status::{PolicyStatus, reason},
+};
 use crate::{
     objects::Objects,
     problem::{ObjectId, Problem, Report},
@@ -24,6 +29,8 @@ pub(super) struct Resolver<'a> {
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     policies: Policies<'a>,
     referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
+    /// Whether what is resolved is remembered.
+    keep: bool,
 }
 
 impl<'a> Resolver<'a> {
@@ -31,14 +38,14 @@ impl<'a> Resolver<'a> {
         let services: HashMap<_, _> = objects
             .services
             .iter()
-            .map(|service| ((namespace_of(&service.metadata), name_of(&service.metadata)), service))
+            .map(|service| ((namespace_of(&service.metadata), name_of(&service.metadata)), &**service))
             .collect();
         let mut slices: HashMap<_, Vec<_>> = HashMap::new();
         for slice in &objects.endpoint_slices {
             let labels = slice.metadata.labels.as_ref();
             match labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
                 Some(service) => {
-                    slices.entry((namespace_of(&slice.metadata), service.as_str())).or_default().push(slice);
+                    slices.entry((namespace_of(&slice.metadata), service.as_str())).or_default().push(&**slice);
                 }
                 None => {
                     let mut report = report_of_slice(slice);
@@ -51,7 +58,17 @@ impl<'a> Resolver<'a> {
             }
         }
         let policies = Policies::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, referred: BTreeMap::new() }
+        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), keep: true }
+    }
+
+    /// Whether what is resolved from now on becomes a backend of the data plane.
+    pub fn keep(&mut self, keep: bool) {
+        self.keep = keep;
+    }
+
+    /// What is to be said of the policies.
+    pub fn take_policy_statuses(&mut self) -> Vec<PolicyStatus> {
+        std::mem::take(&mut self.policies.statuses)
     }
 
     /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
@@ -65,7 +82,8 @@ impl<'a> Resolver<'a> {
         let group = reference.group.as_deref().unwrap_or_default();
         let kind = reference.kind.as_deref().unwrap_or("Service");
         if (group, kind) != ("", "Service") {
-            report.unresolved(format!("{field}.kind"), format!("{group}/{kind} is not supported, expected a Service"));
+            let message = format!("{group}/{kind} is not supported, expected a Service");
+            report.refused(reason::INVALID_KIND, format!("{field}.kind"), message);
             return None;
         }
         let namespace = reference.namespace.as_deref().unwrap_or(from);
@@ -74,25 +92,27 @@ impl<'a> Resolver<'a> {
                 "no ReferenceGrant in {namespace} lets an HTTPRoute of {from} refer to Service {}",
                 reference.name
             );
-            report.unresolved(format!("{field}.namespace"), message);
+            report.refused(reason::REF_NOT_PERMITTED, format!("{field}.namespace"), message);
             return None;
         }
         let Some(port) = reference.port else {
-            report.unresolved(
+            report.refused(
+                reason::BACKEND_NOT_FOUND,
                 format!("{field}.port"),
                 format!("is missing, expected a port of Service {namespace}/{}", reference.name),
             );
             return None;
         };
         let Some(service) = self.services.get(&(namespace, reference.name.as_str())).copied() else {
-            report.unresolved(format!("{field}.name"), format!("there is no Service {namespace}/{}", reference.name));
+            let message = format!("there is no Service {namespace}/{}", reference.name);
+            report.refused(reason::BACKEND_NOT_FOUND, format!("{field}.name"), message);
             return None;
         };
         let spec = service.spec.as_ref();
         if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {
             let message =
                 format!("Service {namespace}/{} is of type ExternalName, which is not supported", reference.name);
-            report.unresolved(format!("{field}.name"), message);
+            report.refused(reason::INVALID_KIND, format!("{field}.name"), message);
             return None;
         }
         let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
@@ -101,14 +121,17 @@ impl<'a> Resolver<'a> {
         else {
             let known = ports.iter().map(|port| port.port.to_string()).collect::<Vec<_>>().join(", ");
             let expected = if known.is_empty() { "it has none".to_owned() } else { format!("expected one of {known}") };
-            report.unresolved(
+            report.refused(
+                reason::BACKEND_NOT_FOUND,
                 format!("{field}.port"),
                 format!("{port} is not a port of Service {namespace}/{}, {expected}", reference.name),
             );
             return None;
         };
         let name = format!("{namespace}/{}:{port}", reference.name);
-        self.referred.insert(name.clone(), (service, service_port));
+        if self.keep {
+            self.referred.insert(name.clone(), (service, service_port));
+        }
         Some(name)
     }
 
@@ -138,7 +161,7 @@ impl<'a> Resolver<'a> {
             }
             let policy = self.policies.of(service, port).map(|policy| &policy.spec);
             let mut slice_problems = Vec::new();
-            let endpoints = endpoints::collect(slices, service, port, &mut slice_problems);
+            let endpoints = endpoints::collect(slices, service, port, &self.objects.pods, &mut slice_problems);
             for report in slice_problems {
                 super::close(report, self.objects, problems);
             }

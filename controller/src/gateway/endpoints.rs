@@ -1,7 +1,7 @@
 //! EndpointSlices to the endpoints of one port of a Service: joined, each endpoint once, in an order that does not depend on the
 //! order of the slices.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     api::{
@@ -11,6 +11,8 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
+use trimtab_model::observation::EndpointKey;
+
 use super::{
     backends::{is_tcp, report_of_slice},
     fingerprint::{self, Fnv1a},
@@ -18,6 +20,7 @@ use super::{
 };
 use crate::{
     address::{Host, HostPort, parse_host},
+    objects::{PodFacts, Pods},
     problem::Report,
 };
 
@@ -30,6 +33,8 @@ pub(super) struct Found {
     pub zone: Option<String>,
     pub ready: bool,
     pub draining: bool,
+    /// What its pod says of itself, where it is known.
+    pub pod: Option<Arc<PodFacts>>,
 }
 
 /// All endpoints of a port, sorted by address. A pod with addresses of several families is there once, with its IPv4 address.
@@ -37,6 +42,7 @@ pub(super) fn collect(
     slices: &[&EndpointSlice],
     service: &Service,
     port: &ServicePort,
+    pods: &Pods,
     reports: &mut Vec<Report>,
 ) -> Vec<Found> {
     let mut slices = slices.to_vec();
@@ -46,7 +52,7 @@ pub(super) fn collect(
         let mut report = report_of_slice(slice);
         if let Some(number) = target_port(slice, service, port, &mut report) {
             for (index, endpoint) in slice.endpoints.iter().enumerate() {
-                let Some(found) = read(endpoint, number, &format!("endpoints[{index}]"), &mut report) else { continue };
+                let Some(found) = read(endpoint, number, index, pods, &mut report) else { continue };
                 by_key.entry(found.key).or_insert(found);
             }
         }
@@ -155,21 +161,25 @@ fn service_target(port: &ServicePort) -> Option<i32> {
 }
 
 /// Addresses of one endpoint are interchangeable; the first one is used, as kube-proxy does.
-fn read(endpoint: &Endpoint, port: u16, field: &str, report: &mut Report) -> Option<Found> {
+fn read(endpoint: &Endpoint, port: u16, index: usize, pods: &Pods, report: &mut Report) -> Option<Found> {
     let Some(host) = endpoint.addresses.first().and_then(|address| parse_host(address)) else {
-        report.invalid(format!("{field}.addresses[0]"), "is neither an IP address nor a host name");
+        report.invalid(format!("endpoints[{index}].addresses[0]"), "is neither an IP address nor a host name");
         return None;
     };
     let address = HostPort { host, port };
     let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    let identity = pod.and_then(|pod| pod.uid.clone()).unwrap_or_else(|| address.to_string());
+    let key = match pod.and_then(|pod| pod.uid.as_deref()) {
+        Some(uid) => fingerprint::endpoint_key(uid),
+        None => fingerprint::endpoint_key(&address.to_string()),
+    };
     let conditions = endpoint.conditions.as_ref();
     // Unset means ready and serving, and not terminating.
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
     let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(ready);
     Some(Found {
-        key: fingerprint::endpoint_key(&identity),
+        key,
+        pod: pods.get(&EndpointKey(key)).cloned(),
         name: pod.and_then(|pod| pod.name.clone()).unwrap_or_else(|| address.to_string()),
         address,
         zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),

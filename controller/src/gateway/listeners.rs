@@ -5,10 +5,19 @@ use std::{
     net::IpAddr,
 };
 
-use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From};
+use gateway_api::{
+    gatewayclasses::GatewayClass,
+    gateways::{
+        Gateway, GatewayListeners, GatewayListenersAllowedRoutesNamespacesFrom as From,
+        GatewayListenersAllowedRoutesNamespacesSelector as Selector,
+    },
+};
 use trimtab_proxy::api::v1;
 
-use super::{hostname, namespace_of};
+use super::{
+    hostname, namespace_of,
+    status::{self, GatewayStatus, reason},
+};
 use crate::{
     objects::Objects,
     problem::{ObjectId, Problem, Report},
@@ -18,7 +27,7 @@ use crate::{
 pub const GATEWAY_CLASS: &str = "trimtab";
 
 /// What a GatewayClass of Trimtab's has as its `controllerName`.
-pub const CONTROLLER_NAME: &str = "trimtab.dev/controller";
+pub const CONTROLLER_NAME: &str = "trimtab.dev/gateway-controller";
 
 /// A listener that routes can attach to.
 pub(super) struct Attachable<'a> {
@@ -30,19 +39,35 @@ pub(super) struct Attachable<'a> {
     pub names: Vec<String>,
 }
 
+/// What the gateways become.
+pub(super) struct Translated<'a> {
+    /// For the data plane.
+    pub listeners: Vec<v1::Listener>,
+    /// For routes.
+    pub attachables: Vec<Attachable<'a>>,
+    /// For people; routes are not counted yet.
+    pub gateways: Vec<GatewayStatus>,
+}
+
+/// GatewayClasses that name Trimtab.
+pub(super) fn our_classes(objects: &Objects) -> impl Iterator<Item = &GatewayClass> {
+    objects.gateway_classes.iter().filter(|class| class.spec.controller_name == CONTROLLER_NAME)
+}
+
 /// Gateways of our classes; the others are somebody else's.
 pub(super) fn ours(objects: &Objects) -> Vec<&Gateway> {
-    let classes: BTreeSet<&str> = objects
-        .gateway_classes
-        .iter()
-        .filter(|class| class.spec.controller_name == CONTROLLER_NAME)
-        .filter_map(|class| class.metadata.name.as_deref())
-        .chain([GATEWAY_CLASS])
-        .collect();
+    // Without a GatewayClass the usual name will do; a class of that name that names another controller is that one's.
+    let usual = (!is_class(objects, GATEWAY_CLASS)).then_some(GATEWAY_CLASS);
+    let classes: BTreeSet<&str> =
+        our_classes(objects).filter_map(|class| class.metadata.name.as_deref()).chain(usual).collect();
     let mut gateways: Vec<&Gateway> =
         objects.gateways.iter().filter(|gateway| classes.contains(gateway.spec.gateway_class_name.as_str())).collect();
     gateways.sort_by_key(|gateway| super::age_and_name(&gateway.metadata));
     gateways
+}
+
+fn is_class(objects: &Objects, name: &str) -> bool {
+    objects.gateway_classes.iter().any(|class| class.metadata.name.as_deref() == Some(name))
 }
 
 /// Checks what can be told from the Gateway alone.
@@ -68,23 +93,19 @@ pub fn check(gateway: &Gateway, report: &mut Report) {
 }
 
 /// Translates all gateways.
-pub(super) fn translate<'a>(
-    objects: &'a Objects,
-    problems: &mut Vec<Problem>,
-) -> (Vec<v1::Listener>, Vec<Attachable<'a>>) {
+pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> Translated<'a> {
     let mut listeners = Vec::new();
+    let mut statuses = Vec::new();
     let mut attachables = Vec::new();
     let mut taken: BTreeMap<(String, u32, String), String> = BTreeMap::new();
     let gateways = ours(objects);
     for gateway in &objects.gateways {
-        if !gateways.iter().any(|ours| std::ptr::eq(*ours, gateway)) {
+        let class = gateway.spec.gateway_class_name.as_str();
+        if !gateways.iter().any(|ours| std::ptr::eq(*ours, gateway)) && !is_class(objects, class) {
             let mut report = report_of(gateway);
             report.unresolved(
                 "spec.gatewayClassName",
-                format!(
-                    "\"{}\" is not a class of Trimtab's, expected {GATEWAY_CLASS}",
-                    gateway.spec.gateway_class_name
-                ),
+                format!("\"{class}\" is not a class of Trimtab's, expected {GATEWAY_CLASS}"),
             );
             super::close(report, objects, problems);
         }
@@ -93,11 +114,13 @@ pub(super) fn translate<'a>(
         let mut report = report_of(gateway);
         let addresses = addresses(gateway, &mut report);
         let conflicts = conflicts(gateway);
+        let mut served = vec![false; gateway.spec.listeners.len()];
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
             let Some((port, hostname)) = read(spec, &field, &mut report) else { continue };
             if conflicts.contains(&index) {
-                report.unresolved(
+                report.refused(
+                    reason::HOSTNAME_CONFLICT,
                     field,
                     "has the port and hostname of another listener of this Gateway: none of them is served",
                 );
@@ -108,7 +131,8 @@ pub(super) fn translate<'a>(
                 let name = listener_name(gateway, spec, (addresses.len() > 1).then_some(address));
                 let key = (address.to_string(), port, hostname.clone().unwrap_or_default());
                 if let Some(other) = taken.get(&key).filter(|_| port != 0) {
-                    report.unresolved(
+                    report.refused(
+                        reason::PORT_UNAVAILABLE,
                         &field,
                         format!("has the address, port and hostname of listener {other}, which is older and is served"),
                     );
@@ -124,18 +148,57 @@ pub(super) fn translate<'a>(
                 });
                 names.push(name);
             }
+            unsupported_kinds(spec, &field, &mut report);
             if !names.is_empty() {
+                served[index] = true;
                 attachables.push(Attachable { gateway, spec, hostname, names });
             }
         }
+        statuses.push(status::gateway(gateway, &report, &served, &objects.proxy_addresses));
         super::close(report, objects, problems);
     }
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    (listeners, attachables)
+    Translated { listeners, attachables, gateways: statuses }
+}
+
+/// Kinds of routes that a listener asks for and that are not served here.
+fn unsupported_kinds(listener: &GatewayListeners, field: &str, report: &mut Report) {
+    let kinds = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
+    for (index, kind) in kinds.iter().enumerate() {
+        if (kind.group.as_deref().unwrap_or(super::GROUP), kind.kind.as_str()) != (super::GROUP, "HTTPRoute") {
+            report.refused(
+                reason::INVALID_ROUTE_KINDS,
+                format!("{field}.allowedRoutes.kinds[{index}]"),
+                format!("{} is not supported, expected HTTPRoute", kind.kind),
+            );
+        }
+    }
+}
+
+/// Fills in how many routes are attached to each listener.
+pub(super) fn count_routes(
+    gateways: &mut [GatewayStatus],
+    attachables: &[Attachable<'_>],
+    routes: &[v1::HttpRoute],
+) {
+    for attachable in attachables {
+        let gateway = &attachable.gateway.metadata;
+        let status = gateways.iter_mut().find(|status| {
+            status.subject.name == super::name_of(gateway)
+                && status.subject.namespace == gateway.namespace.as_deref().unwrap_or_default()
+        });
+        let listener = status.and_then(|status| {
+            status.listeners.iter_mut().find(|listener| listener.name == attachable.spec.name)
+        });
+        if let Some(listener) = listener {
+            let attached = |route: &&v1::HttpRoute| route.listeners.iter().any(|name| attachable.names.contains(name));
+            listener.attached_routes = i32::try_from(routes.iter().filter(attached).count()).unwrap_or(i32::MAX);
+        }
+    }
 }
 
 /// Whether a route of namespace `namespace` may attach.
-pub(super) fn allows(attachable: &Attachable<'_>, namespace: &str) -> bool {
+pub(super) fn allows(attachable: &Attachable<'_>, namespace: &str, objects: &Objects) -> bool {
     let Some(allowed) = &attachable.spec.allowed_routes else {
         return namespace_of(&attachable.gateway.metadata) == namespace;
     };
@@ -150,18 +213,37 @@ pub(super) fn allows(attachable: &Attachable<'_>, namespace: &str) -> bool {
         && match namespaces.and_then(|namespaces| namespaces.from.as_ref()).unwrap_or(&From::Same) {
             From::All => true,
             From::Same => namespace_of(&attachable.gateway.metadata) == namespace,
-            From::Selector => namespaces.and_then(|namespaces| namespaces.selector.as_ref()).is_some_and(|selector| {
-                let name_only = |labels: &BTreeMap<String, String>| {
-                    labels.iter().all(|(key, value)| key == NAMESPACE_NAME_LABEL && value == namespace)
-                };
-                selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
-                    && selector.match_labels.as_ref().is_some_and(name_only)
-            }),
+            From::Selector => namespaces
+                .and_then(|namespaces| namespaces.selector.as_ref())
+                .is_some_and(|selector| selects(selector, namespace, objects)),
         }
 }
 
-/// The one label that every namespace has; others are not known here.
+/// The one label that every namespace has, whether or not there is an object for it.
 const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Whether a selector holds for the labels of a namespace. One that says nothing selects everything, as label selectors do; an operator
+/// that is not known selects nothing.
+fn selects(selector: &Selector, namespace: &str, objects: &Objects) -> bool {
+    let object = objects.namespaces.iter().find(|object| object.metadata.name.as_deref() == Some(namespace));
+    let labels = object.and_then(|object| object.metadata.labels.as_ref());
+    let label = |key: &str| match labels.and_then(|labels| labels.get(key)) {
+        Some(value) => Some(value.as_str()),
+        None => (key == NAMESPACE_NAME_LABEL).then_some(namespace),
+    };
+    selector.match_labels.iter().flatten().all(|(key, value)| label(key) == Some(value))
+        && selector.match_expressions.iter().flatten().all(|expression| {
+            let found = label(&expression.key);
+            let among = || found.is_some_and(|found| expression.values.iter().flatten().any(|value| value == found));
+            match expression.operator.as_str() {
+                "In" => among(),
+                "NotIn" => !among(),
+                "Exists" => found.is_some(),
+                "DoesNotExist" => found.is_none(),
+                _ => false,
+            }
+        })
+}
 
 fn report_of(gateway: &Gateway) -> Report {
     Report::new(ObjectId::new("Gateway", namespace_of(&gateway.metadata), super::name_of(&gateway.metadata)))
@@ -228,7 +310,7 @@ fn read(listener: &GatewayListeners, field: &str, report: &mut Report) -> Option
         "HTTPS" | "TLS" | "TCP" | "UDP" => {
             let message =
                 format!("{} is not supported yet, expected HTTP; the listener is not served", listener.protocol);
-            report.unresolved(format!("{field}.protocol"), message);
+            report.refused(reason::UNSUPPORTED_PROTOCOL, format!("{field}.protocol"), message);
             None
         }
         other => {

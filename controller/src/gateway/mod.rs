@@ -11,6 +11,7 @@ pub mod policies;
 pub mod routes;
 pub mod services;
 pub mod settings;
+pub mod status;
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use http::Uri;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use trimtab_model::{decision::Mode, observation::EndpointKey};
 use trimtab_proxy::api::v1;
+
+pub use status::Statuses;
 
 use crate::{
     objects::{DEFAULT_NAMESPACE, Objects},
@@ -39,6 +42,8 @@ pub struct Config {
     pub backends: Vec<BackendSpec>,
     /// What could not be translated.
     pub problems: Vec<Problem>,
+    /// What is to be said of each object in its status.
+    pub statuses: Statuses,
 }
 
 /// One backend: what is pushed to proxies, and what the control loop needs beside it.
@@ -129,18 +134,22 @@ pub struct ScrapeSettings {
 /// Translates objects. The same objects give the same result, whatever their order.
 pub fn translate(objects: &Objects) -> Config {
     let mut problems = Vec::new();
-    let (listeners, attachables) = listeners::translate(objects, &mut problems);
+    let listeners::Translated { listeners, attachables, mut gateways } = listeners::translate(objects, &mut problems);
     if listeners.is_empty() {
         let message =
             format!("no Gateway of class {} has a listener that can be served: nothing is", listeners::GATEWAY_CLASS);
         problems.push(Problem { origin: None, object: None, field: None, message });
     }
     let mut resolver = backends::Resolver::new(objects, &mut problems);
-    let routes = routes::translate(objects, &attachables, &mut resolver, &mut problems);
+    let (routes, route_statuses) = routes::translate(objects, &attachables, &mut resolver, &mut problems);
+    let policies = resolver.take_policy_statuses();
     let backends = resolver.into_backends(&mut problems);
     problems.sort();
     problems.dedup();
-    Config { listeners, routes, backends, problems }
+    listeners::count_routes(&mut gateways, &attachables, &routes);
+    let classes = listeners::our_classes(objects).map(status::class).collect();
+    let statuses = Statuses { classes, gateways, routes: route_statuses, policies };
+    Config { listeners, routes, backends, problems, statuses }
 }
 
 fn namespace_of(metadata: &ObjectMeta) -> &str {
@@ -166,5 +175,7 @@ fn close(report: Report, objects: &Objects, problems: &mut Vec<Problem>) {
     problems.extend(report.into_problems(origin));
 }
 
+#[cfg(test)]
+mod status_tests;
 #[cfg(test)]
 mod tests;

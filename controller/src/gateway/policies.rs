@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 
-use super::{name_of, namespace_of, settings};
+use super::{
+    name_of, namespace_of, settings,
+    status::{self, Condition, PolicyStatus, reason},
+};
 use crate::{
     objects::Objects,
     policy::BackendTrafficPolicy,
@@ -17,6 +20,8 @@ type Target<'a> = (&'a str, &'a str, Option<&'a str>);
 /// The policies that hold, by what they are for.
 pub(super) struct Policies<'a> {
     by_target: HashMap<Target<'a>, &'a BackendTrafficPolicy>,
+    /// What is to be said of them all.
+    pub statuses: Vec<PolicyStatus>,
 }
 
 impl<'a> Policies<'a> {
@@ -25,6 +30,7 @@ impl<'a> Policies<'a> {
         let mut sorted: Vec<_> = objects.policies.iter().collect();
         sorted.sort_by_key(|policy| super::age_and_name(&policy.metadata));
         let mut by_target: HashMap<Target<'a>, &'a BackendTrafficPolicy> = HashMap::new();
+        let mut statuses = Vec::with_capacity(sorted.len());
         for policy in sorted {
             let namespace = namespace_of(&policy.metadata);
             let mut report = Report::new(ObjectId::new("BackendTrafficPolicy", namespace, name_of(&policy.metadata)));
@@ -33,22 +39,36 @@ impl<'a> Policies<'a> {
             if !valid {
                 report.unresolved("spec", "is not applied as long as this is so");
             }
+            let mut ancestors = Vec::new();
+            if let Some(fault) = report.first_invalid() {
+                let condition = Condition::no("Accepted", reason::INVALID, fault.to_string());
+                ancestors.extend(policy.spec.target_refs.iter().map(|target| {
+                    let section = target.section_name.as_deref().filter(|section| !section.is_empty());
+                    (status::ancestor(&policy.metadata, &target.name, section), condition.clone())
+                }));
+            }
             for (index, target) in policy.spec.target_refs.iter().enumerate().filter(|_| valid) {
                 let field = format!("spec.targetRefs[{index}]");
+                let section = target.section_name.as_deref().filter(|section| !section.is_empty());
+                let ancestor = status::ancestor(&policy.metadata, &target.name, section);
+                let mut say = |condition| ancestors.push((ancestor.clone(), condition));
                 let Some(service) = services.get(&(namespace, target.name.as_str())) else {
+                    let message = format!("{field}.name: there is no Service {namespace}/{}", target.name);
+                    say(Condition::no("Accepted", reason::TARGET_NOT_FOUND, message));
                     report.unresolved(
                         format!("{field}.name"),
                         format!("there is no Service {namespace}/{}", target.name),
                     );
                     continue;
                 };
-                let section = target.section_name.as_deref().filter(|section| !section.is_empty());
                 let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
                 if let Some(section) = section
                     && !ports.iter().any(|port| port.name.as_deref() == Some(section))
                 {
                     let message =
                         format!("\"{section}\" is not the name of a port of Service {namespace}/{}", target.name);
+                    let said = format!("{field}.sectionName: {message}");
+                    say(Condition::no("Accepted", reason::TARGET_NOT_FOUND, said));
                     report.unresolved(format!("{field}.sectionName"), message);
                     continue;
                 }
@@ -59,16 +79,19 @@ impl<'a> Policies<'a> {
                             "is already the target of BackendTrafficPolicy {namespace}/{}",
                             name_of(&other.metadata)
                         );
+                        say(Condition::no("Accepted", reason::CONFLICTED, format!("{field}: {message}")));
                         report.unresolved(field, message);
                     }
                     None => {
+                        say(Condition::yes("Accepted", reason::ACCEPTED));
                         by_target.insert(key, policy);
                     }
                 }
             }
+            statuses.push(status::policy(&policy.metadata, ancestors));
             super::close(report, objects, problems);
         }
-        Policies { by_target }
+        Policies { by_target, statuses }
     }
 
     /// The policy for a port: the one that names the port, else the one for the Service.

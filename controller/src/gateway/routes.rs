@@ -4,16 +4,23 @@
 use std::collections::BTreeSet;
 
 use gateway_api::{
-    gateways::Gateway,
+    gateways::{Gateway, GatewayListeners},
     httproutes::{HttpRoute, HttpRouteParentRefs, HttpRouteRules, HttpRouteRulesBackendRefs, HttpRouteRulesTimeouts},
 };
 use trimtab_proxy::api::v1;
 
-use super::{GROUP, backends::Resolver, hostname, listeners, listeners::Attachable, matches, name_of, namespace_of};
+use super::{
+    GROUP,
+    backends::Resolver,
+    hostname, listeners,
+    listeners::Attachable,
+    matches, name_of, namespace_of,
+    status::{self, RouteStatus, reason},
+};
 use crate::{
     duration::Duration,
     objects::Objects,
-    problem::{ObjectId, Problem, Report},
+    problem::{Finding, ObjectId, Problem, Report},
 };
 
 /// Largest weight of a backendRef.
@@ -50,22 +57,30 @@ pub(super) fn translate(
     attachables: &[Attachable<'_>],
     resolver: &mut Resolver<'_>,
     problems: &mut Vec<Problem>,
-) -> Vec<v1::HttpRoute> {
+) -> (Vec<v1::HttpRoute>, Vec<RouteStatus>) {
     let mut routes = Vec::new();
+    let mut statuses = Vec::new();
     for route in &objects.http_routes {
         let name = format!("{}/{}", namespace_of(&route.metadata), name_of(&route.metadata));
         let mut report =
             Report::new(ObjectId::new("HTTPRoute", namespace_of(&route.metadata), name_of(&route.metadata)));
         let asked = route.spec.hostnames.as_ref().is_some_and(|hostnames| !hostnames.is_empty());
         let hostnames = hostnames(route, &mut report);
-        let attached = if asked && hostnames.is_empty() {
-            // None of its host names holds: it must not become a route for any host.
-            BTreeSet::new()
-        } else {
-            attach(route, &hostnames, objects, attachables, &mut report)
-        };
-        if !attached.is_empty() {
-            let rules = rules(route, resolver, &mut report);
+        // None of its host names holds: it must not become a route for any host.
+        let no_host = asked && hostnames.is_empty();
+        let parents = attach(route, (!no_host).then_some(&*hostnames), objects, attachables, &mut report);
+        let attached: BTreeSet<String> =
+            parents.iter().filter_map(|(_, taken)| taken.as_ref().ok()).flatten().cloned().collect();
+        if !parents.is_empty() {
+            // Whether its references lead anywhere is said of a route that attaches to nothing as well.
+            let rules = rules(route, resolver, !attached.is_empty(), &mut report);
+            let parents = parents.into_iter().map(|(parent, taken)| (parent.clone(), taken.map(|_| ()))).collect();
+            let count = route.spec.rules.as_deref().unwrap_or_default().len();
+            statuses.push(status::route(&route.metadata, parents, count, &report));
+            if attached.is_empty() {
+                super::close(report, objects, problems);
+                continue;
+            }
             routes.push(v1::HttpRoute {
                 name,
                 listeners: attached.into_iter().collect(),
@@ -77,7 +92,7 @@ pub(super) fn translate(
         super::close(report, objects, problems);
     }
     routes.sort_by(|a, b| a.name.cmp(&b.name));
-    routes
+    (routes, statuses)
 }
 
 fn hostnames(route: &HttpRoute, report: &mut Report) -> Vec<String> {
@@ -85,53 +100,86 @@ fn hostnames(route: &HttpRoute, report: &mut Report) -> Vec<String> {
     route.spec.hostnames.iter().flatten().enumerate().filter_map(read).collect()
 }
 
-/// Names of the data plane's listeners that the route attaches to.
-fn attach(
-    route: &HttpRoute,
-    hostnames: &[String],
+/// The parents that are ours, each with the data plane's listeners that the route attaches to there, or why it does to none. `hostnames`:
+/// those that hold; `None` if none does.
+fn attach<'r>(
+    route: &'r HttpRoute,
+    hostnames: Option<&[String]>,
     objects: &Objects,
     attachables: &[Attachable<'_>],
     report: &mut Report,
-) -> BTreeSet<String> {
-    let mut attached = BTreeSet::new();
+) -> Vec<(&'r HttpRouteParentRefs, Result<BTreeSet<String>, Finding>)> {
+    let mut outcomes = Vec::new();
     let parents = route.spec.parent_refs.as_deref().unwrap_or_default();
     if parents.is_empty() {
         report.unresolved("spec.parentRefs", "is missing, expected a Gateway: the route is attached to nothing");
     }
+    let ours = listeners::ours(objects);
     let namespace = namespace_of(&route.metadata);
     for (index, parent) in parents.iter().enumerate() {
         let field = format!("spec.parentRefs[{index}]");
         let Some(gateway) = parent_gateway(parent, namespace, objects, &field, report) else { continue };
-        let selected: Vec<_> = attachables.iter().filter(|attachable| selects(parent, attachable, gateway)).collect();
-        if selected.is_empty() {
-            if listeners::ours(objects).iter().any(|ours| std::ptr::eq(*ours, gateway)) {
-                report.unresolved(field, format!("{} of Gateway {} is served", no_listener(parent), parent.name));
-            }
+        if !ours.iter().any(|ours| std::ptr::eq(*ours, gateway)) {
             continue;
         }
-        let allowed: Vec<_> =
-            selected.into_iter().filter(|attachable| listeners::allows(attachable, namespace)).collect();
-        if allowed.is_empty() {
-            report.unresolved(field, format!("allowedRoutes of Gateway {} does not allow this route", parent.name));
-            continue;
+        let taken = attach_to(route, parent, gateway, &field, hostnames, objects, attachables);
+        if let Err(Finding { field, message, reason }) = &taken {
+            report.refused(reason.unwrap_or(reason::NO_MATCHING_PARENT), field, message);
         }
-        let before = attached.len();
-        for attachable in allowed {
-            let meets = |listener: &String| {
-                hostnames.is_empty() || hostnames.iter().any(|hostname| hostname::intersect(listener, hostname))
-            };
-            if attachable.hostname.as_ref().is_none_or(meets) {
-                attached.extend(attachable.names.iter().cloned());
-            }
-        }
-        if attached.len() == before {
-            report.unresolved(
-                "spec.hostnames",
-                format!("none of them is a host that a listener of Gateway {} accepts", parent.name),
-            );
-        }
+        outcomes.push((parent, taken));
     }
-    attached
+    outcomes
+}
+
+/// The data plane's listeners of one Gateway that a route attaches to.
+fn attach_to(
+    route: &HttpRoute,
+    parent: &HttpRouteParentRefs,
+    gateway: &Gateway,
+    field: &str,
+    hostnames: Option<&[String]>,
+    objects: &Objects,
+    attachables: &[Attachable<'_>],
+) -> Result<BTreeSet<String>, Finding> {
+    let refused =
+        |reason, field: &str, message| Err(Finding { field: field.to_owned(), message, reason: Some(reason) });
+    let exists = gateway.spec.listeners.iter().any(|listener| names(parent, listener));
+    let selected: Vec<_> = attachables
+        .iter()
+        .filter(|attachable| std::ptr::eq(attachable.gateway, gateway) && names(parent, attachable.spec))
+        .collect();
+    if selected.is_empty() {
+        let message = match exists {
+            true => format!("{} of Gateway {} is served", no_listener(parent), parent.name),
+            false => format!("{} of Gateway {} is there", no_listener(parent), parent.name),
+        };
+        return refused(reason::NO_MATCHING_PARENT, field, message);
+    }
+    let namespace = namespace_of(&route.metadata);
+    let allowed: Vec<_> =
+        selected.into_iter().filter(|attachable| listeners::allows(attachable, namespace, objects)).collect();
+    if allowed.is_empty() {
+        let message = format!("allowedRoutes of Gateway {} does not allow this route", parent.name);
+        return refused(reason::NOT_ALLOWED_BY_LISTENERS, field, message);
+    }
+    let meets = |listener: &String| {
+        hostnames.is_some_and(|hostnames| {
+            hostnames.is_empty() || hostnames.iter().any(|hostname| hostname::intersect(listener, hostname))
+        })
+    };
+    let attached: BTreeSet<String> = allowed
+        .into_iter()
+        .filter(|attachable| match &attachable.hostname {
+            Some(listener) => meets(listener),
+            None => hostnames.is_some(),
+        })
+        .flat_map(|attachable| attachable.names.iter().cloned())
+        .collect();
+    if attached.is_empty() {
+        let message = format!("none of them is a host that a listener of Gateway {} accepts", parent.name);
+        return refused(reason::NO_MATCHING_LISTENER_HOSTNAME, "spec.hostnames", message);
+    }
+    Ok(attached)
 }
 
 fn no_listener(parent: &HttpRouteParentRefs) -> String {
@@ -167,13 +215,20 @@ fn parent_gateway<'a>(
     found
 }
 
-fn selects(parent: &HttpRouteParentRefs, attachable: &Attachable<'_>, gateway: &Gateway) -> bool {
-    std::ptr::eq(attachable.gateway, gateway)
-        && parent.section_name.as_ref().is_none_or(|section| *section == attachable.spec.name)
-        && parent.port.is_none_or(|port| port == attachable.spec.port)
+/// Whether a parentRef means this listener of its Gateway.
+fn names(parent: &HttpRouteParentRefs, listener: &GatewayListeners) -> bool {
+    parent.section_name.as_ref().is_none_or(|section| *section == listener.name)
+        && parent.port.is_none_or(|port| port == listener.port)
 }
 
-fn rules(route: &HttpRoute, resolver: &mut Resolver<'_>, report: &mut Report) -> Vec<v1::RouteRule> {
+/// The rules. Backends of a route that is not `attached` are looked up, but not kept for the data plane.
+fn rules(
+    route: &HttpRoute,
+    resolver: &mut Resolver<'_>,
+    attached: bool,
+    report: &mut Report,
+) -> Vec<v1::RouteRule> {
+    resolver.keep(attached);
     let rules = route.spec.rules.as_deref().unwrap_or_default();
     if rules.is_empty() {
         report.unresolved("spec.rules", "is missing: requests are answered 500");

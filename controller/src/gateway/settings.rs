@@ -279,10 +279,13 @@ fn resource_endpoint(found: &Found) -> v1::Endpoint {
 }
 
 fn endpoint(found: Found, metrics: Option<&Metrics>) -> EndpointSpec {
+    // What the policy says goes before what the pod says of itself.
+    let pod = found.pod.as_deref();
+    let metrics = metrics.filter(|metrics| metrics.scrape.is_some() || pod.is_none_or(|pod| pod.scrape != Some(false)));
     let scrape_url = metrics.and_then(|metrics| {
         let mut target = found.address.clone();
-        target.port = metrics.port.unwrap_or(target.port);
-        let path = metrics.path.as_deref().unwrap_or(METRICS_PATH);
+        target.port = metrics.port.or(pod.and_then(|pod| pod.metrics_port)).unwrap_or(target.port);
+        let path = metrics.path.as_deref().or(pod.and_then(|pod| pod.metrics_path.as_deref())).unwrap_or(METRICS_PATH);
         Uri::builder().scheme("http").authority(target.to_string()).path_and_query(path).build().ok()
     });
     EndpointSpec {
@@ -293,7 +296,7 @@ fn endpoint(found: Found, metrics: Option<&Metrics>) -> EndpointSpec {
         draining: found.draining,
         zone: found.zone,
         scrape_url,
-        ready_since_ms: None,
+        ready_since_ms: found.pod.as_ref().and_then(|pod| pod.ready_since_ms),
         restarts: None,
     }
 }

@@ -328,9 +328,11 @@ spec: {parentRefs: [{name: h}, {name: g, sectionName: tls}, {name: s, kind: Serv
         ! Gateway default/g: spec.listeners[4]: has the port and hostname of another listener of this Gateway: none of them is served
         ! Gateway default/g: spec.listeners[5]: has the port and hostname of another listener of this Gateway: none of them is served
         ! HTTPRoute default/no-host: spec.hostnames: none of them is a host that a listener of Gateway g accepts
+        ! HTTPRoute default/no-host: spec.rules: is missing: requests are answered 500
         ! HTTPRoute default/nowhere: spec.parentRefs[0].name: there is no Gateway default/h
         ! HTTPRoute default/nowhere: spec.parentRefs[1]: no listener \"tls\" of Gateway g is served
         ! HTTPRoute default/nowhere: spec.parentRefs[2].kind: Service is not supported, expected Gateway
+        ! HTTPRoute default/nowhere: spec.rules: is missing: requests are answered 500
         ! HTTPRoute other/elsewhere: spec.parentRefs[1]: allowedRoutes of Gateway g does not allow this route
         ! HTTPRoute other/elsewhere: spec.rules[0].backendRefs[0].namespace: no ReferenceGrant in default lets an HTTPRoute of other refer to Service s
         ",
@@ -361,7 +363,7 @@ fn gateways_of_other_classes_are_left_alone() {
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: mine}
-spec: {controllerName: trimtab.dev/controller}
+spec: {controllerName: trimtab.dev/gateway-controller}
 ---";
     let gateway = GATEWAY.replace("gatewayClassName: trimtab", "gatewayClassName: mine");
     check(&format!("{class}{gateway}{ROUTE}{SERVICE}"), PLAIN);

@@ -1,6 +1,6 @@
 //! The objects that flags stand for: a Gateway a `--listen`, one HTTPRoute for everything, one Service with its EndpointSlices, one policy.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use gateway_api::{
     gateways::{Gateway, GatewayAddresses, GatewayListeners, GatewaySpec},
@@ -39,7 +39,7 @@ pub(super) fn objects(flags: &Flags, endpoints: &[Line]) -> Objects {
     Objects {
         http_routes: vec![route(parents)],
         gateways,
-        services: vec![service()],
+        services: vec![Arc::new(service())],
         endpoint_slices: slices(endpoints),
         policies: vec![policy(flags)],
         ..Objects::default()
@@ -62,6 +62,7 @@ pub(super) fn policy(flags: &Flags) -> BackendTrafficPolicy {
             }),
             ..BackendTrafficPolicySpec::default()
         },
+        status: None,
     }
 }
 
@@ -123,7 +124,7 @@ fn service() -> Service {
 }
 
 /// A slice has one port for all of its endpoints, and one type of address: one slice for each combination.
-fn slices(lines: &[Line]) -> Vec<EndpointSlice> {
+fn slices(lines: &[Line]) -> Vec<Arc<EndpointSlice>> {
     let mut groups: BTreeMap<(&str, u16), Vec<&Line>> = BTreeMap::new();
     for line in lines {
         let address_type = match &line.address.host {
@@ -153,5 +154,5 @@ fn slices(lines: &[Line]) -> Vec<EndpointSlice> {
             ..EndpointPort::default()
         }]),
     };
-    groups.into_iter().map(slice).collect()
+    groups.into_iter().map(slice).map(Arc::new).collect()
 }

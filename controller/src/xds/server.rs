@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::session::Session;
 use super::snapshot::Snapshot;
+use crate::leader::{self, Leadership};
 use crate::peers::PeerNode;
 
 /// So long a new stream may take to subscribe to all types before those that it has are sent out of order.
@@ -61,17 +62,19 @@ pub struct AdsService {
     /// Unbounded, yet small: a stream has at most one unanswered response a type.
     events: mpsc::UnboundedSender<AdsEvent>,
     streams: Arc<AtomicU64>,
+    leadership: watch::Receiver<Leadership>,
     shutdown: CancellationToken,
 }
 
 impl AdsService {
-    /// A service that pushes `snapshots` and tells `events`, until `shutdown`.
+    /// A service that pushes `snapshots` and tells `events`, until `shutdown`, to those who come while this controller leads.
     pub fn new(
         snapshots: watch::Receiver<Arc<Snapshot>>,
         events: mpsc::UnboundedSender<AdsEvent>,
+        leadership: watch::Receiver<Leadership>,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { snapshots, events, streams: Arc::default(), shutdown }
+        Self { snapshots, events, streams: Arc::default(), leadership, shutdown }
     }
 
     /// The same service, whose streams end with this `shutdown`.
@@ -98,6 +101,7 @@ impl AggregatedDiscoveryService for AdsService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Responses>, Status> {
+        self.leadership.borrow().admit()?;
         let mut snapshots = self.snapshots.clone();
         snapshots.mark_changed();
         let stream = AdsStream {
@@ -108,6 +112,8 @@ impl AggregatedDiscoveryService for AdsService {
             in_order: true,
             patience: Box::pin(tokio::time::sleep(SUBSCRIBE_TIME)),
             told: (0, 0, None),
+            leadership: self.leadership.clone(),
+            over: false,
             shutdown: self.shutdown.clone(),
             lifetime: Lifetime {
                 stream: self.streams.fetch_add(1, Ordering::Relaxed),
@@ -148,6 +154,9 @@ struct AdsStream {
     patience: Pin<Box<tokio::time::Sleep>>,
     /// Acknowledgements, refusals and the snapshot in sync, as last told.
     told: (u64, u64, Option<u64>),
+    leadership: watch::Receiver<Leadership>,
+    /// Whether the proxy was told that this controller does not lead any more.
+    over: bool,
     shutdown: CancellationToken,
     lifetime: Lifetime,
 }
@@ -156,6 +165,9 @@ impl AdsStream {
     /// Waits until there is something to send; `None` when the proxy or the controller is gone.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
+            if self.over {
+                return None;
+            }
             self.in_order &= !self.session.subscribed_to_all();
             if self.snapshots.has_changed().ok()? {
                 self.snapshot = self.snapshots.borrow_and_update().clone();
@@ -166,6 +178,10 @@ impl AdsStream {
             self.tell_progress();
             tokio::select! {
                 () = self.shutdown.cancelled() => return None,
+                refused = leader::lost(&mut self.leadership) => {
+                    self.over = true;
+                    return Some(Err(refused));
+                }
                 changed = self.snapshots.changed() => {
                     changed.ok()?;
                     self.snapshot = self.snapshots.borrow_and_update().clone();

@@ -1,6 +1,6 @@
 //! The kinds of objects that a file may hold: how each is named, checked and turned into its Rust type.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
@@ -204,8 +204,8 @@ impl Object {
             Object::Gateway(object) => objects.gateways.push(object),
             Object::HttpRoute(object) => objects.http_routes.push(object),
             Object::ReferenceGrant(object) => objects.reference_grants.push(object),
-            Object::Service(object) => objects.services.push(object),
-            Object::EndpointSlice(object) => objects.endpoint_slices.push(object),
+            Object::Service(object) => objects.services.push(Arc::new(object)),
+            Object::EndpointSlice(object) => objects.endpoint_slices.push(Arc::new(object)),
             Object::Secret(object) => objects.secrets.push(object),
             Object::Namespace(object) => objects.namespaces.push(object),
             Object::Policy(object) => objects.policies.push(object),

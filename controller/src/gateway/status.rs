@@ -1,0 +1,422 @@
+//! What is to be said of each object in its status: conditions with the Gateway API's reasons. Pure, as the rest of the translation: what
+//! is written, when, and by whom is decided in `provider::kubernetes`.
+
+use std::collections::BTreeMap;
+
+use gateway_api::{gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRouteParentRefs};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{name_of, namespace_of};
+use crate::{
+    policy_status::AncestorRef,
+    problem::{Finding, Report},
+};
+
+/// Reasons, by the names that the Gateway API gives them.
+pub mod reason {
+    /// All is well.
+    pub const ACCEPTED: &str = "Accepted";
+    /// The data plane has it.
+    pub const PROGRAMMED: &str = "Programmed";
+    /// Every reference leads somewhere.
+    pub const RESOLVED_REFS: &str = "ResolvedRefs";
+    /// The listener conflicts with none.
+    pub const NO_CONFLICTS: &str = "NoConflicts";
+    /// Something else is wrong with it.
+    pub const INVALID: &str = "Invalid";
+    /// Some listeners cannot be served.
+    pub const LISTENERS_NOT_VALID: &str = "ListenersNotValid";
+    /// The GatewayClass asks for parameters.
+    pub const INVALID_PARAMETERS: &str = "InvalidParameters";
+    /// An address of a type that cannot be had.
+    pub const UNSUPPORTED_ADDRESS: &str = "UnsupportedAddress";
+    /// Nobody said where the proxies are reached.
+    pub const ADDRESS_NOT_ASSIGNED: &str = "AddressNotAssigned";
+    /// A protocol that is not served.
+    pub const UNSUPPORTED_PROTOCOL: &str = "UnsupportedProtocol";
+    /// Another listener has the port and the host name.
+    pub const HOSTNAME_CONFLICT: &str = "HostnameConflict";
+    /// Another listener has the port with another protocol.
+    pub const PROTOCOL_CONFLICT: &str = "ProtocolConflict";
+    /// Another Gateway has the address and port.
+    pub const PORT_UNAVAILABLE: &str = "PortUnavailable";
+    /// A kind of route that is not served.
+    pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
+    /// A certificate that is not there, or is none.
+    pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    /// No ReferenceGrant allows it.
+    pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
+    /// No such backend.
+    pub const BACKEND_NOT_FOUND: &str = "BackendNotFound";
+    /// A backend of a kind that cannot be one.
+    pub const INVALID_KIND: &str = "InvalidKind";
+    /// No such listener.
+    pub const NO_MATCHING_PARENT: &str = "NoMatchingParent";
+    /// The listener does not let it.
+    pub const NOT_ALLOWED_BY_LISTENERS: &str = "NotAllowedByListeners";
+    /// No host name in common.
+    pub const NO_MATCHING_LISTENER_HOSTNAME: &str = "NoMatchingListenerHostname";
+    /// A value that is not supported.
+    pub const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
+    /// Another policy was there first.
+    pub const CONFLICTED: &str = "Conflicted";
+    /// The target of the policy is not there.
+    pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
+}
+
+/// What Trimtab supports beyond doubt, as the conformance suite names it, sorted.
+pub const SUPPORTED_FEATURES: [&str; 9] = [
+    "Gateway",
+    "HTTPRoute",
+    "HTTPRouteBackendTimeout",
+    "HTTPRouteMethodMatching",
+    "HTTPRouteNamedRouteRule",
+    "HTTPRouteParentRefPort",
+    "HTTPRouteQueryParamMatching",
+    "HTTPRouteRequestTimeout",
+    "ReferenceGrant",
+];
+
+/// One condition, but for when it last changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Its type, e.g. Accepted.
+    pub kind: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// Why.
+    pub reason: &'static str,
+    /// The same for people.
+    pub message: String,
+}
+
+impl Condition {
+    /// It holds.
+    pub fn yes(kind: &'static str, reason: &'static str) -> Self {
+        Self { kind, holds: true, reason, message: String::new() }
+    }
+
+    /// It does not hold.
+    pub fn no(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, holds: false, reason, message: message.into() }
+    }
+
+    /// Whether it tells of something that a person should see to. Conflicted and PartiallyInvalid are good when they do not hold.
+    pub fn is_bad(&self) -> bool {
+        self.holds == matches!(self.kind, "Conflicted" | "PartiallyInvalid")
+    }
+}
+
+/// Which object, and which version of it was looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    /// Namespace; empty for an object without one.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+}
+
+impl Subject {
+    fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: name_of(metadata).to_owned(),
+            generation: metadata.generation,
+        }
+    }
+}
+
+/// The status of a GatewayClass of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassStatus {
+    /// Which.
+    pub subject: Subject,
+    /// Accepted.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a Gateway of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayStatus {
+    /// Which.
+    pub subject: Subject,
+    /// Accepted, Programmed.
+    pub conditions: Vec<Condition>,
+    /// Where clients reach it: IP addresses, or host names.
+    pub addresses: Vec<String>,
+    /// In the order of the Gateway.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// The status of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Routes that are attached to it.
+    pub attached_routes: i32,
+    /// Kinds of routes that it takes.
+    pub supported_kinds: Vec<&'static str>,
+    /// Accepted, Programmed, ResolvedRefs, Conflicted.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a route.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteStatus {
+    /// Which.
+    pub subject: Subject,
+    /// One for each parent that is ours, in the order of the route.
+    pub parents: Vec<ParentStatus>,
+}
+
+/// How a route stands with one parent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParentStatus {
+    /// The parent, as the route says it.
+    pub parent: HttpRouteParentRefs,
+    /// Accepted, ResolvedRefs.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyStatus {
+    /// Which.
+    pub subject: Subject,
+    /// One for each target, in the order of the policy.
+    pub ancestors: Vec<(AncestorRef, Condition)>,
+}
+
+/// Everything that is to be said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statuses {
+    /// GatewayClasses of ours.
+    pub classes: Vec<ClassStatus>,
+    /// Gateways of ours.
+    pub gateways: Vec<GatewayStatus>,
+    /// HTTPRoutes with a parent of ours.
+    pub routes: Vec<RouteStatus>,
+    /// All policies.
+    pub policies: Vec<PolicyStatus>,
+}
+
+impl Statuses {
+    /// All conditions, with the kind of the object that they are of.
+    pub fn conditions(&self) -> impl Iterator<Item = (&'static str, &Condition)> {
+        let classes = self.classes.iter().flat_map(|class| &class.conditions);
+        let gateways = self.gateways.iter().flat_map(|gateway| {
+            gateway.conditions.iter().chain(gateway.listeners.iter().flat_map(|listener| &listener.conditions))
+        });
+        let routes = self.routes.iter().flat_map(|route| route.parents.iter().flat_map(|parent| &parent.conditions));
+        let policies = self.policies.iter().flat_map(|policy| policy.ancestors.iter().map(|(_, condition)| condition));
+        classes
+            .map(|condition| ("GatewayClass", condition))
+            .chain(gateways.map(|condition| ("Gateway", condition)))
+            .chain(routes.map(|condition| ("HTTPRoute", condition)))
+            .chain(policies.map(|condition| ("BackendTrafficPolicy", condition)))
+    }
+}
+
+/// What a GatewayClass of ours comes to.
+pub(super) fn class(class: &GatewayClass) -> ClassStatus {
+    let accepted = match &class.spec.parameters_ref {
+        None => Condition::yes("Accepted", reason::ACCEPTED),
+        Some(_) => Condition::no(
+            "Accepted",
+            reason::INVALID_PARAMETERS,
+            "spec.parametersRef: Trimtab takes no parameters, expected none",
+        ),
+    };
+    ClassStatus { subject: Subject::of(&class.metadata), conditions: vec![accepted] }
+}
+
+/// What a Gateway comes to: `served` says for each listener whether the data plane gets it; `proxies` is where those are reached.
+pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], proxies: &[String]) -> GatewayStatus {
+    let listeners: Vec<ListenerStatus> = gateway
+        .spec
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| {
+            let findings = report.findings_at(&format!("spec.listeners[{index}]"));
+            ListenerStatus {
+                name: listener.name.clone(),
+                attached_routes: 0,
+                supported_kinds: supported_kinds(listener),
+                conditions: listener_conditions(&findings, served.get(index).copied().unwrap_or(false)),
+            }
+        })
+        .collect();
+    let requested = gateway.spec.addresses.iter().flatten().filter_map(|address| address.value.clone());
+    let mut addresses: Vec<String> = requested.collect();
+    if addresses.is_empty() {
+        addresses = proxies.to_vec();
+    }
+    let bad_address = report.findings_at("spec.addresses").into_iter().next();
+    let valid = served.iter().filter(|served| **served).count();
+    let accepted = match &bad_address {
+        Some(finding) => Condition::no("Accepted", reason::UNSUPPORTED_ADDRESS, finding.to_string()),
+        None if valid == 0 => {
+            Condition::no("Accepted", reason::LISTENERS_NOT_VALID, "no listener can be served, see their conditions")
+        }
+        None if valid < served.len() => Condition {
+            kind: "Accepted",
+            holds: true,
+            reason: reason::LISTENERS_NOT_VALID,
+            message: "some listeners cannot be served, see their conditions".to_owned(),
+        },
+        None => Condition::yes("Accepted", reason::ACCEPTED),
+    };
+    let programmed = if !accepted.holds {
+        Condition::no("Programmed", reason::INVALID, "the Gateway is not accepted")
+    } else if addresses.is_empty() {
+        Condition::no(
+            "Programmed",
+            reason::ADDRESS_NOT_ASSIGNED,
+            "it is not known where the proxies are reached, expected --gateway-address or --gateway-service of the controller, or \
+             spec.addresses",
+        )
+    } else {
+        Condition::yes("Programmed", reason::PROGRAMMED)
+    };
+    GatewayStatus {
+        subject: Subject::of(&gateway.metadata),
+        conditions: vec![accepted, programmed],
+        addresses,
+        listeners,
+    }
+}
+
+/// The kinds of routes that a listener takes, of those that it asks for.
+fn supported_kinds(listener: &gateway_api::gateways::GatewayListeners) -> Vec<&'static str> {
+    let takes_http = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
+    let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
+    let wanted = asked.is_empty()
+        || asked.iter().any(|kind| {
+            kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == super::GROUP)
+        });
+    if takes_http && wanted { vec!["HTTPRoute"] } else { Vec::new() }
+}
+
+fn listener_conditions(findings: &[&Finding], served: bool) -> Vec<Condition> {
+    let first = |wanted: fn(Option<&'static str>) -> bool| findings.iter().find(|finding| wanted(finding.reason));
+    let of_conflict =
+        |why: Option<&'static str>| matches!(why, Some(reason::HOSTNAME_CONFLICT | reason::PROTOCOL_CONFLICT));
+    let of_refs = |why: Option<&'static str>| {
+        matches!(why, Some(reason::INVALID_CERTIFICATE_REF | reason::REF_NOT_PERMITTED | reason::INVALID_ROUTE_KINDS))
+    };
+    let accepted = match findings.iter().find(|finding| !of_conflict(finding.reason) && !of_refs(finding.reason)) {
+        Some(finding) => Condition::no("Accepted", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
+        None => match first(of_conflict) {
+            Some(finding) => Condition::no("Accepted", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
+            None => Condition::yes("Accepted", reason::ACCEPTED),
+        },
+    };
+    let conflicted = match first(of_conflict) {
+        Some(finding) => Condition {
+            kind: "Conflicted",
+            holds: true,
+            reason: finding.reason.unwrap_or(reason::HOSTNAME_CONFLICT),
+            message: finding.to_string(),
+        },
+        None => Condition { kind: "Conflicted", holds: false, reason: reason::NO_CONFLICTS, message: String::new() },
+    };
+    let resolved = match first(of_refs) {
+        Some(finding) => Condition::no("ResolvedRefs", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
+        None => Condition::yes("ResolvedRefs", reason::RESOLVED_REFS),
+    };
+    let programmed = match served {
+        true => Condition::yes("Programmed", reason::PROGRAMMED),
+        false => Condition::no("Programmed", reason::INVALID, "the listener is not served"),
+    };
+    vec![accepted, programmed, resolved, conflicted]
+}
+
+/// What a route comes to with each of its parents. `parents` holds why one does not take the route.
+pub(super) fn route(
+    metadata: &ObjectMeta,
+    parents: Vec<(HttpRouteParentRefs, Result<(), Finding>)>,
+    rules: usize,
+    report: &Report,
+) -> RouteStatus {
+    let resolved = match report.findings_at("spec.rules").into_iter().find(|finding| is_of_backend(finding)) {
+        Some(finding) => Condition::no("ResolvedRefs", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
+        None => Condition::yes("ResolvedRefs", reason::RESOLVED_REFS),
+    };
+    // What is wrong with a rule by itself, not with what it refers to.
+    let faulty: BTreeMap<usize, &Finding> = (0..rules)
+        .filter_map(|index| {
+            let findings = report.findings_at(&format!("spec.rules[{index}]"));
+            Some((index, findings.into_iter().find(|finding| !is_of_backend(finding))?))
+        })
+        .collect();
+    let rules_hold = match faulty.values().next() {
+        Some(finding) if faulty.len() == rules => {
+            Condition::no("Accepted", reason::UNSUPPORTED_VALUE, finding.to_string())
+        }
+        _ => Condition::yes("Accepted", reason::ACCEPTED),
+    };
+    let partly = (rules_hold.holds).then(|| faulty.values().next()).flatten().map(|finding| Condition {
+        kind: "PartiallyInvalid",
+        holds: true,
+        reason: reason::UNSUPPORTED_VALUE,
+        message: format!("Dropped Rule: {finding}"),
+    });
+    let parents = parents
+        .into_iter()
+        .map(|(parent, taken)| {
+            let mut conditions = match taken {
+                Ok(()) => vec![rules_hold.clone()],
+                Err(finding) => vec![Condition::no(
+                    "Accepted",
+                    finding.reason.unwrap_or(reason::NO_MATCHING_PARENT),
+                    finding.to_string(),
+                )],
+            };
+            conditions.push(resolved.clone());
+            conditions.extend(partly.clone());
+            ParentStatus { parent, conditions }
+        })
+        .collect();
+    RouteStatus { subject: Subject::of(metadata), parents }
+}
+
+fn is_of_backend(finding: &Finding) -> bool {
+    matches!(finding.reason, Some(reason::BACKEND_NOT_FOUND | reason::INVALID_KIND | reason::REF_NOT_PERMITTED))
+}
+
+/// What a policy comes to with each of its targets.
+pub(super) fn policy(metadata: &ObjectMeta, ancestors: Vec<(AncestorRef, Condition)>) -> PolicyStatus {
+    PolicyStatus { subject: Subject::of(metadata), ancestors }
+}
+
+/// The Service that a target of a policy means.
+pub(super) fn ancestor(metadata: &ObjectMeta, name: &str, section: Option<&str>) -> AncestorRef {
+    AncestorRef {
+        group: String::new(),
+        kind: "Service".to_owned(),
+        namespace: Some(namespace_of(metadata).to_owned()),
+        name: name.to_owned(),
+        section_name: section.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn supported_features_are_sorted_as_the_gateway_api_wants_them() {
+        assert!(SUPPORTED_FEATURES.is_sorted());
+    }
+
+    #[test]
+    fn conditions_that_are_good_when_they_do_not_hold_are_told_apart() {
+        assert!(Condition::no("Accepted", reason::INVALID, "").is_bad());
+        assert!(!Condition::no("Conflicted", reason::NO_CONFLICTS, "").is_bad());
+        assert!(Condition { holds: true, ..Condition::no("PartiallyInvalid", reason::UNSUPPORTED_VALUE, "") }.is_bad());
+    }
+}

@@ -1,0 +1,253 @@
+//! The kinds that are watched: what is kept of each, and where. What is not kept (field managers, annotations, other controllers' status)
+//! costs no memory, and its changes disturb nobody.
+
+use std::fmt::Debug;
+
+use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Pod, Secret, Service, ServiceStatus},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Resource, core::PartialObjectMeta};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{
+    state::State,
+    store::{Id, Replaced, Same, Store},
+};
+use crate::{gateway::backends::SERVICE_NAME_LABEL, policy::BackendTrafficPolicy};
+
+/// Annotations of pods that are heeded.
+pub(super) const POD_ANNOTATIONS: [&str; 3] = ["prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path"];
+
+/// What is needed to write the status of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Current {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// The status as it stands.
+    pub status: Value,
+}
+
+/// A kind that is watched.
+pub(super) trait Watched:
+    Resource<DynamicType = ()> + Same + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
+    /// What it is called.
+    const NAME: &'static str;
+
+    /// Where its objects are kept.
+    fn store(state: &mut State) -> &mut Store<Self>;
+
+    /// Drops what nobody reads, and hands out the status where Trimtab writes one.
+    fn strip(&mut self) -> Option<Value>;
+
+    /// Takes note of a change, and tells whether it bears on the configuration.
+    fn note(_state: &mut State, _replaced: &Replaced<Self>) -> bool {
+        true
+    }
+}
+
+/// Strips an object, and says what it is called and how its status stands.
+pub(super) fn split<K: Watched>(mut object: K) -> (Id, K, Option<Current>) {
+    let metadata = object.meta_mut();
+    let id = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+    let (uid, version) = (metadata.uid.clone(), metadata.resource_version.take());
+    metadata.managed_fields = None;
+    let status = object.strip();
+    let current = status.map(|status| Current {
+        uid: uid.unwrap_or_default(),
+        resource_version: version.unwrap_or_default(),
+        status,
+    });
+    (id, object, current)
+}
+
+/// What identifies an object and orders it by age.
+fn bare(metadata: &ObjectMeta) -> ObjectMeta {
+    ObjectMeta {
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        uid: metadata.uid.clone(),
+        creation_timestamp: metadata.creation_timestamp.clone(),
+        generation: metadata.generation,
+        ..ObjectMeta::default()
+    }
+}
+
+fn as_value(status: Option<impl serde::Serialize>) -> Option<Value> {
+    Some(status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or(Value::Null))
+}
+
+macro_rules! same {
+    ($($kind:ty),*) => {
+        $(impl Same for $kind {
+            fn same(&self, other: &Self) -> bool {
+                self == other
+            }
+        })*
+    };
+}
+
+same!(
+    GatewayClass,
+    Gateway,
+    HttpRoute,
+    ReferenceGrant,
+    Service,
+    EndpointSlice,
+    Namespace,
+    Secret,
+    BackendTrafficPolicy
+);
+
+impl Same for PartialObjectMeta<Pod> {
+    fn same(&self, other: &Self) -> bool {
+        self.metadata == other.metadata
+    }
+}
+
+macro_rules! with_status {
+    ($kind:ty, $name:literal, $store:ident) => {
+        impl Watched for $kind {
+            const NAME: &'static str = $name;
+
+            fn store(state: &mut State) -> &mut Store<Self> {
+                &mut state.$store
+            }
+
+            fn strip(&mut self) -> Option<Value> {
+                self.metadata = bare(&self.metadata);
+                as_value(self.status.take())
+            }
+        }
+    };
+}
+
+with_status!(GatewayClass, "GatewayClass", gateway_classes);
+with_status!(Gateway, "Gateway", gateways);
+with_status!(HttpRoute, "HTTPRoute", http_routes);
+with_status!(BackendTrafficPolicy, "BackendTrafficPolicy", policies);
+
+impl Watched for ReferenceGrant {
+    const NAME: &'static str = "ReferenceGrant";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.reference_grants
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        None
+    }
+}
+
+impl Watched for Service {
+    const NAME: &'static str = "Service";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.services
+    }
+
+    /// Of its status only the load balancer's addresses are read, for those of Gateways.
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        let load_balancer = self.status.take().and_then(|status| status.load_balancer);
+        self.status = load_balancer
+            .map(|load_balancer| ServiceStatus { load_balancer: Some(load_balancer), ..ServiceStatus::default() });
+        None
+    }
+}
+
+impl Watched for EndpointSlice {
+    const NAME: &'static str = "EndpointSlice";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.endpoint_slices
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        let labels = self.metadata.labels.take().unwrap_or_default();
+        self.metadata = ObjectMeta {
+            labels: Some(labels.into_iter().filter(|(name, _)| name == SERVICE_NAME_LABEL).collect()),
+            // The endpoints controller counts it up with every change of what a pod is.
+            generation: None,
+            ..bare(&self.metadata)
+        };
+        for endpoint in &mut self.endpoints {
+            endpoint.hints = None;
+            endpoint.hostname = None;
+            endpoint.deprecated_topology = None;
+            if let Some(target) = &mut endpoint.target_ref {
+                target.resource_version = None;
+            }
+        }
+        None
+    }
+
+    fn note(state: &mut State, replaced: &Replaced<Self>) -> bool {
+        if let Some(slice) = &replaced.new {
+            state.note_slice(slice);
+        }
+        true
+    }
+}
+
+impl Watched for Namespace {
+    const NAME: &'static str = "Namespace";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.namespaces
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        let labels = self.metadata.labels.take();
+        self.metadata = ObjectMeta { labels, ..bare(&self.metadata) };
+        (self.spec, self.status) = (None, None);
+        None
+    }
+}
+
+impl Watched for Secret {
+    const NAME: &'static str = "Secret";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.secrets
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        None
+    }
+}
+
+impl Watched for PartialObjectMeta<Pod> {
+    const NAME: &'static str = "Pod";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.pods
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        let mut annotations = self.metadata.annotations.take().unwrap_or_default();
+        annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
+        self.metadata = ObjectMeta {
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            generation: None,
+            ..bare(&self.metadata)
+        };
+        None
+    }
+
+    fn note(state: &mut State, replaced: &Replaced<Self>) -> bool {
+        state.note_pod(replaced)
+    }
+}

@@ -1,0 +1,269 @@
+//! Configuration from the Kubernetes API: every kind is watched, and what it amounts to is published as a whole, a few milliseconds after
+//! the first change. A kind that is not installed, or may not be read, does not stop the others.
+
+mod kinds;
+mod pods;
+mod state;
+mod store;
+mod watch;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use gateway_api::{
+    gatewayclasses::GatewayClass,
+    gateways::Gateway,
+    httproutes::HttpRoute,
+    referencegrants::{ReferenceGrant, ReferenceGrantSpec},
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client, Config, Resource,
+    config::{KubeConfigOptions, Kubeconfig},
+    core::{ApiResource, NamespaceResourceScope, NotUsed, Object, PartialObjectMeta},
+};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+pub use kinds::Current;
+pub use state::{Currents, ProxyAddresses};
+
+use self::{
+    kinds::Watched,
+    state::State,
+    store::{Id, Scope},
+    watch::{Change, Events, events},
+};
+use super::{Provider, ProviderError, Snapshot};
+use crate::{clock, policy::BackendTrafficPolicy, problem::Problem};
+
+/// A change waits so long for others that come with it: a Deployment's rollout touches several objects at once.
+const GATHER: Duration = Duration::from_millis(5);
+/// Changes that wait to be taken in; then watches wait too.
+const WAITING_MAX: usize = 4096;
+/// A request to the API server that is not a watch; a watch is silent for less than the second.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Which cluster, and what of it.
+#[derive(Debug, Clone, Default)]
+pub struct KubernetesOptions {
+    /// A kubeconfig file; `None`: `KUBECONFIG`, the user's own, or the pod's service account, whichever is there first.
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespaces to watch; empty: all of them.
+    pub namespaces: Vec<String>,
+    /// Where clients reach the proxies.
+    pub addresses: ProxyAddresses,
+}
+
+/// A client for the API server that `kubeconfig` names, or the environment.
+///
+/// # Errors
+/// The kubeconfig or the service account cannot be used.
+pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, ProviderError> {
+    let fault = |message: String| Problem { origin: None, object: None, field: None, message };
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let named = |error| fault(format!("{}: {error}", path.display()));
+            let file = Kubeconfig::read_from(path).map_err(named)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(named)?
+        }
+        None => Config::infer().await.map_err(|error| fault(format!("no cluster to talk to: {error}")))?,
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    Ok(Client::try_from(config).map_err(|error| fault(format!("the API server's certificates or address: {error}")))?)
+}
+
+/// Follows a cluster.
+pub struct Kubernetes {
+    client: Client,
+    namespaces: Vec<String>,
+    state: State,
+    sender: mpsc::Sender<Change>,
+    changes: mpsc::Receiver<Change>,
+    currents: channel::Sender<Arc<Currents>>,
+    watches: Vec<AbortOnDropHandle<()>>,
+    /// Watches of single Secrets, by what they are of.
+    secrets: BTreeMap<Id, (Scope, AbortOnDropHandle<()>)>,
+    scopes: Scope,
+}
+
+impl Kubernetes {
+    /// Follows the cluster that `client` talks to.
+    pub fn new(client: Client, options: KubernetesOptions) -> Self {
+        let (sender, changes) = mpsc::channel(WAITING_MAX);
+        Self {
+            client,
+            namespaces: options.namespaces,
+            state: State::new(options.addresses),
+            sender,
+            changes,
+            currents: channel::channel(Arc::default()).0,
+            watches: Vec::new(),
+            secrets: BTreeMap::new(),
+            scopes: 0,
+        }
+    }
+
+    /// What is needed to write statuses, always the newest.
+    pub fn currents(&self) -> channel::Receiver<Arc<Currents>> {
+        self.currents.subscribe()
+    }
+
+    fn start(&mut self) {
+        self.follow(|client| vec![events(Api::<GatewayClass>::all(client.clone()), None)]);
+        self.follow(|client| vec![events(Api::<Namespace>::all(client.clone()), None)]);
+        self.everywhere::<Gateway>();
+        self.everywhere::<HttpRoute>();
+        self.everywhere::<Service>();
+        self.everywhere::<EndpointSlice>();
+        self.everywhere::<BackendTrafficPolicy>();
+        self.everywhere::<PartialObjectMeta<Pod>>();
+        self.grants();
+    }
+
+    fn follow<K: Watched>(&mut self, versions: impl Fn(&Client) -> Vec<Events<K>>) -> Scope {
+        let scope = self.scopes;
+        self.scopes += 1;
+        K::store(&mut self.state).begin(scope);
+        let task = tokio::spawn(watch::keep(scope, versions(&self.client), self.sender.clone()));
+        self.watches.push(AbortOnDropHandle::new(task));
+        scope
+    }
+
+    /// Watches a kind in all namespaces that were asked for.
+    fn everywhere<K: Watched + Resource<Scope = NamespaceResourceScope>>(&mut self) {
+        for namespace in self.places() {
+            self.follow(|client| match &namespace {
+                Some(namespace) => vec![events(Api::<K>::namespaced(client.clone(), namespace), None)],
+                None => vec![events(Api::<K>::all(client.clone()), None)],
+            });
+        }
+    }
+
+    /// ReferenceGrants were in v1beta1 for years, and are the same there.
+    fn grants(&mut self) {
+        type Older = Object<ReferenceGrantSpec, NotUsed>;
+        let older = ApiResource {
+            version: "v1beta1".to_owned(),
+            api_version: "gateway.networking.k8s.io/v1beta1".to_owned(),
+            ..ApiResource::erase::<ReferenceGrant>(&())
+        };
+        let newer = |older: Older| ReferenceGrant { metadata: older.metadata, spec: older.spec };
+        for namespace in self.places() {
+            self.follow(|client| {
+                let (new, old) = match &namespace {
+                    Some(namespace) => (
+                        Api::namespaced(client.clone(), namespace),
+                        Api::<Older>::namespaced_with(client.clone(), namespace, &older),
+                    ),
+                    None => (Api::all(client.clone()), Api::<Older>::all_with(client.clone(), &older)),
+                };
+                let old = events(old, None).map(move |event| event.map(|event| watch::map(event, newer)));
+                vec![events(new, None), old.boxed()]
+            });
+        }
+    }
+
+    fn places(&self) -> Vec<Option<String>> {
+        match self.namespaces.is_empty() {
+            true => vec![None],
+            false => self.namespaces.iter().cloned().map(Some).collect(),
+        }
+    }
+
+    /// Secrets are watched one by one, those alone that Gateways refer to: nobody else's are read, and none lie about in memory.
+    fn follow_secrets(&mut self) {
+        let wanted = self.state.wanted_secrets();
+        for (_, (scope, _)) in self.secrets.extract_if(.., |id, _| !wanted.contains(id)) {
+            self.state.end::<Secret>(scope);
+        }
+        for id in wanted {
+            if self.secrets.contains_key(&id) {
+                continue;
+            }
+            let (namespace, name) = &id;
+            let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+            let scope = self.scopes;
+            self.scopes += 1;
+            self.state.secrets.begin(scope);
+            let versions = vec![events(api, Some(&format!("metadata.name={name}")))];
+            let task = tokio::spawn(watch::keep::<Secret>(scope, versions, self.sender.clone()));
+            self.secrets.insert(id, (scope, AbortOnDropHandle::new(task)));
+        }
+    }
+
+    /// Takes in what has come, waiting for the first of it. `false`: nothing will come any more.
+    async fn take_in(&mut self) -> bool {
+        let mut batch = Vec::new();
+        if self.changes.recv_many(&mut batch, WAITING_MAX).await == 0 {
+            return false;
+        }
+        batch.into_iter().for_each(|change| change(&mut self.state));
+        true
+    }
+
+    /// Tells those who write statuses what has become of the objects.
+    fn restate(&mut self) {
+        if self.state.take_restated() {
+            self.currents.send_replace(Arc::new(self.state.currents().clone()));
+        }
+    }
+}
+
+impl Provider for Kubernetes {
+    /// Waits until everything has been listed, however long the API server takes: there is nothing to serve before.
+    async fn first(&mut self) -> Result<Snapshot, ProviderError> {
+        self.start();
+        loop {
+            if !self.take_in().await {
+                let message = "the watches of the cluster have ended; this is a bug".to_owned();
+                return Err(Problem { origin: None, object: None, field: None, message }.into());
+            }
+            if self.state.is_listed() {
+                self.follow_secrets();
+            }
+            if self.state.is_listed() {
+                break;
+            }
+        }
+        self.state.start(clock::now().at_ms);
+        self.state.take_changed();
+        self.restate();
+        Ok(self.state.snapshot())
+    }
+
+    async fn watch(mut self, snapshots: channel::Sender<Arc<Snapshot>>, shutdown: CancellationToken) {
+        let mut due: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = snapshots.closed() => return,
+                open = self.take_in() => if !open { return },
+                () = sleep_until(due), if due.is_some() => {
+                    due = None;
+                    snapshots.send_replace(Arc::new(self.state.snapshot()));
+                }
+            }
+            self.restate();
+            if self.state.take_changed() {
+                self.follow_secrets();
+                due.get_or_insert_with(|| Instant::now() + GATHER);
+            }
+        }
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,321 @@
+//! Everything that was read from the API server, and what it amounts to: one snapshot of objects. Pure; one task owns it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gateway_api::{
+    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod, Secret, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{core::PartialObjectMeta, runtime::watcher::Event};
+
+use super::{
+    kinds::{Current, Watched, split},
+    pods::PodBook,
+    store::{Id, Replaced, Scope, Store},
+};
+use crate::{
+    objects::Objects,
+    policy::BackendTrafficPolicy,
+    problem::{ObjectId, Problem},
+    provider::Snapshot,
+};
+
+/// What is needed to write statuses, by object.
+pub type Currents = BTreeMap<ObjectId, Current>;
+
+/// Where the addresses of the proxies come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyAddresses {
+    /// Said by whoever deployed them.
+    pub fixed: Vec<String>,
+    /// The Service in front of them, by namespace and name.
+    pub service: Option<(String, String)>,
+}
+
+/// Everything that was read.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub gateway_classes: Store<GatewayClass>,
+    pub gateways: Store<Gateway>,
+    pub http_routes: Store<HttpRoute>,
+    pub reference_grants: Store<ReferenceGrant>,
+    pub services: Store<Service>,
+    pub endpoint_slices: Store<EndpointSlice>,
+    pub namespaces: Store<Namespace>,
+    pub policies: Store<BackendTrafficPolicy>,
+    pub secrets: Store<Secret>,
+    pub pods: Store<PartialObjectMeta<Pod>>,
+    addresses: ProxyAddresses,
+    book: PodBook,
+    currents: Currents,
+    /// Whether the first listing is over: from then on what becomes ready is new.
+    started: bool,
+    now_ms: i64,
+    changed: bool,
+    restated: bool,
+}
+
+impl State {
+    /// Nothing read yet. Clients reach the proxies at `addresses`.
+    pub fn new(addresses: ProxyAddresses) -> Self {
+        Self { addresses, ..Self::default() }
+    }
+
+    /// Takes in an event of one watch.
+    pub fn apply<K: Watched>(&mut self, scope: Scope, event: Event<K>, now_ms: i64) {
+        self.now_ms = now_ms;
+        let event = match event {
+            Event::Init => Event::Init,
+            Event::InitDone => Event::InitDone,
+            Event::InitApply(object) => Event::InitApply(self.split(object)),
+            Event::Apply(object) => Event::Apply(self.split(object)),
+            Event::Delete(object) => {
+                let (id, object, _) = split(object);
+                Event::Delete((id, object))
+            }
+        };
+        // A listing without surprises changes nothing but that it is known to be complete.
+        self.changed |= matches!(event, Event::InitDone) && K::store(self).missing().is_some();
+        let replaced = K::store(self).take(scope, event);
+        self.note(&replaced);
+    }
+
+    /// A watch has ended for good.
+    pub fn end<K: Watched>(&mut self, scope: Scope) {
+        let replaced = K::store(self).end(scope);
+        self.note(&replaced);
+    }
+
+    /// A kind is not there or may not be read. Tells whether that is news.
+    pub fn miss<K: Watched>(&mut self, scope: Scope, reason: String) -> bool {
+        let news = K::store(self).miss(scope, reason);
+        self.changed |= news;
+        news
+    }
+
+    fn note<K: Watched>(&mut self, replaced: &[Replaced<K>]) {
+        for replaced in replaced {
+            self.changed |= K::note(self, replaced);
+            if replaced.new.is_none() && self.currents.remove(&object_id::<K>(&replaced.id)).is_some() {
+                self.restated = true;
+            }
+        }
+    }
+
+    fn split<K: Watched>(&mut self, object: K) -> (Id, K) {
+        let (id, object, current) = split(object);
+        if let Some(current) = current {
+            let held = self.currents.insert(object_id::<K>(&id), current.clone());
+            self.restated |= held.as_ref() != Some(&current);
+        }
+        (id, object)
+    }
+
+    pub fn note_slice(&mut self, slice: &EndpointSlice) {
+        if self.started {
+            self.book.slice(slice, false, self.now_ms);
+        }
+    }
+
+    pub fn note_pod(&mut self, replaced: &Replaced<PartialObjectMeta<Pod>>) -> bool {
+        match (&replaced.new, &replaced.old) {
+            (Some(pod), _) => self.book.pod(pod),
+            (None, Some(pod)) => {
+                self.book.gone(pod);
+                false
+            }
+            (None, None) => false,
+        }
+    }
+
+    /// Whether everything has been listed once.
+    pub fn is_listed(&self) -> bool {
+        self.gateway_classes.is_listed()
+            && self.gateways.is_listed()
+            && self.http_routes.is_listed()
+            && self.reference_grants.is_listed()
+            && self.services.is_listed()
+            && self.endpoint_slices.is_listed()
+            && self.namespaces.is_listed()
+            && self.policies.is_listed()
+            && self.secrets.is_listed()
+            && self.pods.is_listed()
+    }
+
+    /// The first listing is over.
+    pub fn start(&mut self, now_ms: i64) {
+        if !std::mem::replace(&mut self.started, true) {
+            let slices: Vec<_> = self.endpoint_slices.iter().cloned().collect();
+            slices.iter().for_each(|slice| self.book.slice(slice, true, now_ms));
+        }
+    }
+
+    /// Whether the configuration may have changed since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The same of what is needed to write statuses.
+    pub fn take_restated(&mut self) -> bool {
+        std::mem::take(&mut self.restated)
+    }
+
+    /// What is needed to write statuses.
+    pub fn currents(&self) -> &Currents {
+        &self.currents
+    }
+
+    /// Secrets that Gateways refer to.
+    pub fn wanted_secrets(&self) -> BTreeSet<Id> {
+        let mut wanted = BTreeSet::new();
+        for gateway in self.gateways.iter() {
+            let own = gateway.metadata.namespace.clone().unwrap_or_default();
+            let tls = gateway.spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+            for reference in tls.flat_map(|tls| tls.certificate_refs.iter().flatten()) {
+                let core = reference.group.as_deref().unwrap_or_default().is_empty();
+                if core && reference.kind.as_deref().unwrap_or("Secret") == "Secret" {
+                    let namespace = reference.namespace.clone().unwrap_or_else(|| own.clone());
+                    wanted.insert((namespace, reference.name.clone()));
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Everything at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            objects: Objects {
+                gateway_classes: owned(&self.gateway_classes),
+                gateways: owned(&self.gateways),
+                http_routes: owned(&self.http_routes),
+                reference_grants: owned(&self.reference_grants),
+                services: self.services.iter().cloned().collect(),
+                endpoint_slices: self.endpoint_slices.iter().cloned().collect(),
+                pods: self.book.facts(),
+                secrets: owned(&self.secrets),
+                namespaces: owned(&self.namespaces),
+                policies: owned(&self.policies),
+                proxy_addresses: self.proxy_addresses(),
+                origins: BTreeMap::new(),
+            },
+            problems: self.problems(),
+        }
+    }
+
+    /// Where clients reach the proxies: as was said, or as their Service has it.
+    fn proxy_addresses(&self) -> Vec<String> {
+        let mut addresses = self.addresses.fixed.clone();
+        let Some(service) = self.addresses.service.as_ref().and_then(|id| self.services.get(id)) else {
+            return addresses;
+        };
+        let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
+        let balanced: Vec<String> =
+            ingress.iter().filter_map(|one| one.ip.clone().or_else(|| one.hostname.clone())).collect();
+        if balanced.is_empty() {
+            let spec = service.spec.as_ref();
+            let own = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
+            addresses.extend(own.into_iter().filter(|address| address != "None" && !address.is_empty()));
+        } else {
+            addresses.extend(balanced);
+        }
+        addresses
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let missing = [
+            missing(&self.gateway_classes),
+            missing(&self.gateways),
+            missing(&self.http_routes),
+            missing(&self.reference_grants),
+            missing(&self.policies),
+            missing(&self.services),
+            missing(&self.endpoint_slices),
+            missing(&self.pods),
+            missing(&self.namespaces),
+            missing(&self.secrets),
+        ];
+        missing
+            .into_iter()
+            .flatten()
+            .map(|message| Problem { origin: None, object: None, field: None, message })
+            .collect()
+    }
+}
+
+fn missing<K: Watched>(store: &Store<K>) -> Option<String> {
+    store.missing().map(|reason| format!("{} objects are not read: {reason}", K::NAME))
+}
+
+fn owned<K: Watched>(store: &Store<K>) -> Vec<K> {
+    store.iter().map(|object| (**object).clone()).collect()
+}
+
+fn object_id<K: Watched>((namespace, name): &Id) -> ObjectId {
+    ObjectId::new(K::NAME, namespace, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_api::gateways::{GatewaySpec, GatewayStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn gateway(generation: i64, version: &str) -> Gateway {
+        Gateway {
+            metadata: ObjectMeta {
+                namespace: Some("a".to_owned()),
+                name: Some("g".to_owned()),
+                generation: Some(generation),
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            },
+            spec: GatewaySpec::default(),
+            status: None,
+        }
+    }
+
+    fn changes(state: &mut State) -> (bool, bool) {
+        (state.take_changed(), state.take_restated())
+    }
+
+    #[test]
+    fn a_status_that_was_written_is_no_change_of_the_configuration() {
+        let mut state = State::default();
+        state.apply(0, Event::Apply(gateway(1, "1")), 0);
+        assert_eq!(changes(&mut state), (true, true));
+        let written = Gateway { status: Some(GatewayStatus::default()), ..gateway(1, "2") };
+        state.apply(0, Event::Apply(written.clone()), 0);
+        assert_eq!(changes(&mut state), (false, true));
+        state.apply(0, Event::Apply(written), 0);
+        assert_eq!(changes(&mut state), (false, false));
+        let current = state.currents().get(&ObjectId::new("Gateway", "a", "g")).unwrap();
+        assert_eq!(current.resource_version, "2");
+        state.apply(0, Event::Delete(gateway(1, "3")), 0);
+        assert_eq!(changes(&mut state), (true, true));
+        assert!(state.currents().is_empty());
+    }
+
+    #[test]
+    fn a_kind_that_comes_back_takes_its_problem_with_it() {
+        let mut state = State::default();
+        state.policies.begin(0);
+        assert!(!state.is_listed());
+        assert!(state.miss::<BackendTrafficPolicy>(0, "not installed".to_owned()));
+        assert!(state.is_listed());
+        assert_eq!(
+            state.snapshot().problems[0].to_string(),
+            "BackendTrafficPolicy objects are not read: not installed"
+        );
+        state.take_changed();
+        state.apply::<BackendTrafficPolicy>(0, Event::Init, 0);
+        state.apply::<BackendTrafficPolicy>(0, Event::InitDone, 0);
+        assert!(state.take_changed());
+        assert!(state.snapshot().problems.is_empty());
+    }
+}

@@ -1,0 +1,199 @@
+//! Statuses of Gateway API objects and policies: what the translation says of them, written to the API server by the leader, and only where
+//! it is not there already. What has become wrong is an Event as well.
+
+mod wanted;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use k8s_openapi::{api::core::v1::ObjectReference, jiff::Timestamp};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams},
+    core::{ApiResource, DynamicObject},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::wanted::Write;
+use crate::{
+    FIELD_MANAGER,
+    gateway::{Config, listeners::CONTROLLER_NAME},
+    leader::Leadership,
+    metrics::Metrics,
+    policy::BackendTrafficPolicy,
+    problem::ObjectId,
+    provider::kubernetes::{Current, Currents},
+};
+
+/// Changes within this time of each other are written as one.
+const GATHER: Duration = Duration::from_millis(100);
+/// Writes under way at once.
+const CONCURRENCY: usize = 8;
+/// Until a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// An Event's note is at most 1 KiB.
+const NOTE_BYTES_MAX: usize = 1000;
+
+/// What the writer follows.
+#[derive(Debug)]
+pub struct Sources {
+    /// What is to be said.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What stands there.
+    pub currents: watch::Receiver<Arc<Currents>>,
+    /// Whether to write.
+    pub leadership: watch::Receiver<Leadership>,
+}
+
+/// Keeps statuses up until `shutdown`. `instance` names this controller in Events.
+pub async fn run(
+    client: Client,
+    mut sources: Sources,
+    metrics: Arc<Metrics>,
+    instance: String,
+    shutdown: CancellationToken,
+) {
+    let reporter = Reporter { controller: CONTROLLER_NAME.to_owned(), instance: Some(instance) };
+    let mut writer = Writer { recorder: Recorder::new(client.clone(), reporter), client, metrics, ahead: HashMap::new() };
+    loop {
+        let clean = writer.round(&mut sources).await;
+        let changed = async {
+            tokio::select! {
+                changed = sources.config.changed() => changed.is_ok(),
+                changed = sources.currents.changed() => changed.is_ok(),
+                changed = sources.leadership.changed() => changed.is_ok(),
+                () = tokio::time::sleep(RETRY), if !clean => true,
+            }
+        };
+        let open = tokio::select! {
+            () = shutdown.cancelled() => false,
+            open = changed => open,
+        };
+        if !open {
+            return;
+        }
+        tokio::time::sleep(GATHER).await;
+    }
+}
+
+struct Writer {
+    client: Client,
+    recorder: Recorder,
+    metrics: Arc<Metrics>,
+    /// What was written and has not come back through a watch.
+    ahead: HashMap<ObjectId, Current>,
+}
+
+impl Writer {
+    /// Writes what is to be written; `false` if some of it failed.
+    async fn round(&mut self, sources: &mut Sources) -> bool {
+        let config = sources.config.borrow_and_update().clone();
+        let currents = sources.currents.borrow_and_update().clone();
+        let leads = sources.leadership.borrow_and_update().leads();
+        self.metrics.conditions(&config.statuses);
+        self.ahead.retain(|object, written| currents.get(object).is_some_and(|current| is_older(current, written)));
+        if !leads {
+            return true;
+        }
+        let writes = wanted::writes(&config.statuses, &currents, &self.ahead, Timestamp::now());
+        let this = &*self;
+        let written: Vec<_> = futures_util::stream::iter(&writes)
+            .map(|write| async move { (write, this.write(write).await) })
+            .buffer_unordered(CONCURRENCY)
+            .collect()
+            .await;
+        let mut clean = true;
+        for (write, outcome) in written {
+            match outcome {
+                Ok(current) => {
+                    self.metrics.status_written(write.object.kind);
+                    self.ahead.insert(write.object.clone(), current);
+                }
+                // It was deleted in the meantime, or has changed: the watch will tell.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => {
+                    clean = false;
+                    self.metrics.status_failed(write.object.kind);
+                    tracing::warn!(object = %write.object, %error, "status could not be written");
+                }
+            }
+        }
+        clean
+    }
+
+    async fn write(&self, write: &Write) -> Result<Current, kube::Error> {
+        let resource = resource(write.object.kind);
+        let api: Api<DynamicObject> = match write.object.namespace.as_str() {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        };
+        let mut metadata = json!({ "name": write.object.name, "uid": write.current.uid });
+        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy") {
+            // Their lists are written as a whole: what another controller has added since must not be lost.
+            metadata["resourceVersion"] = write.current.resource_version.as_str().into();
+        }
+        let object = json!({
+            "apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata, "status": write.status
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let written = api.patch_status(&write.object.name, &params, &Patch::Apply(&object)).await?;
+        for (reason, message) in &write.news {
+            self.tell(write, &resource, reason, message).await;
+        }
+        Ok(Current {
+            uid: write.current.uid.clone(),
+            resource_version: written.metadata.resource_version.unwrap_or_default(),
+            status: written.data.get("status").cloned().unwrap_or_default(),
+        })
+    }
+
+    /// An Event for people. One that cannot be written is no reason to do anything else: the status says the same.
+    async fn tell(&self, write: &Write, resource: &ApiResource, reason: &str, message: &str) {
+        let object = &write.object;
+        let reference = ObjectReference {
+            api_version: Some(resource.api_version.clone()),
+            kind: Some(resource.kind.clone()),
+            namespace: (!object.namespace.is_empty()).then(|| object.namespace.clone()),
+            name: Some(object.name.clone()),
+            uid: Some(write.current.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(message[..message.floor_char_boundary(NOTE_BYTES_MAX)].to_owned()),
+            action: "Translate".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = self.recorder.publish(&event, &reference).await {
+            tracing::debug!(%object, %error, "event could not be written");
+        }
+    }
+}
+
+/// Whether a watch has not brought yet what was written. The API server counts versions up.
+fn is_older(current: &Current, written: &Current) -> bool {
+    let number = |current: &Current| current.resource_version.parse::<u128>().ok();
+    current.uid == written.uid
+        && match (number(current), number(written)) {
+            (Some(current), Some(written)) => current < written,
+            _ => current.resource_version != written.resource_version,
+        }
+}
+
+fn resource(kind: &str) -> ApiResource {
+    match kind {
+        "GatewayClass" => ApiResource::erase::<gateway_api::gatewayclasses::GatewayClass>(&()),
+        "Gateway" => ApiResource::erase::<gateway_api::gateways::Gateway>(&()),
+        "HTTPRoute" => ApiResource::erase::<gateway_api::httproutes::HttpRoute>(&()),
+        _ => ApiResource::erase::<BackendTrafficPolicy>(&()),
+    }
+}
+
+/// The kinds whose status is written, for those who check permissions.
+pub fn resources() -> [ApiResource; 4] {
+    ["GatewayClass", "Gateway", "HTTPRoute", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
+}
