@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use futures_util::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -15,14 +15,16 @@ use tokio::task::JoinSet;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::{Connected, TcpIncoming};
-use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::leader::{self, LeaseOptions};
+use trimtab_controller::models::ModelsOptions;
+use trimtab_controller::pki::{self, files::PemFiles};
 use trimtab_controller::provider::{self, Cluster, Source};
 use trimtab_controller::recording::RecordingOptions;
 use trimtab_controller::status;
 use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
 pub use trimtab_proxy::PeerListen;
+pub use trimtab_proxy::link::LinkTls;
 use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxyStatus};
 
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
@@ -63,6 +65,20 @@ pub struct ControlSettings {
     pub id: String,
     /// The lease that says who leads of several controllers in a cluster; `None`: this one, there is no other.
     pub lease: Option<LeaseSettings>,
+    /// Whether proxies are spoken to by mutual TLS, and whose certificates are used.
+    pub tls: ControllerTls,
+}
+
+/// Certificates of a controller.
+#[derive(Debug, Clone, Default)]
+pub enum ControllerTls {
+    /// In clear text.
+    #[default]
+    Off,
+    /// From files.
+    Files(PemFiles),
+    /// From Secrets that the controllers keep; `None`: in the namespace of the service account or the kubeconfig.
+    Secrets(Option<String>),
 }
 
 /// How a leader is elected.
@@ -87,6 +103,7 @@ impl Default for ControlSettings {
             recordings: None,
             id: "local".to_owned(),
             lease: None,
+            tls: ControllerTls::Off,
         }
     }
 }
@@ -246,6 +263,7 @@ struct ControlPlane {
     controller: Option<Controller>,
     view: watch::Receiver<Arc<View>>,
     dashboard: Option<SocketAddr>,
+    tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
     parts: Parts,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -267,6 +285,16 @@ impl ControlPlane {
             parts.spawn(&stop, async move { election.await.context("the election of a leader failed") });
         }
         let leadership = options.leadership.clone();
+        let tls = match (settings.tls, &running.cluster) {
+            (ControllerTls::Off, _) => None,
+            (ControllerTls::Files(files), _) => Some(pki::files::follow(files, stop.clone())?),
+            (ControllerTls::Secrets(namespace), Some(Cluster { client, .. })) => {
+                let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+                let follow = pki::secrets::follow(client.clone(), &namespace, leadership.clone(), stop.clone());
+                Some(follow.await?)
+            }
+            (ControllerTls::Secrets(_), None) => bail!("there is no cluster to keep certificates in"),
+        };
         options.tick_interval = settings.tick;
         options.load_interval = settings.tick / 2;
         options.checkpoint = settings.checkpoint;
@@ -287,6 +315,7 @@ impl ControlPlane {
             view: controller.view(),
             controller: Some(controller),
             dashboard: None,
+            tls,
             parts,
             stop,
             _stop_on_drop: stop_on_drop,
@@ -348,6 +377,8 @@ impl ControlPlane {
 pub struct RunningController {
     /// Where proxies connect to.
     pub grpc: SocketAddr,
+    /// Whether they have to show a certificate.
+    pub encrypted: bool,
     /// Where the dashboard is.
     pub dashboard: Option<SocketAddr>,
     plane: ControlPlane,
@@ -382,8 +413,12 @@ pub async fn start_controller(
     let mut plane = ControlPlane::start(source, settings, dashboard).await?;
     let listener = bind("--grpc", grpc).await?;
     let grpc = listener.local_addr()?;
-    plane.serve(TcpIncoming::from(listener).with_nodelay(Some(true)));
-    Ok(RunningController { grpc, dashboard: plane.dashboard, plane })
+    let encrypted = plane.tls.is_some();
+    match plane.tls.take() {
+        Some(configs) => plane.serve(crate::encrypted::accept(listener, configs, plane.stop.clone())),
+        None => plane.serve(TcpIncoming::from(listener).with_nodelay(Some(true))),
+    }
+    Ok(RunningController { grpc, encrypted, dashboard: plane.dashboard, plane })
 }
 
 /// A running `trimtab proxy`.
@@ -415,10 +450,14 @@ impl RunningProxy {
 ///
 /// # Errors
 /// An admin address that cannot be used.
-pub async fn start_proxy(controllers: Vec<http::Uri>, settings: ProxySettings) -> anyhow::Result<RunningProxy> {
+pub async fn start_proxy(
+    controllers: Vec<http::Uri>,
+    tls: Option<LinkTls>,
+    settings: ProxySettings,
+) -> anyhow::Result<RunningProxy> {
     let stop = CancellationToken::new();
     let wants_admin = settings.admin.is_some();
-    let (parts, mut status) = spawn_proxy(link::Controller::Uris(controllers), settings, &stop);
+    let (parts, mut status) = spawn_proxy(link::Controller::Uris(controllers, tls), settings, &stop);
     if !wants_admin {
         return Ok(RunningProxy { admin: None, parts, stop });
     }

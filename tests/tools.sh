@@ -2,7 +2,7 @@
 # Brings what the end-to-end tests and the comparison benchmark run against, and prints where it is, NAME=PATH a line.
 #
 #   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow),
-#                                 kubernetes (etcd kube-apiserver kube-controller-manager helm)
+#                                 kubernetes (etcd kube-apiserver kube-controller-manager helm), gateway-api (gateway-crds: a folder)
 #                                 none: all of them
 #
 # Debian packages come with apt-get where this runs as root, and are named otherwise. The rest goes into a cache folder:
@@ -13,6 +13,8 @@ set -euo pipefail
 # Versions, all of them. Debian's packages are those of the release.
 ENVOY_VERSION=1.40.0
 PYARROW_VERSION=26.0.1
+# Definitions of the Gateway API's kinds, as the project publishes them in its Go module.
+GATEWAY_API_VERSION=1.5.0
 # Only where no Go is installed that can fetch the version which tests/kubernetes/go.mod asks for. That file has the versions of what is built.
 GO_VERSION=1.24.11
 
@@ -167,10 +169,20 @@ kubernetes() {
     found ip ip
 }
 
-if (($# == 0)); then set -- proxies browser python kubernetes; fi
+gateway_api() {
+    local go module=sigs.k8s.io/gateway-api@v$GATEWAY_API_VERSION folder
+    go=$(go_command)
+    [[ -n $go ]] || fail "please install Go 1.21 or newer"
+    folder=$(cd "$modules" && GOFLAGS='' GOWORK=off "$go" mod download -json "$module" | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
+    [[ -d $folder/config/crd/standard ]] || fail "no definitions in $module"
+    printf 'gateway-crds=%s\n' "$folder/config/crd/standard"
+}
+
+if (($# == 0)); then set -- proxies browser python kubernetes gateway-api; fi
 for group in "$@"; do
     case $group in
     proxies | browser | python | kubernetes) "$group" ;;
-    *) fail "no group $group, expected proxies, browser, python or kubernetes" ;;
+    gateway-api) gateway_api ;;
+    *) fail "no group $group, expected proxies, browser, python, kubernetes or gateway-api" ;;
     esac
 done

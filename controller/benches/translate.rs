@@ -70,11 +70,7 @@ fn objects() -> Objects {
         },
         address_type: "IPv4".to_owned(),
         endpoints: (number * PER_SLICE..(number + 1) * PER_SLICE).map(endpoint).collect(),
-        ports: Some(vec![EndpointPort {
-            name: Some("http".to_owned()),
-            port: Some(8080),
-            ..EndpointPort::default()
-        }]),
+        ports: Some(vec![EndpointPort { name: Some("http".to_owned()), port: Some(8080), ..EndpointPort::default() }]),
     };
     objects.endpoint_slices = (0..ENDPOINTS / PER_SLICE).map(slice).map(Arc::new).collect();
     objects

@@ -182,8 +182,7 @@ impl Controller {
             load_interval_ms: u32::try_from(options.load_interval.as_millis()).unwrap_or(u32::MAX),
             sample_rate: options.sample_rate,
         };
-        let telemetry =
-            TelemetryService::new(telemetry_sender.clone(), recorder, wishes, leadership, shutdown.clone());
+        let telemetry = TelemetryService::new(telemetry_sender.clone(), recorder, wishes, leadership, shutdown.clone());
         let ended = CancellationToken::new();
         let owner = Owner {
             _keep_open: (ads_sender.clone(), telemetry_sender.clone(), scrape_sender.clone()),

@@ -22,6 +22,7 @@ pub mod loads;
 pub mod metrics;
 pub mod models;
 pub mod objective;
+pub mod pki;
 pub mod recording;
 pub mod scrape;
 pub mod status;

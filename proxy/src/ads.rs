@@ -93,7 +93,8 @@ impl AdsClient {
             };
             requests.try_send(subscription).map_err(|_| Status::internal("the queue of requests is too short"))?;
         }
-        let mut client = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(RESPONSE_BYTES_MAX);
         let opened = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
         let opened = tokio::time::timeout(OPEN_TIMEOUT, opened).await;
         let mut responses = opened.map_err(|_| Status::deadline_exceeded("no answer in time"))??.into_inner();

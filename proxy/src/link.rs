@@ -1,6 +1,6 @@
 //! How the proxy reaches its controller: over TCP, or within the process. Both carry the same gRPC.
 
-use std::{fmt, io, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rand::{Rng, rngs::SmallRng};
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tonic::{
     Code, Status,
-    transport::{Channel, Endpoint, Uri},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
 use crate::time::Timestamp;
@@ -32,9 +32,35 @@ const BACKOFF_RESET: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub enum Controller {
     /// At one of these URIs, e.g. `http://controller:18000`. A host may have several addresses: each of them is tried.
-    Uris(Vec<Uri>),
+    Uris(Vec<Uri>, Option<LinkTls>),
     /// In this process: whoever serves takes one end of each stream from the other side of this queue.
     InProcess(mpsc::Sender<DuplexStream>),
+}
+
+/// How the proxy shows who it is, and whom it believes. The files are read anew for each look for a controller: whoever issues certificates
+/// replaces them in their place.
+#[derive(Debug, Clone)]
+pub struct LinkTls {
+    /// The proxy's certificate, with those between it and the authority, PEM.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Certificates of the authorities that the controller's must be of.
+    pub authorities: PathBuf,
+    /// The name that the controller's certificate must have.
+    pub server_name: String,
+}
+
+impl LinkTls {
+    fn read(&self) -> io::Result<ClientTlsConfig> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        };
+        Ok(ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(read(&self.authorities)?))
+            .identity(Identity::from_pem(read(&self.certificate)?, read(&self.key)?))
+            .domain_name(&self.server_name))
+    }
 }
 
 impl Controller {
@@ -49,8 +75,8 @@ impl Controller {
     /// # Errors
     /// No host has an address.
     pub async fn channels(&self) -> io::Result<Vec<Channel>> {
-        let uris = match self {
-            Self::Uris(uris) => uris,
+        let (uris, tls) = match self {
+            Self::Uris(uris, tls) => (uris, tls.as_ref().map(LinkTls::read).transpose()?),
             Self::InProcess(streams) => return Ok(vec![in_process(streams.clone())]),
         };
         let mut channels = Vec::new();
@@ -59,7 +85,7 @@ impl Controller {
             match addresses(uri).await {
                 Ok(addresses) => {
                     for address in addresses {
-                        channels.push(channel(uri, address)?);
+                        channels.push(channel(uri, address, tls.as_ref())?);
                     }
                 }
                 Err(error) => failed = error,
@@ -83,9 +109,12 @@ async fn addresses(uri: &Uri) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// A channel to one address of a URI's host, which goes on to be called by its name.
-fn channel(uri: &Uri, address: SocketAddr) -> io::Result<Channel> {
+fn channel(uri: &Uri, address: SocketAddr, tls: Option<&ClientTlsConfig>) -> io::Result<Channel> {
     let scheme = uri.scheme_str().unwrap_or("http");
-    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(io::Error::other)?;
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(io::Error::other)?;
+    if let Some(tls) = tls.filter(|_| scheme == "https") {
+        endpoint = endpoint.tls_config(tls.clone()).map_err(io::Error::other)?;
+    }
     Ok(settings(endpoint.origin(uri.clone())).connect_lazy())
 }
 

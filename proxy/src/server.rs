@@ -261,8 +261,7 @@ impl Control {
         let ads = link::follow_leader(self.controller, ads_rng, clock::now, leader, async |channel, leader| {
             ads.stream(channel, leader).await
         });
-        let telemetry =
-            link::keep_up("telemetry", telemetry_rng, led, async |channel| telemetry.stream(channel).await);
+        let telemetry = link::keep_up("telemetry", telemetry_rng, led, async |channel| telemetry.stream(channel).await);
         let keeper = self.keeper.run(pending, self.outliers, self.stop.clone());
         let admin = async {
             match self.admin {

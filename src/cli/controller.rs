@@ -1,25 +1,61 @@
 //! `trimtab controller`: scrape, decide, push to proxies that connect, record, show.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use trimtab::up::{ControlSettings, LeaseSettings};
+use trimtab::up::{ControlSettings, ControllerTls, LeaseSettings};
 use trimtab_controller::leader::LEASE_NAME;
+use trimtab_controller::pki::files::PemFiles;
 
 use super::source::SourceArgs;
 
 /// Arguments of `trimtab controller`.
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
-    /// Address that proxies connect to, for configuration and load reports. It is not encrypted yet: keep it on loopback
+    /// Address that proxies connect to, for configuration and load reports. Keep it on loopback where it is not encrypted (--tls-…)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:18000")]
     grpc: SocketAddr,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
     lease: LeaseArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+/// Mutual TLS with proxies.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct TlsArgs {
+    /// File of the controller's certificate for proxies (PEM); with --tls-key and --tls-ca. Files are followed
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"], help_heading = "TLS")]
+    tls_cert: Option<PathBuf>,
+    /// File of its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "TLS")]
+    tls_key: Option<PathBuf>,
+    /// File of the authority that proxies' certificates must be of
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "TLS")]
+    tls_ca: Option<PathBuf>,
+    /// Keep an authority and the proxies' certificates in Secrets of the Lease's namespace: trimtab-ca and trimtab-proxy-tls
+    #[arg(long, conflicts_with_all = ["tls_cert", "to", "backends", "config"], help_heading = "TLS")]
+    tls_secrets: bool,
+}
+
+impl TlsArgs {
+    fn settings(&self, namespace: Option<&String>) -> ControllerTls {
+        match (&self.tls_cert, &self.tls_key, &self.tls_ca) {
+            (Some(certificate), Some(key), Some(authorities)) => ControllerTls::Files(PemFiles {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                authorities: authorities.clone(),
+            }),
+            _ if self.tls_secrets => ControllerTls::Secrets(namespace.cloned()),
+            _ => ControllerTls::Off,
+        }
+    }
 }
 
 /// Which of several controllers in a cluster leads.
@@ -62,14 +98,19 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 pub async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
     let dashboard = args.source.control.dashboard();
-    let settings = ControlSettings { lease: args.lease.settings(), ..args.source.control.settings() };
+    let settings = ControlSettings {
+        lease: args.lease.settings(),
+        tls: args.tls.settings(args.lease.lease_namespace.as_ref()),
+        ..args.source.control.settings()
+    };
     let source = args.source.source(true).unwrap_or_else(|error| error.exit());
     let running = tokio::select! {
         running = trimtab::up::start_controller(source, settings, args.grpc, dashboard) => running?,
         // While it waits for an API server there is nothing to drain.
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
-    super::say(&[format!("proxies connect to http://{}", running.grpc)]);
+    let scheme = if running.encrypted { "https" } else { "http" };
+    super::say(&[format!("proxies connect to {scheme}://{}", running.grpc)]);
     super::say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
     tokio::select! {
         () = stop.cancelled() => {}

@@ -26,7 +26,9 @@ enum Format {
 /// Prints them.
 pub fn run(args: CrdsArgs) -> anyhow::Result<ExitCode> {
     let text = match args.output {
-        Format::Yaml => trimtab_controller::crds::yaml().map_err(|error| anyhow!(error)).context("not writable as YAML")?,
+        Format::Yaml => {
+            trimtab_controller::crds::yaml().map_err(|error| anyhow!(error)).context("not writable as YAML")?
+        }
         Format::Json => {
             let items = trimtab_controller::crds::all()?;
             serde_json::to_string_pretty(&serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items }))?

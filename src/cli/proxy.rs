@@ -1,10 +1,12 @@
 //! `trimtab proxy`: a data plane that a controller configures.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use trimtab::up::{PeerListen, ProxySettings};
+use trimtab::up::{LinkTls, PeerListen, ProxySettings};
+use trimtab_controller::pki::authority::SERVER_NAME;
 
 use super::up::DataPlaneArgs;
 
@@ -22,6 +24,18 @@ pub struct ProxyArgs {
         value_parser = controller_uri
     )]
     controller: Vec<http::Uri>,
+    /// File of this proxy's certificate for the controller (PEM); with --tls-key and --tls-ca, for controllers at https URLs
+    #[arg(long, env = "TRIMTAB_TLS_CERT", value_name = "FILE", requires_all = ["tls_key", "tls_ca"], help_heading = "TLS")]
+    tls_cert: Option<PathBuf>,
+    /// File of its key
+    #[arg(long, env = "TRIMTAB_TLS_KEY", value_name = "FILE", help_heading = "TLS")]
+    tls_key: Option<PathBuf>,
+    /// File of the authority that the controller's certificate must be of
+    #[arg(long, env = "TRIMTAB_TLS_CA", value_name = "FILE", help_heading = "TLS")]
+    tls_ca: Option<PathBuf>,
+    /// Name that the controller's certificate must have
+    #[arg(long, value_name = "NAME", default_value = SERVER_NAME, help_heading = "TLS")]
+    tls_server_name: String,
     /// This proxy's name in the controller's view; by default host name and process id
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
@@ -51,7 +65,7 @@ fn controller_uri(text: &str) -> Result<http::Uri, String> {
     let wanted = || format!("\"{text}\" is not a URL such as http://127.0.0.1:18000");
     let uri: http::Uri = text.parse().map_err(|_| wanted())?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(_)) => Ok(uri),
+        (Some("http" | "https"), Some(_)) => Ok(uri),
         _ => Err(wanted()),
     }
 }
@@ -61,7 +75,17 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
     let peers = args.peer_listen.0.map(|address| PeerListen { address, advertise: args.peer_advertise });
     let settings = ProxySettings { peers, ..args.data_plane.settings(args.id, true) };
-    let running = trimtab::up::start_proxy(args.controller, settings).await?;
+    let tls = match (args.tls_cert, args.tls_key, args.tls_ca) {
+        (Some(certificate), Some(key), Some(authorities)) => {
+            Some(LinkTls { certificate, key, authorities, server_name: args.tls_server_name })
+        }
+        _ => None,
+    };
+    let encrypted = args.controller.iter().find(|uri| uri.scheme_str() == Some("https"));
+    if let (Some(uri), None) = (encrypted, &tls) {
+        anyhow::bail!("--controller {uri} needs a certificate, expected --tls-cert, --tls-key and --tls-ca");
+    }
+    let running = trimtab::up::start_proxy(args.controller, tls, settings).await?;
     super::say(
         &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
     );

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum};
-use trimtab::up::ControlSettings;
+use trimtab::up::{ControlSettings, ControllerTls};
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_controller::models::ModelsOptions;
@@ -271,6 +271,7 @@ impl ControlArgs {
             recordings: self.recordings(),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
+            tls: ControllerTls::Off,
         }
     }
 

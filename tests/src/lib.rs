@@ -7,3 +7,4 @@ pub mod compare;
 pub mod http;
 pub mod process;
 pub mod tools;
+pub mod world;

@@ -176,20 +176,15 @@ fn unsupported_kinds(listener: &GatewayListeners, field: &str, report: &mut Repo
 }
 
 /// Fills in how many routes are attached to each listener.
-pub(super) fn count_routes(
-    gateways: &mut [GatewayStatus],
-    attachables: &[Attachable<'_>],
-    routes: &[v1::HttpRoute],
-) {
+pub(super) fn count_routes(gateways: &mut [GatewayStatus], attachables: &[Attachable<'_>], routes: &[v1::HttpRoute]) {
     for attachable in attachables {
         let gateway = &attachable.gateway.metadata;
         let status = gateways.iter_mut().find(|status| {
             status.subject.name == super::name_of(gateway)
                 && status.subject.namespace == gateway.namespace.as_deref().unwrap_or_default()
         });
-        let listener = status.and_then(|status| {
-            status.listeners.iter_mut().find(|listener| listener.name == attachable.spec.name)
-        });
+        let listener = status
+            .and_then(|status| status.listeners.iter_mut().find(|listener| listener.name == attachable.spec.name));
         if let Some(listener) = listener {
             let attached = |route: &&v1::HttpRoute| route.listeners.iter().any(|name| attachable.names.contains(name));
             listener.attached_routes = i32::try_from(routes.iter().filter(attached).count()).unwrap_or(i32::MAX);

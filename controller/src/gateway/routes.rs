@@ -222,12 +222,7 @@ fn names(parent: &HttpRouteParentRefs, listener: &GatewayListeners) -> bool {
 }
 
 /// The rules. Backends of a route that is not `attached` are looked up, but not kept for the data plane.
-fn rules(
-    route: &HttpRoute,
-    resolver: &mut Resolver<'_>,
-    attached: bool,
-    report: &mut Report,
-) -> Vec<v1::RouteRule> {
+fn rules(route: &HttpRoute, resolver: &mut Resolver<'_>, attached: bool, report: &mut Report) -> Vec<v1::RouteRule> {
     resolver.keep(attached);
     let rules = route.spec.rules.as_deref().unwrap_or_default();
     if rules.is_empty() {

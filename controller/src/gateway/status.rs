@@ -295,9 +295,9 @@ fn supported_kinds(listener: &gateway_api::gateways::GatewayListeners) -> Vec<&'
     let takes_http = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
     let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
     let wanted = asked.is_empty()
-        || asked.iter().any(|kind| {
-            kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == super::GROUP)
-        });
+        || asked
+            .iter()
+            .any(|kind| kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == super::GROUP));
     if takes_http && wanted { vec!["HTTPRoute"] } else { Vec::new() }
 }
 

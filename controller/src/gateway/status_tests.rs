@@ -27,7 +27,8 @@ fn show(config: &Config) -> String {
         conditions
             .map(|condition| {
                 let sign = if condition.is_bad() { '!' } else { ' ' };
-                let message = if condition.message.is_empty() { String::new() } else { format!(": {}", condition.message) };
+                let message =
+                    if condition.message.is_empty() { String::new() } else { format!(": {}", condition.message) };
                 format!("{sign}{}={} {}{message}\n", condition.kind, condition.holds, condition.reason)
             })
             .collect()
@@ -124,7 +125,10 @@ fn a_class_of_the_usual_name_that_is_another_controllers_takes_its_gateways_with
 #[test]
 fn references_that_lead_nowhere_have_the_reasons_of_the_gateway_api() {
     for (reference, reason) in [
-        ("{name: gone, port: 80}", "BackendNotFound: spec.rules[0].backendRefs[0].name: there is no Service default/gone"),
+        (
+            "{name: gone, port: 80}",
+            "BackendNotFound: spec.rules[0].backendRefs[0].name: there is no Service default/gone",
+        ),
         (
             "{name: s, port: 81}",
             "BackendNotFound: spec.rules[0].backendRefs[0].port: 81 is not a port of Service default/s, expected one of 80",
@@ -159,8 +163,8 @@ fn a_route_that_no_listener_takes_says_why() {
             "{none}route r at g\n!Accepted=false NoMatchingParent: spec.parentRefs[0]: no listener \"x\" of Gateway g is there\n{refs}"
         ),
     );
-    let elsewhere =
-        route(&format!("parentRefs: [{{name: g, namespace: default}}]\n{rules}")).replace("{name: r}", "{name: r, namespace: b}");
+    let elsewhere = route(&format!("parentRefs: [{{name: g, namespace: default}}]\n{rules}"))
+        .replace("{name: r}", "{name: r, namespace: b}");
     let grantless = "!ResolvedRefs=false BackendNotFound: spec.rules[0].backendRefs[0].name: there is no Service b/s";
     check(
         &format!("{GATEWAY}{SERVICE}\n{elsewhere}"),
@@ -246,7 +250,8 @@ fn namespaces_are_selected_by_their_labels() {
     );
     let route = route("parentRefs: [{name: g, namespace: default}]\nrules: [{backendRefs: [{name: s, namespace: default, port: 80}]}]")
         .replace("{name: r}", "{name: r, namespace: b}");
-    let namespace = |labels: &str| format!("\napiVersion: v1\nkind: Namespace\nmetadata: {{name: b, labels: {{{labels}}}}}\n---");
+    let namespace =
+        |labels: &str| format!("\napiVersion: v1\nkind: Namespace\nmetadata: {{name: b, labels: {{{labels}}}}}\n---");
     for (labels, taken) in [("team: blue", true), ("team: blue, env: test", false), ("team: red", false)] {
         let config = translate(&objects(&format!("{gateway}{SERVICE}\n{route}{}", namespace(labels))));
         assert_eq!(config.routes.len(), usize::from(taken), "{labels}");

@@ -84,6 +84,7 @@ impl Elector {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a moment to count from")]
 mod tests {
     use super::*;
 

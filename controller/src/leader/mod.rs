@@ -6,7 +6,7 @@
 
 pub mod elector;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -14,11 +14,12 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Api, Client, api::PostParams};
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::elector::{Elector, Record, Step};
+use crate::clock;
 
 /// Name of the Lease unless it is said otherwise.
 pub const LEASE_NAME: &str = "trimtab-controller";
@@ -103,6 +104,7 @@ pub fn run(
         held: None,
         options,
         failing: false,
+        rng: StdRng::from_os_rng(),
     };
     (leadership, tokio::spawn(candidate.run(sender, shutdown)))
 }
@@ -115,12 +117,13 @@ struct Candidate {
     held: Option<Lease>,
     /// Whether the last attempt failed: it is said once.
     failing: bool,
+    rng: StdRng,
 }
 
 impl Candidate {
     async fn run(mut self, leadership: watch::Sender<Leadership>, shutdown: CancellationToken) {
         loop {
-            let began = Instant::now();
+            let began = clock::now().instant;
             // A request that hangs must not outlast what it is about.
             let limit = self.options.duration / 2;
             let wait = match tokio::time::timeout(limit, self.round()).await {
@@ -134,7 +137,9 @@ impl Candidate {
                 Ok(Err(error)) => self.failed(&error.to_string()),
                 Err(_) => self.failed("the API server does not answer in time"),
             };
-            let wait = wait.saturating_sub(began.elapsed()).mul_f64(rand::rng().random_range(0.9..1.0));
+            let wait = wait
+                .saturating_sub(clock::now().instant.saturating_duration_since(began))
+                .mul_f64(self.rng.random_range(0.9..1.0));
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
@@ -161,9 +166,9 @@ impl Candidate {
     async fn round(&mut self) -> Result<Duration, kube::Error> {
         if self.held.is_none() || !self.elector.leads() {
             self.held = self.api.get_opt(&self.options.name).await?;
-            self.elector.observe(self.held.as_ref().map(record), Instant::now());
+            self.elector.observe(self.held.as_ref().map(record), clock::now().instant);
         }
-        let transitions = match self.elector.step(Instant::now()) {
+        let transitions = match self.elector.step(clock::now().instant) {
             Step::Wait(wait) => return Ok(wait),
             Step::Write { transitions } => transitions,
         };
@@ -201,7 +206,7 @@ impl Candidate {
             Some(_) => self.api.replace(&self.options.name, &params, &lease).await?,
             None => self.api.create(&params, &lease).await?,
         };
-        self.elector.observe(Some(record(&written)), Instant::now());
+        self.elector.observe(Some(record(&written)), clock::now().instant);
         self.held = Some(written);
         Ok(())
     }
@@ -244,6 +249,8 @@ fn record(lease: &Lease) -> Record {
         holder: spec.holder_identity.filter(|holder| !holder.is_empty()),
         renewed: spec.renew_time.map(|time| time.0.to_string()).unwrap_or_default(),
         transitions: spec.lease_transitions.unwrap_or_default(),
-        duration: Duration::from_secs(u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default()),
+        duration: Duration::from_secs(
+            u64::try_from(spec.lease_duration_seconds.unwrap_or_default()).unwrap_or_default(),
+        ),
     }
 }

@@ -10,19 +10,13 @@ pub mod poll;
 pub mod watched;
 pub mod yaml;
 
-use std::{
-    collections::HashSet,
-    fmt,
-    future::Future,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, fmt, future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock,
     gateway::{self, Config},
     objects::Objects,
     problem::Problem,
@@ -150,7 +144,7 @@ pub fn configs(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> watch::Receiver
     let (sender, configs) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
         while snapshots.changed().await.is_ok() {
-            let began = Instant::now();
+            let began = clock::now().instant;
             let config = translate(&snapshots.borrow_and_update());
             let before = sender.borrow().clone();
             if config != *before {
@@ -160,7 +154,7 @@ pub fn configs(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> watch::Receiver
                 }
             }
             // Where everything changes all the time, this task takes at most a third of a core; the newest state is never far behind.
-            tokio::time::sleep((began.elapsed() * 2).min(REST_MAX)).await;
+            tokio::time::sleep((clock::now().instant.saturating_duration_since(began) * 2).min(REST_MAX)).await;
         }
     });
     configs

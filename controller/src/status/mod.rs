@@ -57,7 +57,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let reporter = Reporter { controller: CONTROLLER_NAME.to_owned(), instance: Some(instance) };
-    let mut writer = Writer { recorder: Recorder::new(client.clone(), reporter), client, metrics, ahead: HashMap::new() };
+    let mut writer =
+        Writer { recorder: Recorder::new(client.clone(), reporter), client, metrics, ahead: HashMap::new() };
     loop {
         let clean = writer.round(&mut sources).await;
         let changed = async {
@@ -100,8 +101,11 @@ impl Writer {
         }
         let writes = wanted::writes(&config.statuses, &currents, &self.ahead, Timestamp::now());
         let this = &*self;
-        let written: Vec<_> = futures_util::stream::iter(&writes)
-            .map(|write| async move { (write, this.write(write).await) })
+        let written: Vec<_> = futures_util::stream::iter(writes)
+            .map(|write| async move {
+                let outcome = this.write(&write).await;
+                (write, outcome)
+            })
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;

@@ -73,10 +73,16 @@ pub fn writes(
                     })
                 })
                 .collect();
-            let addresses: Vec<Value> = gateway.addresses.iter().map(|address| json!({
-                "type": if address.parse::<std::net::IpAddr>().is_ok() { "IPAddress" } else { "Hostname" },
-                "value": address,
-            })).collect();
+            let addresses: Vec<Value> = gateway
+                .addresses
+                .iter()
+                .map(|address| {
+                    json!({
+                        "type": if address.parse::<std::net::IpAddr>().is_ok() { "IPAddress" } else { "Hostname" },
+                        "value": address,
+                    })
+                })
+                .collect();
             json!({
                 "addresses": addresses,
                 "conditions": conditions.list(&gateway.conditions, generation, &current["conditions"]),
@@ -92,8 +98,7 @@ pub fn writes(
             let mut parents = others(&current["parents"]);
             for parent in &route.parents {
                 let reference = serde_json::to_value(&parent.parent).unwrap_or_default();
-                let before =
-                    entry(&current["parents"], |entry| is_ours(entry) && entry["parentRef"] == reference);
+                let before = entry(&current["parents"], |entry| is_ours(entry) && entry["parentRef"] == reference);
                 let list = conditions.list(&parent.conditions, route.subject.generation, &before["conditions"]);
                 parents.push(json!({
                     "parentRef": reference, "controllerName": CONTROLLER_NAME, "conditions": list
@@ -109,8 +114,7 @@ pub fn writes(
             let mut ancestors = others(&current["ancestors"]);
             for (ancestor, condition) in &policy.ancestors {
                 let reference = serde_json::to_value(ancestor).unwrap_or_default();
-                let before =
-                    entry(&current["ancestors"], |entry| is_ours(entry) && entry["ancestorRef"] == reference);
+                let before = entry(&current["ancestors"], |entry| is_ours(entry) && entry["ancestorRef"] == reference);
                 let own = std::slice::from_ref(condition);
                 let list = conditions.list(own, policy.subject.generation, &before["conditions"]);
                 ancestors.push(json!({

@@ -255,7 +255,7 @@ impl Provider for Kubernetes {
             self.restate();
             if self.state.take_changed() {
                 self.follow_secrets();
-                due.get_or_insert_with(|| Instant::now() + GATHER);
+                due.get_or_insert_with(|| Instant::from_std(clock::now().instant + GATHER));
             }
         }
     }

@@ -40,7 +40,9 @@ impl PodBook {
         let facts = PodFacts {
             ready_since_ms: self.named.get(&key).copied().flatten(),
             scrape: annotation("prometheus.io/scrape").and_then(|value| value.parse().ok()),
-            metrics_port: annotation("prometheus.io/port").and_then(|value| value.parse().ok()).filter(|port| *port > 0),
+            metrics_port: annotation("prometheus.io/port")
+                .and_then(|value| value.parse().ok())
+                .filter(|port| *port > 0),
             metrics_path: path.map(str::to_owned),
         };
         self.set(key, facts) && self.named.contains_key(&key)
@@ -125,8 +127,7 @@ mod tests {
     fn slice(ready: bool) -> EndpointSlice {
         let conditions = EndpointConditions { ready: Some(ready), ..EndpointConditions::default() };
         let target = ObjectReference { uid: Some("u".to_owned()), ..ObjectReference::default() };
-        let endpoint =
-            Endpoint { conditions: Some(conditions), target_ref: Some(target), ..Endpoint::default() };
+        let endpoint = Endpoint { conditions: Some(conditions), target_ref: Some(target), ..Endpoint::default() };
         EndpointSlice { endpoints: vec![endpoint], ..EndpointSlice::default() }
     }
 
@@ -162,7 +163,10 @@ mod tests {
         let said = [("prometheus.io/scrape", "false"), ("prometheus.io/port", "81"), ("prometheus.io/path", "/m")];
         assert!(book.pod(&pod(&said, 1)), "its endpoint is told of it");
         let facts = book.facts().get(&key("u")).cloned().unwrap();
-        assert_eq!((facts.scrape, facts.metrics_port, facts.metrics_path.as_deref()), (Some(false), Some(81), Some("/m")));
+        assert_eq!(
+            (facts.scrape, facts.metrics_port, facts.metrics_path.as_deref()),
+            (Some(false), Some(81), Some("/m"))
+        );
     }
 
     #[test]

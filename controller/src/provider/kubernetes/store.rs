@@ -42,12 +42,7 @@ pub(super) struct Store<K> {
 
 impl<K> Default for Store<K> {
     fn default() -> Self {
-        Self {
-            objects: BTreeMap::new(),
-            listing: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            missing: BTreeMap::new(),
-        }
+        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), waiting: BTreeSet::new(), missing: BTreeMap::new() }
     }
 }
 

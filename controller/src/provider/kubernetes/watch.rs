@@ -8,7 +8,7 @@ use kube::{
     Api, Resource,
     runtime::watcher::{Config, Error, Event, watcher},
 };
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
@@ -40,6 +40,7 @@ where
 
 /// Watches until nobody takes changes any more. `versions` are where the kind may be found, newest first: a cluster need not have them all.
 pub(super) async fn keep<K: Watched>(scope: Scope, mut versions: Vec<Events<K>>, changes: mpsc::Sender<Change>) {
+    let mut rng = StdRng::from_os_rng();
     let mut backoff = BACKOFF_MIN;
     let (mut version, mut absent) = (0, 0);
     while let Some(event) = versions[version].next().await {
@@ -75,7 +76,7 @@ pub(super) async fn keep<K: Watched>(scope: Scope, mut versions: Vec<Events<K>>,
                 }
             },
         };
-        let jitter = rand::rng().random_range(0.5..1.0);
+        let jitter = rng.random_range(0.5..1.0);
         tokio::time::sleep(wait.mul_f64(jitter)).await;
         if changes.is_closed() {
             return;
@@ -98,7 +99,8 @@ fn miss<K: Watched>(state: &mut State, scope: Scope, reason: String) {
 
 /// Why the kind has nothing to watch, where that is what the error says.
 fn missing<K: Watched>(error: &Error) -> Option<String> {
-    let (Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status))) = error
+    let (Error::InitialListFailed(kube::Error::Api(status)) | Error::WatchStartFailed(kube::Error::Api(status))) =
+        error
     else {
         return None;
     };
