@@ -338,7 +338,6 @@ impl ControlPlane {
         let fine = || async { "ok\n" };
         let router = trimtab_dashboards::router(self.view.clone())
             .route("/metrics", axum::routing::get(exposition))
-            .route("/healthz", axum::routing::get(fine))
             .route("/readyz", axum::routing::get(fine));
         let stop = self.stop.clone();
         self.parts.spawn(&self.stop, async move {
