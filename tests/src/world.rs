@@ -1,11 +1,13 @@
 //! Trimtab in the test cluster: controllers and proxies as processes of their own, with the tokens of ServiceAccounts that may do what the
 //! deployed ones may. Each test has a namespace, a lease and ports of its own, and shares the cluster with the others.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -124,13 +126,16 @@ impl World {
 
     /// A proxy of the controllers at these ports.
     pub fn proxy(&self, controllers: &[u16]) -> Process {
-        let urls: Vec<String> = controllers.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
-        Process::start([
-            "proxy".to_owned(),
-            "--admin=127.0.0.1:0".to_owned(),
-            "--workers=1".to_owned(),
-            format!("--controller={}", urls.join(",")),
-        ])
+        self.proxy_with("http", controllers, &[])
+    }
+
+    /// The same by `https`, with more arguments.
+    pub fn proxy_with(&self, scheme: &str, controllers: &[u16], more: &[String]) -> Process {
+        let urls: Vec<String> = controllers.iter().map(|port| format!("{scheme}://127.0.0.1:{port}")).collect();
+        let mut args = vec!["proxy".to_owned(), "--admin=127.0.0.1:0".to_owned(), "--workers=1".to_owned()];
+        args.push(format!("--controller={}", urls.join(",")));
+        args.extend(more.iter().cloned());
+        Process::start(args)
     }
 
     /// Applies objects; those that name no namespace are in this test's.
@@ -253,6 +258,16 @@ impl World {
             fields.insert("resourceVersion".to_owned(), object["metadata"]["resourceVersion"].take());
         }
         status
+    }
+
+    /// What a Secret holds.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn secret(&self, namespace: &str, name: &str) -> BTreeMap<String, Vec<u8>> {
+        let secrets: Api<Secret> = Api::namespaced(self.admin.clone(), namespace);
+        let secret = secrets.get(name).await.unwrap_or_else(|error| panic!("Secret {name}: {error}"));
+        secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)).collect()
     }
 
     /// The Lease that the controllers of this test elect their leader by.

@@ -82,9 +82,11 @@ async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_on
     controller.wait_for("proxies connect to");
     let proxy = world.proxy(&[port]);
     world.ready(&proxy).await;
+    // Many at once: one after the other they would all find the first pod idle.
+    let answers = futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await;
     let mut seen = [0_u32; 3];
-    for _ in 0..60 {
-        let answer = Client::default().get(address, "/").await.expect("an answer");
+    for answer in answers {
+        let answer = answer.expect("an answer");
         assert_eq!(answer.status, 200, "{}", answer.text());
         seen[pod_of(&answer) as usize] += 1;
     }
@@ -386,4 +388,118 @@ async fn weights_move_again_within_3_s_of_a_leader_that_is_killed_and_no_request
     let took = stopped.elapsed();
     println!("the next one leads {:.2} s after the leader was stopped", took.as_secs_f64());
     assert!(took < Duration::from_millis(1500), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_of_the_whole_deployment_under_load_loses_nothing() {
+    let world = World::new("rollout").await;
+    let address = world.gateway().await;
+    let deployment = |version: u32| {
+        format!(
+            "
+apiVersion: v1
+kind: Service
+metadata: {{name: app, namespace: NAMESPACE}}
+spec:
+  selector: {{app: app}}
+  ports: [{{name: http, port: 80, targetPort: http}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: app, namespace: NAMESPACE}}
+spec:
+  replicas: 3
+  selector: {{matchLabels: {{app: app}}}}
+  template:
+    metadata: {{labels: {{app: app, version: '{version}'}}}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: app
+        image: pod
+        # As most deployments do: serve on for a moment, for those who have not heard yet.
+        args: [--linger-ms=1500, '--spec={{\"workers\": 16, \"service\": {{\"shape\": \"exponential\", \"ms_mean\": 10.0}}}}']
+        ports: [{{name: http, containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /readyz, port: 9090}}, periodSeconds: 1, failureThreshold: 1}}
+"
+        )
+    };
+    world.apply(&deployment(1)).await;
+    world.route("app", "app").await;
+    let (controller, port) = world.controller("one");
+    controller.wait_for("proxies connect to");
+    let proxies = [world.proxy(&[port]), world.proxy(&[port])];
+    for proxy in &proxies {
+        world.ready(proxy).await;
+    }
+    let view = || async {
+        let view = Client::default().get(controller.address("dashboard"), "/api/v1/view").await;
+        let endpoints = view.map(|view| view.json()["backends"][0]["endpoints"].clone()).unwrap_or_default();
+        let active = endpoints.as_array().into_iter().flatten().filter(|one| one["state"] != "Draining");
+        active.map(|one| one["key"].to_string()).collect::<Vec<_>>()
+    };
+    eventually("three pods are ready", 3 * PATIENCE, view, |active| active.len() == 3).await;
+    let before = view().await;
+    let load = Load::start(address, 6);
+    let began = Instant::now();
+    world.apply(&deployment(2)).await;
+    eventually("all pods were replaced", 3 * PATIENCE, view, |active| {
+        active.len() == 3 && active.iter().all(|key| !before.contains(key))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    println!("{} requests in a rollout of {:.1} s", load.answered(), began.elapsed().as_secs_f64());
+    assert!(load.answered() > 500, "{}", load.answered());
+    load.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_and_controllers_speak_tls_with_certificates_from_secrets_that_the_controllers_keep() {
+    let world = World::new("tls").await;
+    let address = world.gateway().await;
+    world.service("app").await;
+    let pod = world.pod(0).await;
+    world.endpoints("app", &[(&pod, State::Ready)]).await;
+    world.route("app", "app").await;
+    let (first, first_port) = world.controller_with("first", &["--tls-secrets"]);
+    assert!(first.wait_for("proxies connect to").contains("https://"));
+    let (second, second_port) = world.controller_with("second", &["--tls-secrets"]);
+    second.wait_for("proxies connect to");
+
+    // What a proxy's pod would mount.
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = world.secret("trimtab", "trimtab-proxy-tls").await;
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, &secret[name]).expect("written");
+        path.display().to_string()
+    };
+    let tls = |cert: &str, key: &str, ca: &str| {
+        vec![format!("--tls-cert={cert}"), format!("--tls-key={key}"), format!("--tls-ca={ca}")]
+    };
+    let own = tls(&file("tls.crt"), &file("tls.key"), &file("ca.crt"));
+    let proxy = world.proxy_with("https", &[second_port, first_port], &own);
+    world.ready(&proxy).await;
+    assert_eq!(status(address, "/").await, Ok(200));
+
+    // Who has no certificate of the authority gets nothing, and so does who does not speak TLS.
+    let stranger = rcgen::generate_simple_self_signed(vec!["trimtab-proxy".to_owned()]).expect("a certificate");
+    let path = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let theirs = tls(
+        &path("stranger.crt", stranger.cert.pem()),
+        &path("stranger.key", stranger.signing_key.serialize_pem()),
+        &file("ca.crt"),
+    );
+    let strange = world.proxy_with("https", &[first_port], &theirs);
+    let plain = world.proxy(&[first_port]);
+    first.wait_for("a proxy's handshake failed");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for proxy in [&strange, &plain] {
+        let admin = proxy.address("admin");
+        assert_eq!(status(admin, "/readyz").await, Ok(503), "{}", proxy.text());
+    }
 }
