@@ -1,5 +1,6 @@
 //! The command line. Each subcommand has its own file with its arguments and its `run`; this one lists them.
 
+mod check;
 mod completions;
 mod controller;
 mod crds;
@@ -68,6 +69,8 @@ pub enum Command {
     Train(Box<train::TrainArgs>),
     /// List, compare, promote, roll back and pin versions of the policy
     Models(models::ModelsArgs),
+    /// Check whether a cluster has what Trimtab needs, and what Trimtab makes of it
+    Check(check::CheckArgs),
     /// Print the definitions of Trimtab's own kinds, for `kubectl apply`
     Crds(crds::CrdsArgs),
     /// Print a completion script for a shell
@@ -85,6 +88,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Simulate(args) => simulate::run(*args),
         Command::Train(args) => train::run(&args),
         Command::Models(args) => block_on(models::run(args)),
+        Command::Check(args) => block_on(check::run(args)),
         Command::Crds(args) => crds::run(args),
         Command::Completions(args) => completions::run(args),
     }

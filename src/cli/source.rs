@@ -106,7 +106,8 @@ impl KubernetesArgs {
     }
 }
 
-fn namespaced(text: &str) -> Result<(String, String), String> {
+/// `NAMESPACE/NAME`.
+pub fn namespaced(text: &str) -> Result<(String, String), String> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok((namespace.to_owned(), name.to_owned()))

@@ -20,7 +20,7 @@ use trimtab::demo::service_time::ServiceTime;
 
 use crate::cluster::Cluster;
 use crate::http::{Answer, Client as Http, eventually};
-use crate::process::Process;
+use crate::process::{Ended, Process};
 use crate::tools::Tools;
 
 /// How long anything may take that needs no patience in itself: machines are shared.
@@ -258,6 +258,12 @@ impl World {
             fields.insert("resourceVersion".to_owned(), object["metadata"]["resourceVersion"].take());
         }
         status
+    }
+
+    /// What `trimtab check` says, run by the administrator.
+    pub fn check(&self) -> Ended {
+        let kubeconfig = format!("--kubeconfig={}", self.cluster.kubeconfig_file().display());
+        Process::start(["check".to_owned(), kubeconfig, format!("--lease={}", self.namespace)]).end()
     }
 
     /// What a Secret holds.

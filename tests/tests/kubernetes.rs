@@ -1,5 +1,7 @@
 //! Trimtab in a real cluster: objects through the API server, controllers and proxies as processes with ServiceAccounts' tokens.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,5 +1,7 @@
 //! What happens to routing while the API server is away: nothing. In a file of its own, as the tests of a file share a cluster.
 
+#![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
+
 use std::time::Duration;
 
 use trimtab_tests::http::{Client, eventually};
@@ -68,6 +70,12 @@ async fn a_cluster_without_the_gateway_api_is_said_to_be_one_and_followed_once_i
     let problems = Client::default().get(controller.address("dashboard"), "/api/v1/view").await.expect("a view").json();
     assert!(problems["problems"].to_string().contains("HTTPRoute objects are not read"), "{problems}");
 
+    let checked = world.check();
+    assert_eq!(checked.status.code(), Some(1), "{}", checked.text);
+    for text in ["✓ the API server can be reached (v1.", "× gateways.gateway.networking.k8s.io is defined", "trimtab crds |"] {
+        assert!(checked.text.contains(text), "no {text:?} in:\n{}", checked.text);
+    }
+
     world.install().await;
     let address = world.gateway().await;
     world.service("app").await;
@@ -79,6 +87,9 @@ async fn a_cluster_without_the_gateway_api_is_said_to_be_one_and_followed_once_i
     let client = Client::default();
     let ask = || async { client.get(address, "/").await.map(|answer| answer.status) };
     eventually("what was installed later is served", PATIENCE, ask, |status| *status == Ok(200)).await;
+    let checked = || async { world.check().text };
+    eventually("everything holds", PATIENCE, checked, |text| text.contains("All checks hold.")).await;
+    assert_eq!(world.check().status.code(), Some(0));
     let said = controller.text().matches("kind=\"Gateway\"").count();
     assert_eq!(said, 1, "said once: {}", controller.text());
 }

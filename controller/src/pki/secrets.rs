@@ -26,7 +26,7 @@ pub const AUTHORITY_SECRET: &str = "trimtab-ca";
 /// The Secret that proxies mount: certificate, key, and the authority's certificate.
 pub const PROXY_SECRET: &str = "trimtab-proxy-tls";
 /// When a certificate was issued, as an annotation of its Secret.
-const ISSUED: &str = "trimtab.dev/issued";
+pub const ISSUED: &str = "trimtab.dev/issued";
 
 /// How often it is looked whether something is to be replaced.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3600);
