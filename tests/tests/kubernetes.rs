@@ -85,7 +85,8 @@ async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_on
     let proxy = world.proxy(&[port]);
     world.ready(&proxy).await;
     // Many at once: one after the other they would all find the first pod idle.
-    let answers = futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await;
+    let answers =
+        futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await;
     let mut seen = [0_u32; 3];
     for answer in answers {
         let answer = answer.expect("an answer");

@@ -161,8 +161,9 @@ async fn may(
         ..ResourceAttributes::default()
     };
     let (account_namespace, account) = &options.account;
-    let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{account_namespace}"), "system:authenticated"]
-        .map(str::to_owned);
+    let groups =
+        ["system:serviceaccounts", &format!("system:serviceaccounts:{account_namespace}"), "system:authenticated"]
+            .map(str::to_owned);
     let review = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {
             user: Some(format!("system:serviceaccount:{account_namespace}:{account}")),

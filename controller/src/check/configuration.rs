@@ -93,9 +93,7 @@ fn fault(kind: &str, metadata: &ObjectMeta, of: &str, conditions: Option<&[Condi
 fn summary(what: &'static str, count: usize, faults: Vec<String>) -> Verdict {
     match faults.is_empty() {
         true => Verdict::good("configuration", what, format!("{count} of them")),
-        false => {
-            Verdict::bad("configuration", what, faults.join("; "), "put right what the conditions say", SEE)
-        }
+        false => Verdict::bad("configuration", what, faults.join("; "), "put right what the conditions say", SEE),
     }
 }
 
@@ -118,11 +116,8 @@ mod tests {
 
     #[test]
     fn a_condition_that_does_not_hold_or_is_not_there_is_a_fault_that_names_the_object() {
-        let metadata = ObjectMeta {
-            namespace: Some("a".to_owned()),
-            name: Some("g".to_owned()),
-            ..ObjectMeta::default()
-        };
+        let metadata =
+            ObjectMeta { namespace: Some("a".to_owned()), name: Some("g".to_owned()), ..ObjectMeta::default() };
         let found = |conditions: &[Condition]| fault("Gateway", &metadata, "Accepted", Some(conditions));
         assert_eq!(found(&[condition("True")]), None);
         assert_eq!(found(&[condition("False")]).unwrap(), "Gateway a/g: not Accepted (Why): because");

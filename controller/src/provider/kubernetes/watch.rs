@@ -46,7 +46,10 @@ pub(super) async fn keep<K: Watched>(scope: Scope, mut versions: Vec<Events<K>>,
     while let Some(event) = versions[version].next().await {
         let wait = match event {
             Ok(event) => {
-                (backoff, absent) = (BACKOFF_MIN, 0);
+                // The beginning of a listing is told before it is known whether there is anything to list.
+                if !matches!(event, Event::Init) {
+                    (backoff, absent) = (BACKOFF_MIN, 0);
+                }
                 if send(&changes, move |state| state.apply::<K>(scope, event, clock::now().at_ms)).await.is_err() {
                     return;
                 }
