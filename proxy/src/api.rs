@@ -28,3 +28,10 @@ pub const PEER_TABLE: &str = "peers";
 pub const PEER_ADDRESS: &str = "trimtab.dev/peer-address";
 /// Field that holds its epoch, 16 hexadecimal digits.
 pub const PEER_EPOCH: &str = "trimtab.dev/peer-epoch";
+
+/// The field of a filter that the data plane would refuse, and why; `None`: it holds. For whoever makes filters, so that the rules are in
+/// one place.
+pub fn refusal_of_filter(filter: &v1::Filter) -> Option<(String, String)> {
+    let refusal = crate::route::filter::check(filter.clone()).err()?;
+    Some((refusal.field, refusal.reason))
+}

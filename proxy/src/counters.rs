@@ -55,6 +55,10 @@ pub struct Counters {
     pub retries: Counter,
     /// Connections that became tunnels.
     pub upgrades: Counter,
+    /// Copies of requests that were sent to mirrors.
+    pub mirrored: Counter,
+    /// Copies that were not sent, or not answered.
+    pub mirrors_abandoned: Counter,
     /// Bytes of request bodies.
     pub request_bytes: Counter,
     /// Bytes of response bodies.

@@ -357,7 +357,9 @@ impl Keeper {
             let mut by_socket: BTreeMap<u32, Vec<ListenerConfig>> = BTreeMap::new();
             for listener in self.listeners.values() {
                 if let Some(bound) = self.sockets.get(&SocketKey::of(listener)) {
-                    by_socket.entry(bound.id).or_default().push(listener.clone());
+                    // With the port that was bound: it is said in redirects.
+                    let port = bound.local.as_ref().map_or(listener.port, SocketAddr::port);
+                    by_socket.entry(bound.id).or_default().push(ListenerConfig { port, ..listener.clone() });
                 }
             }
             let names: Vec<&String> = self.backends.keys().collect();

@@ -97,6 +97,12 @@ impl Sources {
         )?;
         out.gauge("upstream_idle_connections", "Idle connections to endpoints", self.sum(|c| &c.idle) as f64)?;
         out.counter("retries", "Requests tried on another endpoint", self.sum(|c| &c.retries))?;
+        out.counter("mirrored_requests", "Copies of requests sent to mirrors", self.sum(|c| &c.mirrored))?;
+        out.counter(
+            "mirrored_requests_abandoned",
+            "Copies of requests that were not sent or not answered",
+            self.sum(|c| &c.mirrors_abandoned),
+        )?;
         out.counter("upgrades", "Connections that became tunnels", self.sum(|c| &c.upgrades))?;
         out.counter("request_body_bytes", "Bytes of request bodies", self.sum(|c| &c.request_bytes))?;
         out.counter("response_body_bytes", "Bytes of response bodies", self.sum(|c| &c.response_bytes))?;

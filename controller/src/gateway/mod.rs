@@ -3,6 +3,7 @@
 
 pub mod backends;
 pub mod endpoints;
+pub mod filters;
 pub mod fingerprint;
 pub mod hostname;
 pub mod listeners;

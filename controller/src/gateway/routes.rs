@@ -12,7 +12,7 @@ use trimtab_proxy::api::v1;
 use super::{
     GROUP,
     backends::Resolver,
-    hostname, listeners,
+    filters, hostname, listeners,
     listeners::Attachable,
     matches, name_of, namespace_of,
     status::{self, RouteStatus, reason},
@@ -37,10 +37,12 @@ pub fn check(route: &HttpRoute, report: &mut Report) {
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
         let field = format!("spec.rules[{index}]");
         matches::translate(rule, &field, report);
+        filters::of_rule(rule, &field, report, &mut |_, _, _| None);
         timeouts(rule.timeouts.as_ref(), &field, report);
         for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
             let field = format!("{field}.backendRefs[{index}]");
             weight(backend, &field, report);
+            filters::of_backend(rule, backend, &field, report, &mut |_, _, _| None);
             if backend.port.is_some_and(|port| !(1..=65535).contains(&port)) {
                 report.invalid(
                     format!("{field}.port"),
@@ -248,10 +250,14 @@ fn translate_rule(
     let field = format!("spec.rules[{index}]");
     let matches = matches::translate(rule, &field, report);
     let (request, backend_request) = timeouts(rule.timeouts.as_ref(), &field, report);
-    let supported = filters_supported(rule, &field, report);
-    let backends = match supported {
-        true => backends(rule, &field, namespace, resolver, report),
-        false => Vec::new(),
+    let filters = filters::of_rule(rule, &field, report, &mut |reference, field, report| {
+        resolver.resolve(reference, namespace, field, report)
+    });
+    let redirects = filters.iter().flatten().any(|filter| matches!(filter.kind, Some(v1::filter::Kind::Redirect(_))));
+    let backends = match filters {
+        Some(_) if redirects && rule.backend_refs.as_ref().is_none_or(Vec::is_empty) => Vec::new(),
+        Some(_) => backends(rule, &field, namespace, resolver, report),
+        None => Vec::new(),
     };
     let named = backends.iter().map(|weighted| weighted.backend.as_str());
     let backend_request = backend_request.or_else(|| resolver.request_timeout_ms(named));
@@ -261,19 +267,8 @@ fn translate_rule(
         backends,
         request_timeout_ms: request,
         backend_request_timeout_ms: backend_request.filter(|ms| *ms > 0),
+        filters: filters.unwrap_or_default(),
     })
-}
-
-fn filters_supported(rule: &HttpRouteRules, field: &str, report: &mut Report) -> bool {
-    let filters = rule.filters.as_deref().unwrap_or_default();
-    for (index, filter) in filters.iter().enumerate() {
-        let kind = as_text(&filter.r#type);
-        report.unresolved(
-            format!("{field}.filters[{index}]"),
-            format!("{kind} is not supported yet: requests are answered 500"),
-        );
-    }
-    filters.is_empty()
 }
 
 fn backends(
@@ -295,15 +290,13 @@ fn backends(
             Some(weight) => (weight, true),
             None => (1, false),
         };
-        let mut supported = holds;
-        for (index, filter) in reference.filters.iter().flatten().enumerate() {
-            let kind = as_text(&filter.r#type);
-            let message = format!("{kind} is not supported yet: this share of the requests is answered 500");
-            report.unresolved(format!("{field}.filters[{index}]"), message);
-            supported = false;
-        }
+        let filters = filters::of_backend(rule, reference, &field, report, &mut |reference, field, report| {
+            resolver.resolve(reference, namespace, field, report)
+        });
+        let supported = holds && filters.is_some();
         let resolved = resolver.resolve(reference, namespace, &field, report);
-        backends.push(v1::WeightedBackend { backend: resolved.filter(|_| supported).unwrap_or_default(), weight });
+        let backend = resolved.filter(|_| supported).unwrap_or_default();
+        backends.push(v1::WeightedBackend { backend, weight, filters: filters.unwrap_or_default() });
     }
     backends
 }

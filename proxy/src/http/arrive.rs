@@ -6,7 +6,9 @@ use super::{
     account::{Account, Arrival},
     body::Progress,
     connection::Connection,
+    edits::{self, Asked, Edits},
     error::Reason,
+    mirror::Mirroring,
 };
 use crate::{
     backend::Backend,
@@ -14,9 +16,12 @@ use crate::{
     clock,
     head::RequestHead,
     load::RequestClass,
-    route::rule::{RequestTimeout, STALL_TIMEOUT},
+    route::{
+        Rule,
+        rule::{RequestTimeout, STALL_TIMEOUT},
+    },
     time::Timestamp,
-    worker::{Socket, Worker},
+    worker::{LocalTable, Socket, Worker},
 };
 
 /// A request that was let in.
@@ -28,6 +33,37 @@ pub struct Arrived {
     pub progress: Rc<Progress>,
     /// Bytes that its body may have.
     pub body_bytes_max: Option<u64>,
+    /// What filters change about it; `None`: nothing.
+    pub edits: Option<Box<Edits>>,
+    /// Who gets a copy of it.
+    pub mirroring: Option<Box<Mirroring>>,
+}
+
+/// The rule that a request met.
+#[derive(Debug)]
+pub struct Routed {
+    table: LocalTable,
+    rule: std::sync::Arc<Rule>,
+    prefix: usize,
+}
+
+impl Routed {
+    /// Whether the fast path can serve it.
+    pub fn is_plain(&self) -> bool {
+        edits::is_plain(&self.rule)
+    }
+}
+
+/// Finds a request's rule. `host` is lower case and without a port.
+///
+/// # Errors
+/// What to answer.
+pub fn route(worker: &Worker, socket: &Socket, host: &str, head: &impl RequestHead) -> Result<Routed, Reason> {
+    let table = worker.table();
+    let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
+    let (rule, prefix) = routes.find(host, head).ok_or(Reason::NoRoute)?;
+    let rule = rule.clone();
+    Ok(Routed { table, rule, prefix })
 }
 
 /// Lets a request in, or says why not. `host` is lower case and without a port; `length` that of the body, where it is known beforehand.
@@ -38,19 +74,28 @@ pub fn arrive(
     worker: &Rc<Worker>,
     socket: &Socket,
     client: &Rc<Connection>,
-    host: &str,
-    head: &impl RequestHead,
+    routed: Result<Routed, Reason>,
+    (host, head): (&str, &impl RequestHead),
     length: Option<u64>,
     started: Timestamp,
 ) -> Result<Arrived, Reason> {
-    let table = worker.table();
+    let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
-    let rule = routes.find(host, head).ok_or(Reason::NoRoute)?.clone();
+    let asked = Asked { host, scheme: client.client.scheme(), prefix };
+    if let Some(answer) = edits::local_answer(rule.filters.as_ref(), routes, asked, head) {
+        return Err(answer);
+    }
     let body_bytes_max = routes.limits.body_bytes_max;
     if body_bytes_max.zip(length).is_some_and(|(max, length)| length > max) {
         return Err(Reason::BodyTooLarge);
     }
-    let entry = rule.next_backend().map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
+    let target = rule.next_target().ok_or(Reason::UnresolvedBackend)?;
+    if let Some(answer) = edits::local_answer(target.filters.as_ref(), routes, asked, head) {
+        return Err(answer);
+    }
+    let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
+    let edits = Edits::new(target, prefix, head);
+    let mirroring = Mirroring::draw(worker, &table, &rule, target);
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
     let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
     let (stall, total) = match rule.timeouts.request {
@@ -61,11 +106,11 @@ pub fn arrive(
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
     let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
     let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);
-    Ok(Arrived { account: Box::new(account), progress, body_bytes_max })
+    Ok(Arrived { account: Box::new(account), progress, body_bytes_max, edits, mirroring })
 }
 
 /// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.
-fn tell_apart(
+pub(super) fn tell_apart(
     worker: &Worker,
     backend: &Backend,
     head: &impl RequestHead,

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::{account::Account, connection::Connection, upstream::Upstream};
+use super::{account::Account, connection::Connection, mirror::Tap, upstream::Upstream};
 use crate::{clock, load::Outcome, time::Timestamp};
 
 /// Why a body ended early.
@@ -154,22 +154,44 @@ impl ContinueGate {
 /// A client's body on its way to an endpoint.
 #[derive(Debug)]
 pub struct RequestBody {
-    incoming: Option<Incoming>,
+    source: Source,
     gate: Option<ContinueGate>,
     progress: Rc<Progress>,
     bytes_max: u64,
+    /// Copies of it.
+    taps: Vec<Tap>,
+}
+
+/// Where a body comes from.
+#[derive(Debug)]
+enum Source {
+    /// There is none, or no more.
+    Ended,
+    Client(Incoming),
+    /// It is a copy of another, of this length if that is known.
+    Copy(Tap, Option<u64>),
 }
 
 impl RequestBody {
     /// Streams `incoming`.
     pub fn new(incoming: Incoming, progress: Rc<Progress>, bytes_max: Option<u64>) -> Self {
-        let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
-        Self { incoming, gate: None, progress, bytes_max: bytes_max.unwrap_or(u64::MAX) }
+        let source = if incoming.is_end_stream() { Source::Ended } else { Source::Client(incoming) };
+        Self { source, gate: None, progress, bytes_max: bytes_max.unwrap_or(u64::MAX), taps: Vec::new() }
     }
 
     /// No body.
     pub fn empty(progress: Rc<Progress>) -> Self {
-        Self { incoming: None, gate: None, progress, bytes_max: 0 }
+        Self { source: Source::Ended, gate: None, progress, bytes_max: 0, taps: Vec::new() }
+    }
+
+    /// A copy of another body.
+    pub fn copied(from: Tap, length: Option<u64>, progress: Rc<Progress>) -> Self {
+        Self { source: Source::Copy(from, length), gate: None, progress, bytes_max: u64::MAX, taps: Vec::new() }
+    }
+
+    /// Has it copied.
+    pub fn set_taps(&mut self, taps: Vec<Tap>) {
+        self.taps = taps;
     }
 
     /// Holds it back.
@@ -184,14 +206,22 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
+        if matches!(this.source, Source::Ended) {
+            return Poll::Ready(None);
+        }
         if let Some(gate) = &mut this.gate {
             if !gate.open.load(Relaxed) && gate.timeout.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             this.gate = None;
         }
-        let frame = Pin::new(incoming).poll_frame(cx);
+        let frame = match &mut this.source {
+            Source::Ended => Poll::Ready(None),
+            Source::Client(incoming) => {
+                Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Client)))
+            }
+            Source::Copy(tap, _) => tap.poll(cx),
+        };
         let now = clock::now();
         let Poll::Ready(frame) = frame else {
             this.progress.client_waits(now);
@@ -200,27 +230,59 @@ impl Body for RequestBody {
         this.progress.client_sent(now);
         let result = match frame {
             None => {
-                this.incoming = None;
+                this.source = Source::Ended;
+                this.end_copies(Ok(()));
                 return Poll::Ready(None);
             }
-            Some(Err(_)) => Err(BodyError::Client),
+            Some(Err(error)) => Err(error),
             Some(Ok(frame)) => {
                 this.progress.add_request_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
                 if this.progress.request_bytes() > this.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
             }
         };
-        if let Err(fault) = result {
-            this.progress.set_fault(fault);
+        match &result {
+            Ok(frame) => {
+                this.taps.iter().for_each(|tap| tap.push(frame));
+                if this.is_end_stream() {
+                    this.end_copies(Ok(()));
+                }
+            }
+            Err(fault) => {
+                this.progress.set_fault(*fault);
+                this.end_copies(Err(*fault));
+            }
         }
         Poll::Ready(Some(result))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        match &self.source {
+            Source::Ended => true,
+            Source::Client(incoming) => incoming.is_end_stream(),
+            Source::Copy(..) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        match &self.source {
+            Source::Ended | Source::Copy(_, Some(0)) => SizeHint::with_exact(0),
+            Source::Client(incoming) => incoming.size_hint(),
+            // What has been sent is not counted down: hyper asks before the first byte.
+            Source::Copy(_, length) => length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}
+
+impl RequestBody {
+    fn end_copies(&mut self, end: Result<(), BodyError>) {
+        self.taps.drain(..).for_each(|tap| tap.end(end));
+    }
+}
+
+impl Drop for RequestBody {
+    /// The endpoint answered, or failed, before it had all: the copies have no more to come either.
+    fn drop(&mut self) {
+        self.end_copies(Err(BodyError::Client));
     }
 }
 

@@ -60,11 +60,11 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that was just accepted.
-    pub fn new(peer: SocketAddr, limits: Limits, now: Timestamp) -> Self {
+    /// A connection that was just accepted; `secure` if it is over TLS.
+    pub fn new(peer: SocketAddr, secure: bool, limits: Limits, now: Timestamp) -> Self {
         Self {
             peer,
-            client: ClientHeaders::new(peer),
+            client: ClientHeaders::new(peer, secure),
             limits,
             framing: RefCell::default(),
             phase: Cell::new(Phase::Head),
@@ -79,6 +79,13 @@ impl Connection {
             held_reader: RefCell::default(),
             tunnel: RefCell::default(),
         }
+    }
+
+    /// One of the same client on which nothing depends, for requests that are not the client's own.
+    pub fn detached(&self, now: Timestamp) -> Self {
+        let own = Self::new(self.peer, self.client.scheme() == "https", self.limits, now);
+        own.phase.set(Phase::Request);
+        own
     }
 
     /// A head is complete. Returns when its first byte came, and why it is refused if it is.

@@ -1,7 +1,7 @@
 //! Answers that the proxy gives by itself: each has a status, a stable reason in `x-trimtab-reason`, and a short plain body.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::framing::Refusal;
 use crate::admission::Shed;
@@ -44,6 +44,20 @@ pub enum Reason {
     NoRoute,
     /// The rule's backend reference does not resolve.
     UnresolvedBackend,
+
+    /// The rule says what to answer.
+    Local(Box<Local>),
+}
+
+/// An answer that a filter gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// As a reason's name.
+    pub name: &'static str,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
 }
 
 impl Reason {
@@ -59,6 +73,7 @@ impl Reason {
             Self::NoHealthyUpstream | Self::Shed(_) | Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Local(local) => local.status,
         }
     }
 
@@ -80,11 +95,12 @@ impl Reason {
             Self::TooManyConnections => "max_connections",
             Self::NoRoute => "no_route",
             Self::UnresolvedBackend => "unresolved_backend",
+            Self::Local(local) => local.name,
         }
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 15] = [
+    pub const NAMES: [&str; 17] = [
         "bad_request",
         "method_not_supported",
         "body_too_large",
@@ -100,6 +116,8 @@ impl Reason {
         "max_connections",
         "no_route",
         "unresolved_backend",
+        "redirect",
+        "cors_preflight",
     ];
 
     fn message(&self) -> &'static str {
@@ -118,6 +136,7 @@ impl Reason {
             Self::Shed(_) | Self::TooManyConnections => "overloaded, try again later",
             Self::NoRoute => "no route matches the request",
             Self::UnresolvedBackend => "the route's backend does not resolve",
+            Self::Local(_) => "",
         }
     }
 
@@ -136,6 +155,13 @@ impl Reason {
 
     /// The whole answer.
     pub fn answer(&self) -> Response<Bytes> {
+        if let Self::Local(local) = self {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = local.status;
+            *response.headers_mut() = local.headers.clone();
+            response.headers_mut().insert(header::SERVER, HeaderValue::from_static("trimtab"));
+            return response;
+        }
         let mut response = Response::new(Bytes::from(format!("{}\n", self.message())));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();

@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 
 use super::{
     account::Account,
-    arrive::{Arrived, arrive, rejected},
+    arrive::{Arrived, arrive, rejected, route},
     attempts::{NoAnswer, attempts, given_up},
     body::{ContinueGate, RequestBody, ResponseBody},
     connection::Connection,
@@ -91,8 +91,9 @@ async fn forward(
     let host = headers::validate_target(&mut request)?;
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
-    let Arrived { mut account, progress, body_bytes_max } =
-        arrive(worker, socket, client, &host, &head, length, started)?;
+    let routed = route(worker, socket, &host, &head);
+    let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
+        arrive(worker, socket, client, routed, (&host, &head), length, started)?;
 
     let has_body = !incoming.is_end_stream();
     let version = head.version;
@@ -100,7 +101,15 @@ async fn forward(
         headers::prepare_request(&mut head.headers, version, &client.client, has_body, || worker.request_id());
     head.version = Version::HTTP_11;
     head.extensions.clear();
+    if let Some(edits) = &edits {
+        edits.apply(&mut head)?;
+    }
+    let taps = match mirroring {
+        Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
+        _ => Vec::new(),
+    };
     let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max));
+    request.body_mut().set_taps(taps);
     if prepared.expects_continue {
         let open = Arc::new(AtomicBool::new(false));
         let opens = open.clone();
@@ -135,9 +144,15 @@ async fn forward(
         client.set_deadline(Timestamp::MAX);
         client.answer_upgrade(Some(Tunnel { socket, read, permit, account }));
         headers::prepare_response(&mut response);
+        if let Some(edits) = &edits {
+            edits.apply_to_answer(&mut response);
+        }
         return Ok(response.map(|_| ResponseBody::empty()));
     }
     headers::prepare_response(&mut response);
+    if let Some(edits) = &edits {
+        edits.apply_to_answer(&mut response);
+    }
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
         let mut upstream = Some(upstream);
@@ -161,7 +176,7 @@ async fn forward(
 }
 
 /// One request on one connection.
-async fn exchange(
+pub(super) async fn exchange(
     client: &Connection,
     account: &Account,
     upstream: &mut Upstream,

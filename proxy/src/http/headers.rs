@@ -27,12 +27,14 @@ pub struct ClientHeaders {
     forwarded: String,
     via_11: HeaderValue,
     via_10: HeaderValue,
-    http: HeaderValue,
+    proto: HeaderValue,
+    scheme: &'static str,
 }
 
 impl ClientHeaders {
-    /// For the requests of one client.
-    pub fn new(peer: SocketAddr) -> Self {
+    /// For the requests of one client, over TLS if `secure`.
+    pub fn new(peer: SocketAddr, secure: bool) -> Self {
+        let scheme = if secure { "https" } else { "http" };
         // An IPv4 client of a dual-stack socket is an IPv4 client.
         let ip = peer.ip().to_canonical();
         let node = match ip {
@@ -42,11 +44,17 @@ impl ClientHeaders {
         Self {
             // An address is ASCII.
             address: HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown")),
-            forwarded: format!("for={node};proto=http"),
+            forwarded: format!("for={node};proto={scheme}"),
             via_11: HeaderValue::from_static("1.1 trimtab"),
             via_10: HeaderValue::from_static("1.0 trimtab"),
-            http: HeaderValue::from_static("http"),
+            proto: HeaderValue::from_static(scheme),
+            scheme,
         }
+    }
+
+    /// "http", or "https" over TLS.
+    pub fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// The client's address, as `X-Forwarded-For` names it.
@@ -188,7 +196,7 @@ pub fn prepare_request(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     append_list(headers, X_FORWARDED_FOR, &client.address);
-    headers.insert(X_FORWARDED_PROTO, client.http.clone());
+    headers.insert(X_FORWARDED_PROTO, client.proto.clone());
     // HTTP/1.0 can do without; the request goes on in HTTP/1.1, which cannot.
     if version == Version::HTTP_10 {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
@@ -317,7 +325,7 @@ mod tests {
 
     fn prepared(headers: &[(&str, &str)], has_body: bool) -> (HeaderMap, Prepared) {
         let mut headers = request("/", headers).headers().clone();
-        let client = ClientHeaders::new("192.0.2.7:1234".parse().unwrap());
+        let client = ClientHeaders::new("192.0.2.7:1234".parse().unwrap(), false);
         let id = || HeaderValue::from_static("made");
         let prepared = prepare_request(&mut headers, Version::HTTP_11, &client, has_body, id);
         (headers, prepared)

@@ -1,18 +1,21 @@
 //! HTTP/1.1: from a client's socket to an endpoint's and back.
 //!
 //! There are two ways: the [`fast`] path for what is plain, and hyper for everything else ([`forward`], [`body`], [`upstream`], [`upgrade`]).
-//! What decides is shared and knows neither: [`connection`], [`arrive`], [`attempts`], [`pool`], [`account`], [`orca`] and [`error`].
+//! What decides is shared and knows neither: [`connection`], [`arrive`], [`attempts`], [`pool`], [`account`], [`edits`], [`orca`] and
+//! [`error`].
 
 pub mod account;
 pub mod arrive;
 pub mod attempts;
 pub mod body;
 pub mod connection;
+pub mod edits;
 pub mod error;
 pub mod fast;
 pub mod forward;
 pub mod framing;
 pub mod headers;
+pub mod mirror;
 pub mod orca;
 pub mod pool;
 pub mod session;

@@ -64,7 +64,7 @@ pub async fn serve(
         tracing::debug!(%peer, %error, "client gone");
         return;
     }
-    let client = Rc::new(Connection::new(peer, limits, clock::now()));
+    let client = Rc::new(Connection::new(peer, false, limits, clock::now()));
     if !worker.fast_path {
         return Hyper { worker, socket, client, limits }.serve(stream, BytesMut::new()).await;
     }

@@ -107,6 +107,14 @@ impl Matcher {
             && (self.query.is_empty() || self.query_matches(head.query().unwrap_or_default()))
     }
 
+    /// Bytes of a path that it matched as a prefix; an exact match and an expression match all of it.
+    pub fn prefix_len(&self, path: &str) -> usize {
+        match &self.path {
+            PathMatcher::Prefix(prefix) => prefix.len(),
+            PathMatcher::Exact(_) | PathMatcher::Regex(_) => path.len(),
+        }
+    }
+
     fn query_matches(&self, query: &str) -> bool {
         // Of a parameter that stands there twice, the first counts.
         self.query.iter().all(|(name, matcher)| {

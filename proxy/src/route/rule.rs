@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
+    filter::Filters,
     hostname::Hostname,
     matcher::{Field, Matcher},
 };
@@ -30,10 +31,23 @@ pub struct RuleConfig {
     pub name: String,
     /// Any of these; never empty.
     pub matches: Vec<Matcher>,
-    /// Names of backends (`None`: does not resolve) and their weights.
-    pub backends: Vec<(Option<String>, u32)>,
+    /// Where requests go.
+    pub backends: Vec<WeightedBackend>,
+    /// What is done to all of its requests.
+    pub filters: Filters,
     /// Limits in time.
     pub timeouts: RuleTimeouts,
+}
+
+/// A share of a rule's requests.
+#[derive(Debug, Clone)]
+pub struct WeightedBackend {
+    /// Name of the backend; `None`: it does not resolve.
+    pub name: Option<String>,
+    /// Its share, relative to the others'.
+    pub weight: u32,
+    /// What is done to its requests, after the rule's own filters.
+    pub filters: Filters,
 }
 
 /// Limits in time of one rule.
@@ -88,14 +102,17 @@ impl TryFrom<v1::HttpRoute> for RouteConfig {
                 matches.push(Matcher::any());
             }
             let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+            let mut backends = Vec::with_capacity(rule.backends.len());
+            for (b, wire) in rule.backends.into_iter().enumerate() {
+                let filters = Filters::new(wire.filters, &field(format!("rules[{index}].backends[{b}]")))?;
+                let name = (!wire.backend.is_empty()).then_some(wire.backend);
+                backends.push(WeightedBackend { name, weight: wire.weight, filters });
+            }
             rules.push(RuleConfig {
                 name: rule.name,
                 matches,
-                backends: rule
-                    .backends
-                    .into_iter()
-                    .map(|b| ((!b.backend.is_empty()).then_some(b.backend), b.weight))
-                    .collect(),
+                backends,
+                filters: Filters::new(rule.filters, &field(format!("rules[{index}]")))?,
                 timeouts: RuleTimeouts {
                     request: match rule.request_timeout_ms {
                         None => RequestTimeout::WhileProgressing,

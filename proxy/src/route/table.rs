@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    filter::Filters,
     hostname::Hostname,
     matcher::Matcher,
     rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
@@ -24,6 +25,8 @@ pub struct Routing {
 pub struct SocketRoutes {
     /// The strictest limits of its listeners.
     pub limits: Limits,
+    /// The port that clients connect to.
+    pub port: u16,
     /// Most specific host first; a request belongs to the first that matches, and to no other.
     listeners: Vec<ListenerRoutes>,
 }
@@ -49,15 +52,38 @@ pub struct Rule {
     pub route: Arc<str>,
     /// Limits in time.
     pub timeouts: RuleTimeouts,
-    targets: Vec<Option<usize>>,
+    /// What is done to all of its requests, before it is known where they go; `None`: nothing.
+    pub filters: Option<Arc<Filters>>,
+    targets: Vec<Target>,
     split: Option<Split>,
 }
 
+/// Where a share of a rule's requests goes.
+#[derive(Debug)]
+pub struct Target {
+    /// Number of the backend; `None`: it does not resolve, answer 500.
+    pub backend: Option<usize>,
+    /// All that is done to its requests, the rule's filters included; `None`: nothing.
+    pub filters: Option<Arc<Filters>>,
+    /// Numbers of the backends that get copies, in the order of the filters.
+    pub mirrors: Vec<Option<usize>>,
+}
+
 impl Rule {
-    /// Number of the backend whose turn it is; `None`: it does not resolve, answer 500.
-    pub fn next_backend(&self) -> Option<usize> {
-        self.targets[self.split.as_ref()?.next()]
+    /// The target whose turn it is; `None`: there is none, answer 500.
+    pub fn next_target(&self) -> Option<&Target> {
+        Some(&self.targets[self.split.as_ref()?.next()])
     }
+
+    /// All of its targets.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+}
+
+/// Filters that do something.
+fn effective(filters: Filters) -> Option<Arc<Filters>> {
+    (!filters.is_empty()).then(|| Arc::new(filters))
 }
 
 impl Routing {
@@ -74,13 +100,20 @@ impl Routing {
             .into_iter()
             .map(|route| {
                 let rules = route.rules.iter().map(|rule| {
-                    let weights: Vec<u32> = rule.backends.iter().map(|(_, weight)| *weight).collect();
+                    let weights: Vec<u32> = rule.backends.iter().map(|target| target.weight).collect();
+                    let number = |name: &Option<String>| name.as_deref().and_then(&backend);
+                    let targets = rule.backends.iter().map(|target| {
+                        let filters = rule.filters.then(&target.filters);
+                        let mirrors = filters.mirrors.iter().map(|mirror| number(&mirror.backend)).collect();
+                        Target { backend: number(&target.name), filters: effective(filters), mirrors }
+                    });
                     let name =
                         if rule.name.is_empty() { route.name.clone() } else { format!("{}/{}", route.name, rule.name) };
                     Arc::new(Rule {
                         route: name.into(),
                         timeouts: rule.timeouts,
-                        targets: rule.backends.iter().map(|(name, _)| name.as_deref().and_then(&backend)).collect(),
+                        filters: effective(rule.filters.clone()),
+                        targets: targets.collect(),
                         split: Split::new(&weights),
                     })
                 });
@@ -107,9 +140,10 @@ impl Routing {
         };
         let socket_routes = |listeners: &Vec<ListenerConfig>| {
             let limits = listeners.iter().map(|listener| listener.limits).reduce(Limits::stricter).unwrap_or_default();
+            let port = listeners.first().map_or(0, |listener| listener.port);
             let mut listeners: Vec<_> = listeners.iter().map(listener_routes).collect();
             listeners.sort_by_cached_key(|listener| listener.hostname.precedence());
-            SocketRoutes { limits, listeners }
+            SocketRoutes { limits, port, listeners }
         };
         Self { sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect() }
     }
@@ -143,14 +177,14 @@ impl Routing {
 }
 
 impl SocketRoutes {
-    /// The rule that answers a request for a (lower-case) host.
-    pub fn find(&self, host: &str, head: &impl RequestHead) -> Option<&Arc<Rule>> {
+    /// The rule that answers a request for a (lower-case) host, and how many bytes of the path it matched as a prefix.
+    pub fn find(&self, host: &str, head: &impl RequestHead) -> Option<(&Arc<Rule>, usize)> {
         let listener = self.listeners.iter().find(|listener| listener.hostname.matches(host))?;
         let found = listener
             .candidates
             .iter()
             .find(|candidate| candidate.hostname.matches(host) && candidate.matcher.matches(head));
-        found.map(|candidate| &candidate.rule)
+        found.map(|candidate| (&candidate.rule, candidate.matcher.prefix_len(head.path())))
     }
 }
 
@@ -196,7 +230,7 @@ mod tests {
         let routing = Routing::new(&sockets, &routes.iter().collect::<Vec<_>>(), |_| None);
         let (method, target) = request.split_once(' ').unwrap();
         let head = Request::builder().method(method).uri(target).body(()).unwrap().into_parts().0;
-        let found = routing.socket(7).unwrap().find(host, &head).map(|rule| rule.route.to_string());
+        let found = routing.socket(7).unwrap().find(host, &head).map(|(rule, _)| rule.route.to_string());
         assert_eq!(found.as_deref(), expected, "{host} {request}");
     }
 

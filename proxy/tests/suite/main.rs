@@ -7,6 +7,7 @@ mod classes;
 mod differential;
 mod failures;
 mod fast;
+mod filters;
 mod hostile;
 mod lifecycle;
 mod requests;

@@ -17,6 +17,7 @@ use super::{
         account::Account,
         attempts::{NoAnswer, given_up},
         body::{BodyError, Progress},
+        edits::Edits,
         error::Reason,
         pool::Pooled,
     },
@@ -39,6 +40,8 @@ pub(super) struct Exchange {
     pub upload: Flow,
     pub progress: Rc<Progress>,
     pub body_bytes_max: Option<u64>,
+    /// What filters change about its answer.
+    pub edits: Option<Box<Edits>>,
     /// It is a HEAD request: its answer has no body.
     pub to_head: bool,
     /// It may be sent twice without harm, and has no body.
@@ -224,7 +227,8 @@ impl Exchange {
             let now = clock::now();
             let Scratch { head, date, .. } = scratch;
             head.clear();
-            response.write(session.closes(), || date.at(now, clock::unix_ms), head);
+            let edits = self.edits.as_deref().map(Edits::response);
+            response.write(session.closes(), edits, || date.at(now, clock::unix_ms), head);
             let mut reply = match response.body {
                 Body::Absent(_) => Flow::none(),
                 Body::Length(length) => Flow::length(length),

@@ -6,6 +6,7 @@ use http::{HeaderName, Method};
 
 use super::{
     super::{
+        edits::Edits,
         framing::{has_bare_line_feed, number},
         headers::ClientHeaders,
     },
@@ -138,11 +139,21 @@ impl<'h, 'b> Request<'h, 'b> {
         Ok(Some(Self { method, target, host, authority, body, last, len, fields, kinds }))
     }
 
-    /// Writes the head for an endpoint: what `headers::prepare_request` makes of it on hyper's path.
-    pub fn write(&self, client: &ClientHeaders, request_id: impl FnOnce() -> [u8; 24], out: &mut Vec<u8>) {
+    /// Writes the head for an endpoint: what `headers::prepare_request` and then `edits` make of it on hyper's path.
+    pub fn write(
+        &self,
+        client: &ClientHeaders,
+        edits: Option<&Edits>,
+        request_id: impl FnOnce() -> [u8; 24],
+        out: &mut Vec<u8>,
+    ) {
+        let drops = |name: &str| edits.is_some_and(|edits| edits.request().drops(name));
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
-        out.extend_from_slice(self.target.as_bytes());
+        match edits.and_then(|edits| edits.target(self.path(), self.query())) {
+            Some(target) => out.extend_from_slice(target.as_bytes()),
+            None => out.extend_from_slice(self.target.as_bytes()),
+        }
         out.extend_from_slice(b" HTTP/1.1\r\n");
         let (mut has_id, mut has_host) = (false, false);
         let mut lists = Lists::default();
@@ -158,15 +169,17 @@ impl<'h, 'b> Request<'h, 'b> {
                 Field::ForwardedFor => lists.forwarded_for = true,
                 Field::Forwarded => lists.forwarded = true,
                 Field::Via => lists.via = true,
-                Field::RequestId => {
-                    has_id = true;
-                    field::write(out, field.name, field.value);
+                Field::Host => {
+                    let host = edits.and_then(Edits::host).map_or(field.value, |host| host.as_bytes());
+                    field::write(out, field.name, host);
+                    continue;
                 }
-                Field::ForwardedHost => {
-                    has_host = true;
-                    field::write(out, field.name, field.value);
-                }
-                _ => field::write(out, field.name, field.value),
+                Field::RequestId => has_id = true,
+                Field::ForwardedHost => has_host = true,
+                _ => {}
+            }
+            if !matches!(kind, Field::ForwardedFor | Field::Forwarded | Field::Via) && !drops(field.name) {
+                field::write(out, field.name, field.value);
             }
         }
         match self.body {
@@ -178,21 +191,33 @@ impl<'h, 'b> Request<'h, 'b> {
             }
             Body::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         }
-        self.write_list(out, lists.forwarded_for, Field::ForwardedFor, b"x-forwarded-for: ");
-        out.extend_from_slice(client.address());
-        out.extend_from_slice(b"\r\nx-forwarded-proto: http\r\n");
-        self.write_list(out, lists.forwarded, Field::Forwarded, b"forwarded: ");
-        out.extend_from_slice(client.forwarded().as_bytes());
-        out.extend_from_slice(b";host=\"");
-        out.extend_from_slice(self.authority);
-        out.extend_from_slice(b"\"\r\n");
-        if !has_host {
+        if !drops("x-forwarded-for") {
+            self.write_list(out, lists.forwarded_for, Field::ForwardedFor, b"x-forwarded-for: ");
+            out.extend_from_slice(client.address());
+            out.extend_from_slice(b"\r\n");
+        }
+        if !drops("x-forwarded-proto") {
+            field::write(out, "x-forwarded-proto", client.scheme().as_bytes());
+        }
+        if !drops("forwarded") {
+            self.write_list(out, lists.forwarded, Field::Forwarded, b"forwarded: ");
+            out.extend_from_slice(client.forwarded().as_bytes());
+            out.extend_from_slice(b";host=\"");
+            out.extend_from_slice(self.authority);
+            out.extend_from_slice(b"\"\r\n");
+        }
+        if !has_host && !drops("x-forwarded-host") {
             field::write(out, "x-forwarded-host", self.authority);
         }
-        self.write_list(out, lists.via, Field::Via, b"via: ");
-        out.extend_from_slice(b"1.1 trimtab\r\n");
-        if !has_id {
+        if !drops("via") {
+            self.write_list(out, lists.via, Field::Via, b"via: ");
+            out.extend_from_slice(b"1.1 trimtab\r\n");
+        }
+        if !has_id && !drops("x-request-id") {
             field::write(out, "x-request-id", &request_id());
+        }
+        for (name, value) in edits.into_iter().flat_map(|edits| edits.request().added()) {
+            field::write(out, name.as_str(), value.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
     }

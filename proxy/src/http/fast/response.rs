@@ -8,7 +8,7 @@ use super::{
     super::{framing::number, headers::NOT_LISTED, orca},
     field::{self, Field, elements},
 };
-use crate::load::OrcaLoad;
+use crate::{load::OrcaLoad, route::filter::HeaderEdits};
 
 /// Fields in an answer; hyper's limit.
 const FIELDS_MAX: usize = 100;
@@ -135,8 +135,15 @@ impl<'h, 'b> Response<'h, 'b> {
         Some(Self { status, body, keeps, load: load.flatten(), len, has_date, lists, fields, kinds })
     }
 
-    /// Writes the head for a client: what `headers::prepare_response` and hyper make of it. `date` is asked for if it has none.
-    pub fn write<'d>(&self, closes: bool, date: impl FnOnce() -> &'d str, out: &mut Vec<u8>) {
+    /// Writes the head for a client: what `headers::prepare_response` and hyper make of it. `date` is asked for if
+    /// it has none in the end.
+    pub fn write<'d>(
+        &self,
+        closes: bool,
+        edits: Option<&HeaderEdits>,
+        date: impl FnOnce() -> &'d str,
+        out: &mut Vec<u8>,
+    ) {
         if self.status == StatusCode::OK {
             out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
         } else {
@@ -158,6 +165,7 @@ impl<'h, 'b> Response<'h, 'b> {
                 | Field::Load
                 | Field::LoadBinary => {}
                 _ if self.lists && self.is_listed(field.name) => {}
+                _ if edits.is_some_and(|edits| edits.drops(field.name)) => {}
                 _ => field::write(out, field.name, field.value),
             }
         }
@@ -173,7 +181,15 @@ impl<'h, 'b> Response<'h, 'b> {
         if closes {
             out.extend_from_slice(b"connection: close\r\n");
         }
-        if !self.has_date {
+        let mut dated = self.has_date;
+        if let Some(edits) = edits {
+            for (name, value) in edits.added() {
+                dated |= name == http::header::DATE;
+                field::write(out, name.as_str(), value.as_bytes());
+            }
+            dated &= !edits.drops("date") || edits.added().any(|(name, _)| name == http::header::DATE);
+        }
+        if !dated {
             field::write(out, "date", date().as_bytes());
         }
         out.extend_from_slice(b"\r\n");

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::{
     super::{
         account::Account,
-        arrive::{Arrived, arrive, rejected},
+        arrive::{Arrived, arrive, rejected, route},
         attempts::attempts,
         connection::Connection,
         error::Reason,
@@ -220,12 +220,6 @@ impl Session {
             Seen::Unusual => return Looked::Unusual,
             Seen::Plain(request) => request,
         };
-        let started = self.client.begin_plain_request(request.last, clock::now());
-        let (length, body) = match request.body {
-            Body::Absent => (Some(0), Flow::none()),
-            Body::Length(length) => (Some(length), Flow::length(length)),
-            Body::Chunked => (None, Flow::chunked()),
-        };
         let lower;
         let host = if request.host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             lower = request.host.to_ascii_lowercase();
@@ -233,11 +227,22 @@ impl Session {
         } else {
             request.host
         };
-        let arrived = arrive(&self.worker, &self.socket, &self.client, host, &request, length, started);
+        let routed = route(&self.worker, &self.socket, host, &request);
+        if routed.as_ref().is_ok_and(|routed| !routed.is_plain()) {
+            return Looked::Unusual;
+        }
+        let started = self.client.begin_plain_request(request.last, clock::now());
+        let (length, body) = match request.body {
+            Body::Absent => (Some(0), Flow::none()),
+            Body::Length(length) => (Some(length), Flow::length(length)),
+            Body::Chunked => (None, Flow::chunked()),
+        };
+        let arrived = arrive(&self.worker, &self.socket, &self.client, routed, (host, &request), length, started);
         self.flight.clear();
-        if arrived.is_ok() {
+        if let Ok(arrived) = &arrived {
             self.flight.reserve(HEAD);
-            request.write(&self.client.client, || self.worker.next_request_id(), &mut self.flight);
+            let edits = arrived.edits.as_deref();
+            request.write(&self.client.client, edits, || self.worker.next_request_id(), &mut self.flight);
         }
         let asked = Asked {
             arrived,
@@ -251,11 +256,12 @@ impl Session {
     /// Answers one request, whatever happens. Says whether part of it was left unread.
     async fn serve(&mut self, asked: Box<Asked>) -> Result<bool, Lost> {
         let Asked { arrived, body, to_head, repeatable } = *asked;
-        let Arrived { mut account, progress, body_bytes_max } = match arrived {
+        let Arrived { mut account, progress, body_bytes_max, edits, mirroring: _ } = match arrived {
             Ok(arrived) => arrived,
             Err(reason) => return self.reject(&reason, body, to_head).await,
         };
-        let mut exchange = Exchange { upload: body, progress, body_bytes_max, to_head, repeatable, heard: false };
+        let mut exchange =
+            Exchange { upload: body, progress, body_bytes_max, edits, to_head, repeatable, heard: false };
         if !exchange.upload.is_over()
             && let Err(reason) = exchange.board(&mut self.rest, &mut self.flight)
         {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{
     super::{
+        edits::Edits,
         framing::{Fed, Framing},
         headers::{self, ClientHeaders},
         orca,
@@ -14,7 +15,13 @@ use super::{
     request::{self, Body, Request, Seen},
     response::{self, Response},
 };
-use crate::{head::RequestHead, route::rule::Limits};
+use crate::{
+    head::RequestHead,
+    route::{
+        filter::{Filters, PathRewrite, Rewrite},
+        rule::Limits,
+    },
+};
 
 const ID: [u8; 24] = *b"0123456789abcdef00000007";
 
@@ -26,6 +33,22 @@ fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
         map.append(name, HeaderValue::from_maybe_shared(Bytes::copy_from_slice(field.value)).unwrap());
     }
     map
+}
+
+/// Filters that touch what the proxy writes itself, what it copies, and what is not there.
+fn edits() -> Edits {
+    let mut filters = Filters::default();
+    for edits in [&mut filters.request_headers, &mut filters.response_headers] {
+        let set = |edits: &mut crate::route::filter::HeaderEdits, name: &'static str| {
+            edits.set(HeaderName::from_static(name), HeaderValue::from_static("ours"));
+        };
+        ["x-forwarded-for", "x-request-id", "x-a", "date", "x-new"].map(|name| set(edits, name));
+        ["via", "cookie", "x-a"]
+            .map(|name| edits.add(HeaderName::from_static(name), HeaderValue::from_static("added")));
+    }
+    let path = Some(PathRewrite::Prefix("/new".to_owned()));
+    filters.rewrite = Rewrite { host: Some(HeaderValue::from_static("other.test")), path };
+    Edits::of(filters, 0)
 }
 
 /// Names, and values of each in order.
@@ -198,7 +221,7 @@ fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
         prop_assert_eq!(values, plain.values(name).collect::<Vec<_>>());
     }
 
-    let client = ClientHeaders::new("192.0.2.7:1234".parse().unwrap());
+    let client = ClientHeaders::new("192.0.2.7:1234".parse().unwrap(), false);
     let has_body = !matches!(plain.body, Body::Absent | Body::Length(0));
     let id = || HeaderValue::from_bytes(&ID).unwrap();
     let prepared = headers::prepare_request(&mut slow.headers, Version::HTTP_11, &client, has_body, id);
@@ -207,15 +230,24 @@ fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     if let Body::Length(length) = plain.body {
         slow.headers.insert("content-length", HeaderValue::from(length));
     }
-    let mut written = Vec::new();
-    plain.write(&client, || ID, &mut written);
-    let mut fields = [httparse::EMPTY_HEADER; 80];
-    let mut said = httparse::Request::new(&mut fields);
-    prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
-    prop_assert_eq!((said.method, said.version), (Some(slow.method.as_str()), Some(1)));
-    prop_assert_eq!(said.path, slow.uri.path_and_query().map(|target| target.as_str()));
-    prop_assert_eq!(sorted(&map(said.headers)), sorted(&slow.headers));
-    prop_assert!(!written.iter().any(u8::is_ascii_uppercase) || written.starts_with(slow.method.as_str().as_bytes()));
+    let check = |edits: Option<&Edits>, slow: &http::request::Parts| {
+        let mut written = Vec::new();
+        plain.write(&client, edits, || ID, &mut written);
+        let mut fields = [httparse::EMPTY_HEADER; 80];
+        let mut said = httparse::Request::new(&mut fields);
+        prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
+        prop_assert_eq!((said.method, said.version), (Some(slow.method.as_str()), Some(1)));
+        prop_assert_eq!(said.path, slow.uri.path_and_query().map(|target| target.as_str()));
+        prop_assert_eq!(sorted(&map(said.headers)), sorted(&slow.headers));
+        prop_assert!(
+            !written.iter().any(u8::is_ascii_uppercase) || written.starts_with(slow.method.as_str().as_bytes())
+        );
+        Ok(())
+    };
+    check(None, &slow)?;
+    let edits = edits();
+    prop_assert_eq!(edits.apply(&mut slow), Ok(()));
+    check(Some(&edits), &slow)?;
     Ok(true)
 }
 
@@ -303,13 +335,20 @@ fn check_response(head: &[u8], to_head: bool) -> Result<bool, TestCaseError> {
     if no_date {
         slow.insert("date", HeaderValue::from_static("now"));
     }
-    let mut written = Vec::new();
-    plain.write(true, || "now", &mut written);
-    let mut fields = [httparse::EMPTY_HEADER; 110];
-    let mut said = httparse::Response::new(&mut fields);
-    prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
-    prop_assert_eq!((said.version, said.code), (Some(1), parsed.code));
-    prop_assert_eq!(sorted(&map(said.headers)), sorted(&slow));
+    let check = |edits: Option<&Edits>, slow: &HeaderMap| {
+        let mut written = Vec::new();
+        plain.write(true, edits.map(Edits::response), || "now", &mut written);
+        let mut fields = [httparse::EMPTY_HEADER; 120];
+        let mut said = httparse::Response::new(&mut fields);
+        prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
+        prop_assert_eq!((said.version, said.code), (Some(1), parsed.code));
+        prop_assert_eq!(sorted(&map(said.headers)), sorted(slow));
+        Ok(())
+    };
+    check(None, &slow)?;
+    let edits = edits();
+    edits.response().apply(&mut slow);
+    check(Some(&edits), &slow)?;
     Ok(true)
 }
 
