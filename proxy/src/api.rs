@@ -7,6 +7,15 @@ pub mod v1 {
     tonic::include_proto!("trimtab.dataplane.v1");
 }
 
+impl std::fmt::Debug for v1::Certificate {
+    /// Without the key.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, chain_pem, key_pem: _ } = self;
+        let chain = String::from_utf8_lossy(chain_pem);
+        formatter.debug_struct("Certificate").field("name", name).field("chain_pem", &chain).finish_non_exhaustive()
+    }
+}
+
 /// Type URL of a [`v1::Listener`].
 pub const LISTENER_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Listener";
 /// Type URL of a [`v1::HttpRoute`].
@@ -34,4 +43,9 @@ pub const PEER_EPOCH: &str = "trimtab.dev/peer-epoch";
 pub fn refusal_of_filter(filter: &v1::Filter) -> Option<(String, String)> {
     let refusal = crate::route::filter::check(filter.clone()).err()?;
     Some((refusal.field, refusal.reason))
+}
+
+/// Which field of a certificate (`chain_pem` or `key_pem`) the data plane would refuse, and why; `None`: it holds.
+pub fn refusal_of_certificate(certificate: &v1::Certificate) -> Option<(&'static str, String)> {
+    crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem).err()
 }

@@ -39,6 +39,12 @@ pub struct Counters {
     pub open: Counter,
     /// Client connections beyond the limit, closed at once.
     pub refused: Counter,
+    /// TLS handshakes that were completed.
+    pub handshakes: Counter,
+    /// Those of them that resumed a session.
+    pub resumptions: Counter,
+    /// Handshakes that failed, or did not end in time.
+    pub handshake_failures: Counter,
     /// Heads that did not come in time.
     pub header_timeouts: Counter,
     /// Requests that do not parse.

@@ -5,6 +5,7 @@ pub mod config;
 pub mod head;
 pub mod route;
 pub mod table;
+pub mod tls;
 
 pub mod admission;
 pub mod average;

@@ -78,6 +78,13 @@ impl Sources {
             self.sum(|c| &c.refused),
         )?;
         out.gauge("client_connections", "Open client connections", self.sum(|c| &c.open) as f64)?;
+        out.counter("tls_handshakes", "TLS handshakes with clients", self.sum(|c| &c.handshakes))?;
+        out.counter("tls_sessions_resumed", "TLS handshakes that resumed a session", self.sum(|c| &c.resumptions))?;
+        out.counter(
+            "tls_handshake_failures",
+            "TLS handshakes that failed or did not end in time",
+            self.sum(|c| &c.handshake_failures),
+        )?;
         out.counter(
             "header_timeouts",
             "Client connections closed because a request head did not come in time",

@@ -320,7 +320,10 @@ fn is_transient(error: &io::Error) -> bool {
 
 fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: SocketAddr) {
     // A socket whose routes are gone is about to be closed; its last clients are told 404.
-    let limits = worker.table().routing.socket(socket.id).map(|routes| routes.limits).unwrap_or_default();
+    let table = worker.table();
+    let routes = table.routing.socket(socket.id);
+    let limits = routes.map(|routes| routes.limits).unwrap_or_default();
+    let tls = routes.and_then(|routes| routes.tls.clone());
     let open = Open::new(worker, socket);
     if open.before >= limits.connections_max {
         worker.counters.refused.add(1);
@@ -330,7 +333,7 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     let (worker, socket) = (worker.clone(), socket.clone());
     tokio::task::spawn_local(async move {
         let _open = open;
-        session::serve(worker, socket, stream, peer, limits).await;
+        session::serve(worker, socket, stream, peer, limits, tls).await;
     });
 }
 

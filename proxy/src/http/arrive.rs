@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{
     account::{Account, Arrival},
     body::Progress,
-    connection::Connection,
+    connection::{Connection, Security},
     edits::{self, Asked, Edits},
     error::Reason,
     mirror::Mirroring,
@@ -58,9 +58,20 @@ impl Routed {
 ///
 /// # Errors
 /// What to answer.
-pub fn route(worker: &Worker, socket: &Socket, host: &str, head: &impl RequestHead) -> Result<Routed, Reason> {
+pub fn route(
+    worker: &Worker,
+    socket: &Socket,
+    client: &Connection,
+    host: &str,
+    head: &impl RequestHead,
+) -> Result<Routed, Reason> {
     let table = worker.table();
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
+    if let Security::Tls { sni: Some(sni) } = &client.security
+        && routes.is_misdirected(sni, host)
+    {
+        return Err(Reason::Misdirected);
+    }
     let (rule, prefix) = routes.find(host, head).ok_or(Reason::NoRoute)?;
     let rule = rule.clone();
     Ok(Routed { table, rule, prefix })

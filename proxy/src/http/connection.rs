@@ -12,14 +12,12 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     framing::{Fed, Framing, Refusal},
     headers::ClientHeaders,
+    stream::ClientStream,
     upgrade::Tunnel,
 };
 use crate::{clock, route::rule::Limits, time::Timestamp};
@@ -35,6 +33,18 @@ pub enum Phase {
     Request,
 }
 
+/// Whether a connection is over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    /// In clear text.
+    Plain,
+    /// Over TLS.
+    Tls {
+        /// The name that the client asked for, lower case.
+        sni: Option<Box<str>>,
+    },
+}
+
 /// State of one client connection. It lives on one worker, hence the cells.
 #[derive(Debug)]
 pub struct Connection {
@@ -42,6 +52,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// What every request says about the client.
     pub client: ClientHeaders,
+    /// Whether it is over TLS.
+    pub security: Security,
     limits: Limits,
     framing: RefCell<Framing>,
     phase: Cell<Phase>,
@@ -60,11 +72,13 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that was just accepted; `secure` if it is over TLS.
-    pub fn new(peer: SocketAddr, secure: bool, limits: Limits, now: Timestamp) -> Self {
+    /// A connection that was just accepted.
+    pub fn new(peer: SocketAddr, security: Security, limits: Limits, now: Timestamp) -> Self {
+        let secure = matches!(security, Security::Tls { .. });
         Self {
             peer,
             client: ClientHeaders::new(peer, secure),
+            security,
             limits,
             framing: RefCell::default(),
             phase: Cell::new(Phase::Head),
@@ -83,7 +97,7 @@ impl Connection {
 
     /// One of the same client on which nothing depends, for requests that are not the client's own.
     pub fn detached(&self, now: Timestamp) -> Self {
-        let own = Self::new(self.peer, self.client.scheme() == "https", self.limits, now);
+        let own = Self::new(self.peer, self.security.clone(), self.limits, now);
         own.phase.set(Phase::Request);
         own
     }
@@ -233,7 +247,7 @@ impl Connection {
 /// framing is an error.
 #[derive(Debug)]
 pub struct GuardedStream {
-    socket: TcpStream,
+    socket: ClientStream,
     connection: std::rc::Rc<Connection>,
     /// Read, and not to be passed on yet.
     held: BytesMut,
@@ -241,12 +255,12 @@ pub struct GuardedStream {
 
 impl GuardedStream {
     /// Guards a socket, of which `read` was read already.
-    pub fn new(socket: TcpStream, connection: std::rc::Rc<Connection>, read: BytesMut) -> Self {
+    pub fn new(socket: ClientStream, connection: std::rc::Rc<Connection>, read: BytesMut) -> Self {
         Self { socket, connection, held: read }
     }
 
     /// The socket, and what was read from it without being passed on.
-    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+    pub fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.socket, self.held)
     }
 }
@@ -313,8 +327,8 @@ impl AsyncWrite for GuardedStream {
         self.socket.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
     }
 
     /// Does nothing: how a connection ends (at once, lingering, reset, or as a tunnel) is decided by its task.

@@ -16,6 +16,8 @@ pub enum Reason {
     Ambiguous(Refusal),
     /// The request line and the headers contradict each other, or the target cannot be used.
     BadRequest(&'static str),
+    /// The connection was opened for a host of another listener.
+    Misdirected,
     /// `CONNECT` and other methods that a reverse proxy does not do.
     MethodNotSupported,
     /// The body is longer than the listener allows.
@@ -65,6 +67,7 @@ impl Reason {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Ambiguous(_) | Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -81,6 +84,7 @@ impl Reason {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ambiguous(_) | Self::BadRequest(_) => "bad_request",
+            Self::Misdirected => "misdirected",
             Self::MethodNotSupported => "method_not_supported",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
@@ -100,8 +104,9 @@ impl Reason {
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 17] = [
+    pub const NAMES: [&str; 18] = [
         "bad_request",
+        "misdirected",
         "method_not_supported",
         "body_too_large",
         "request_timeout",
@@ -124,6 +129,7 @@ impl Reason {
         match self {
             Self::Ambiguous(refusal) => refusal.message(),
             Self::BadRequest(message) => message,
+            Self::Misdirected => "this connection was opened for another host",
             Self::MethodNotSupported => "this method is not supported",
             Self::BodyTooLarge => "the request body is too large",
             Self::RequestTimeout => "the request took too long to arrive",

@@ -88,10 +88,10 @@ async fn forward(
     mut request: Request<Incoming>,
     started: Timestamp,
 ) -> Result<Response<ResponseBody>, Reason> {
-    let host = headers::validate_target(&mut request)?;
+    let host = headers::validate_target(&mut request, client.client.scheme())?;
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
-    let routed = route(worker, socket, &host, &head);
+    let routed = route(worker, socket, client, &host, &head);
     let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
         arrive(worker, socket, client, routed, (&host, &head), length, started)?;
 

@@ -72,11 +72,12 @@ impl ClientHeaders {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
 
-/// Checks the request's target against its headers, and puts it into origin form. Returns the host without its port, lower case.
+/// Checks the request's target against its headers, and puts it into origin form. Returns the host without its port, lower case. `scheme` is
+/// that of the connection.
 ///
 /// # Errors
 /// A reason to answer 400 or 501 with, and to close the connection.
-pub fn validate_target<B>(request: &mut Request<B>) -> Result<String, Reason> {
+pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<String, Reason> {
     if request.method() == Method::CONNECT {
         return Err(Reason::MethodNotSupported);
     }
@@ -94,12 +95,15 @@ pub fn validate_target<B>(request: &mut Request<B>) -> Result<String, Reason> {
     }
     // Absolute form (RFC 9112 §3.2.2): the target's authority counts, and a differing Host is an attack or a mistake.
     let uri = request.uri();
-    if uri.scheme_str() != Some("http") {
-        return Err(Reason::BadRequest("the request target has a scheme other than http"));
+    // What is HTTP/2 here may have been taken off TLS by somebody in front.
+    let other = request.version() == Version::HTTP_2 && matches!(uri.scheme_str(), Some("http" | "https"));
+    if uri.scheme_str() != Some(scheme) && !other {
+        return Err(Reason::BadRequest("the request target has another scheme than the connection"));
     }
     let target = uri.authority().cloned();
     if let (Some(host), Some(target)) = (&host, &target) {
-        let port = |a: &Authority| a.port_u16().unwrap_or(80);
+        let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
+        let port = |a: &Authority| a.port_u16().unwrap_or(default);
         if !host.host().eq_ignore_ascii_case(target.host()) || port(host) != port(target) {
             return Err(Reason::BadRequest("the host header contradicts the request target"));
         }
@@ -299,7 +303,7 @@ mod tests {
     #[track_caller]
     fn check_target(target: &str, host: &str, expected: Result<(&str, &str), Reason>) {
         let mut request = request(target, &[("host", host)]);
-        let found = validate_target(&mut request);
+        let found = validate_target(&mut request, "http");
         let found = found.as_deref().map(|host| (host, request.uri().to_string())).map_err(Clone::clone);
         assert_eq!(found, expected.map(|(host, uri)| (host, uri.to_owned())), "{target} {host}");
     }
@@ -318,7 +322,11 @@ mod tests {
         let contradicts = Reason::BadRequest("the host header contradicts the request target");
         check_target("http://a/", "b", Err(contradicts.clone()));
         check_target("http://a:81/", "a", Err(contradicts));
-        check_target("ftp://a/", "a", Err(Reason::BadRequest("the request target has a scheme other than http")));
+        check_target(
+            "ftp://a/",
+            "a",
+            Err(Reason::BadRequest("the request target has another scheme than the connection")),
+        );
         check_target("/", "a@b", Err(Reason::BadRequest("the host header is not a host")));
         check_target("/", "a b", Err(Reason::BadRequest("the host header is not a host")));
     }

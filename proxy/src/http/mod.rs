@@ -19,5 +19,6 @@ pub mod mirror;
 pub mod orca;
 pub mod pool;
 pub mod session;
+pub mod stream;
 pub mod upgrade;
 pub mod upstream;

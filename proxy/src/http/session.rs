@@ -5,6 +5,7 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -12,14 +13,17 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::TlsAcceptor;
 
 use super::{
-    connection::{Connection, GuardedStream, Phase},
+    connection::{Connection, GuardedStream, Phase, Security},
     fast, forward,
+    stream::ClientStream,
 };
 use crate::{
     clock,
@@ -52,37 +56,81 @@ enum End<T, E> {
     Stuck,
 }
 
-/// Serves a connection until it is over.
+/// Serves a connection until it is over; over TLS if `tls` says how.
 pub async fn serve(
     worker: Rc<Worker>,
     socket: Rc<Socket>,
     stream: TcpStream,
     peer: std::net::SocketAddr,
     limits: Limits,
+    tls: Option<Arc<ServerConfig>>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone");
         return;
     }
-    let client = Rc::new(Connection::new(peer, false, limits, clock::now()));
+    let (stream, security) = match tls {
+        None => (ClientStream::Plain(stream), Security::Plain),
+        Some(config) => match Box::pin(handshake(&worker, &socket, stream, config, limits.header_timeout)).await {
+            Some(secured) => secured,
+            None => return,
+        },
+    };
+    let client = Rc::new(Connection::new(peer, security, limits, clock::now()));
     if !worker.fast_path {
         return Hyper { worker, socket, client, limits }.serve(stream, BytesMut::new()).await;
     }
     let mut session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits);
     let end = watch(&mut pin!(session.drive()), |_| {}, &client, &socket).await;
-    let (stream, read) = session.into_parts();
+    let (mut stream, read) = session.into_parts();
     match end {
         End::Done(fast::Ended::Unusual) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
         End::Done(fast::Ended::Unread) => linger(stream).await,
-        End::Done(fast::Ended::Closed) => {}
-        End::Failed(fast::Lost) if client.is_aborted() => reset(&stream),
+        End::Done(fast::Ended::Closed) => stream.farewell().await,
+        End::Failed(fast::Lost) if client.is_aborted() => stream.reset(),
         End::Failed(fast::Lost) => tracing::debug!(%peer, "client gone"),
         End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
     }
 }
 
+/// Secures a connection. `None`: it is over.
+async fn handshake(
+    worker: &Worker,
+    socket: &Socket,
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    timeout: Duration,
+) -> Option<(ClientStream, Security)> {
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(timeout, TlsAcceptor::from(config).accept(stream)) => accepted,
+        // It has sent no request yet that could be lost.
+        () = socket.drain.cancelled() => return None,
+    };
+    match accepted {
+        Ok(Ok(stream)) => {
+            worker.counters.handshakes.add(1);
+            let session = stream.get_ref().1;
+            worker
+                .counters
+                .resumptions
+                .add(u64::from(session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)));
+            let sni = session.server_name().map(|name| name.to_ascii_lowercase().into());
+            Some((ClientStream::Tls(Box::new(stream)), Security::Tls { sni }))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "handshake failed");
+            worker.counters.handshake_failures.add(1);
+            None
+        }
+        Err(_) => {
+            worker.counters.handshake_failures.add(1);
+            None
+        }
+    }
+}
+
 /// Ends a connection whose time was up.
-async fn cut_off<T, E>(mut stream: TcpStream, end: &End<T, E>, worker: &Worker) {
+async fn cut_off<T, E>(mut stream: ClientStream, end: &End<T, E>, worker: &Worker) {
     match end {
         End::HeadTimeout => {
             worker.counters.header_timeouts.add(1);
@@ -90,11 +138,13 @@ async fn cut_off<T, E>(mut stream: TcpStream, end: &End<T, E>, worker: &Worker) 
                 b"HTTP/1.1 408 Request Timeout\r\nserver: trimtab\r\nx-trimtab-reason: header_timeout\r\n\
                 connection: close\r\ncontent-length: 0\r\n\r\n";
             // As much as the socket takes at once; the client is slow by its own fault.
-            let _ = stream.try_write(ANSWER);
+            stream.write_now(ANSWER);
+            stream.farewell().await;
             let _ = stream.shutdown().await;
         }
-        End::Stuck => reset(&stream),
-        End::Idle | End::Done(_) | End::Failed(_) => {}
+        End::Stuck => stream.reset(),
+        End::Idle => stream.farewell().await,
+        End::Done(_) | End::Failed(_) => {}
     }
 }
 
@@ -108,7 +158,7 @@ struct Hyper {
 
 impl Hyper {
     /// Serves a connection, of which `read` was read already, until it is over.
-    async fn serve(self, stream: TcpStream, read: BytesMut) {
+    async fn serve(self, stream: ClientStream, read: BytesMut) {
         let Self { worker, socket, client, limits } = self;
         let peer = client.peer;
         let guarded = GuardedStream::new(stream, client.clone(), read);
@@ -130,7 +180,7 @@ impl Hyper {
             .serve_connection(TokioIo::new(guarded), service);
         let end = watch(&mut connection, |connection| connection.graceful_shutdown(), &client, &socket).await;
         let parts = connection.into_parts();
-        let (stream, held) = parts.io.into_inner().into_parts();
+        let (mut stream, held) = parts.io.into_inner().into_parts();
         drop(parts.service);
         let tunnel = client.take_tunnel();
         match end {
@@ -139,6 +189,8 @@ impl Hyper {
                     tunnel.run(stream, joined(parts.read_buf, held)).await;
                 } else if client.has_unread() {
                     linger(stream).await;
+                } else {
+                    stream.farewell().await;
                 }
             }
             End::Failed(error) if error.is_parse() || error.is_parse_too_large() => {
@@ -149,7 +201,7 @@ impl Hyper {
             End::Failed(error) => {
                 tracing::debug!(%peer, %error, "connection failed");
                 if client.is_aborted() {
-                    reset(&stream);
+                    stream.reset();
                 }
             }
             End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
@@ -226,7 +278,7 @@ where
 }
 
 /// Says that nothing more will come, and reads on for a while so that the client can take what was sent.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: ClientStream) {
     let drain = async {
         stream.shutdown().await?;
         let mut waste = vec![0; 16 << 10];
@@ -234,11 +286,6 @@ async fn linger(mut stream: TcpStream) {
         io::Result::Ok(())
     };
     let _ = tokio::time::timeout(LINGER, drain).await;
-}
-
-/// Makes the coming close a reset: what the client has is not the whole answer, and it must not take an end of stream for one.
-fn reset(stream: &TcpStream) {
-    let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn joined(first: Bytes, then: BytesMut) -> Bytes {

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::account::Account;
+use super::{account::Account, stream::ClientStream};
 use crate::{clock, load::Outcome, table::ConnectionPermit, time::Timestamp};
 
 /// A tunnel in which nothing moves for this long is closed; Envoy's default for idle streams.
@@ -39,7 +39,7 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// Copies until both sides have ended, one failed, or nothing moves. `read` was read from the client after its request.
-    pub async fn run(self, client: TcpStream, read: Bytes) {
+    pub async fn run(self, client: ClientStream, read: Bytes) {
         let Self { socket, read: upstream_read, permit: _permit, mut account } = self;
         let moved = Rc::new(Cell::new(clock::now()));
         let bytes = Rc::new(Cell::new(0));
@@ -60,20 +60,20 @@ impl Tunnel {
 }
 
 /// A socket that gives out what was already read first, and says when bytes move.
-struct Metered {
-    socket: TcpStream,
+struct Metered<S> {
+    socket: S,
     read: Bytes,
     moved: Rc<Cell<Timestamp>>,
     bytes: Option<Rc<Cell<u64>>>,
 }
 
-impl Metered {
-    fn new(socket: TcpStream, read: Bytes, moved: &Rc<Cell<Timestamp>>, bytes: Option<&Rc<Cell<u64>>>) -> Self {
+impl<S> Metered<S> {
+    fn new(socket: S, read: Bytes, moved: &Rc<Cell<Timestamp>>, bytes: Option<&Rc<Cell<u64>>>) -> Self {
         Self { socket, read, moved: moved.clone(), bytes: bytes.cloned() }
     }
 }
 
-impl AsyncRead for Metered {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
@@ -92,7 +92,7 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
     }

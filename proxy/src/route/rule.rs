@@ -1,13 +1,13 @@
 //! Validated routes and listeners, as they come from the wire.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     filter::Filters,
     hostname::Hostname,
     matcher::{Field, Matcher},
 };
-use crate::{api::v1, config::InvalidResource};
+use crate::{api::v1, config::InvalidResource, tls::ListenerTls};
 
 /// A route: rules for the requests of some listeners and hosts.
 #[derive(Debug, Clone)]
@@ -140,6 +140,8 @@ pub struct ListenerConfig {
     pub hostname: Hostname,
     /// Its limits.
     pub limits: Limits,
+    /// TLS; `None`: clear text.
+    pub tls: Option<Arc<ListenerTls>>,
 }
 
 /// What a client may take. Listeners that share a socket share the strictest of each.
@@ -219,10 +221,13 @@ impl TryFrom<v1::Listener> for ListenerConfig {
         if headers_max > 10_000 {
             return Err(field.error("limits.max_headers", format!("{headers_max} is more than 10000")));
         }
+        let tls = wire.tls.map(|tls| ListenerTls::new(&tls)).transpose();
+        let tls = tls.map_err(|(name, reason)| field.error(&format!("tls.{name}"), reason))?;
         Ok(Self {
             address,
             port,
             hostname,
+            tls: tls.map(Arc::new),
             limits: Limits {
                 header_bytes_max: count(
                     positive(limits.max_header_bytes, "max_header_bytes")?,

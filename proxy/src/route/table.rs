@@ -12,7 +12,7 @@ use super::{
     rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
     split::Split,
 };
-use crate::head::RequestHead;
+use crate::{head::RequestHead, tls};
 
 /// All routes, by the number of the socket that a request came in on.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub struct Routing {
 pub struct SocketRoutes {
     /// The strictest limits of its listeners.
     pub limits: Limits,
+    /// How clients are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// The port that clients connect to.
     pub port: u16,
     /// Most specific host first; a request belongs to the first that matches, and to no other.
@@ -140,10 +142,11 @@ impl Routing {
         };
         let socket_routes = |listeners: &Vec<ListenerConfig>| {
             let limits = listeners.iter().map(|listener| listener.limits).reduce(Limits::stricter).unwrap_or_default();
+            let tls = tls::server_config(listeners);
             let port = listeners.first().map_or(0, |listener| listener.port);
             let mut listeners: Vec<_> = listeners.iter().map(listener_routes).collect();
             listeners.sort_by_cached_key(|listener| listener.hostname.precedence());
-            SocketRoutes { limits, port, listeners }
+            SocketRoutes { limits, tls, port, listeners }
         };
         Self { sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect() }
     }
@@ -177,6 +180,13 @@ impl Routing {
 }
 
 impl SocketRoutes {
+    /// Whether a (lower-case) host belongs to another listener than the name that the client asked for when it connected: then it took a
+    /// connection that was opened for one host for another's (RFC 9110 §15.5.20).
+    pub fn is_misdirected(&self, sni: &str, host: &str) -> bool {
+        let listener = |host: &str| self.listeners.iter().position(|listener| listener.hostname.matches(host));
+        sni != host && listener(sni) != listener(host)
+    }
+
     /// The rule that answers a request for a (lower-case) host, and how many bytes of the path it matched as a prefix.
     pub fn find(&self, host: &str, head: &impl RequestHead) -> Option<(&Arc<Rule>, usize)> {
         let listener = self.listeners.iter().find(|listener| listener.hostname.matches(host))?;

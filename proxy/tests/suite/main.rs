@@ -12,3 +12,4 @@ mod hostile;
 mod lifecycle;
 mod requests;
 mod streaming;
+mod tls;

@@ -243,7 +243,7 @@ async fn weights_between_backends_are_kept_and_what_does_not_resolve_is_answered
     let (a, b) = (Backend::saying("a").await, Backend::saying("b").await);
     let mut setup = Setup::to(&[a.address]);
     setup.backends.push(proxy::backend("test/b:80", &[b.address]));
-    let reference = |name: &str, weight| v1::WeightedBackend { backend: name.into(), weight };
+    let reference = |name: &str, weight| v1::WeightedBackend { backend: name.into(), weight, ..Default::default() };
     setup.route.rules[0].backends = vec![reference(proxy::BACKEND, 5), reference("test/b:80", 3), reference("", 2)];
     let proxy = setup.start().await;
     let mut counts = [0; 3];

@@ -221,7 +221,8 @@ impl Flow {
         }
         // Not kept: a connection that was held back once need not hold memory for ever.
         (self.unsent, self.sent) = (Vec::new(), 0);
-        Poll::Ready(Ok(()))
+        // TLS has a buffer of its own; for a bare socket this is nothing.
+        Pin::new(to).poll_flush(cx)
     }
 
     /// Moves what can be moved: what was read before (`rest`, which holds what comes after the body in the end), then what can be read. Ready

@@ -9,7 +9,6 @@ use std::{
 use bytes::BytesMut;
 use http::Method;
 use memchr::memmem;
-use tokio::net::TcpStream;
 
 use super::{
     super::{
@@ -18,6 +17,7 @@ use super::{
         attempts::attempts,
         connection::Connection,
         error::Reason,
+        stream::ClientStream,
     },
     answer,
     endpoint::Endpoint,
@@ -54,7 +54,7 @@ pub struct Session {
     pub(super) socket: Rc<Socket>,
     pub(super) client: Rc<Connection>,
     limits: Limits,
-    pub(super) stream: TcpStream,
+    pub(super) stream: ClientStream,
     /// Read from the client and not used yet.
     pub(super) rest: Vec<u8>,
     /// The present request as endpoints get it: its head, and what of its body came along.
@@ -100,7 +100,7 @@ impl Session {
         worker: Rc<Worker>,
         socket: Rc<Socket>,
         client: Rc<Connection>,
-        stream: TcpStream,
+        stream: ClientStream,
         limits: Limits,
     ) -> Self {
         Self {
@@ -118,7 +118,7 @@ impl Session {
     }
 
     /// The socket, and what was read from it without being used.
-    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+    pub fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.stream, BytesMut::from(&self.rest[..]))
     }
 
@@ -227,7 +227,7 @@ impl Session {
         } else {
             request.host
         };
-        let routed = route(&self.worker, &self.socket, host, &request);
+        let routed = route(&self.worker, &self.socket, &self.client, host, &request);
         if routed.as_ref().is_ok_and(|routed| !routed.is_plain()) {
             return Looked::Unusual;
         }

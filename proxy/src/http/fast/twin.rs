@@ -212,7 +212,7 @@ fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     *slow.method_mut() = Method::from_bytes(parsed.method.unwrap().as_bytes()).unwrap();
     *slow.uri_mut() = http::Uri::try_from(parsed.path.unwrap()).unwrap();
     *slow.headers_mut() = map(parsed.headers);
-    let host = headers::validate_target(&mut slow);
+    let host = headers::validate_target(&mut slow, "http");
     prop_assert_eq!(host, Ok(plain.host.to_ascii_lowercase()));
     let (mut slow, ()) = slow.into_parts();
     prop_assert_eq!((&slow.method, slow.path(), slow.query()), (&plain.method, plain.path(), plain.query()));

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 
@@ -31,9 +31,9 @@ impl Answer {
     }
 }
 
-/// A bare connection.
-pub struct Raw {
-    pub stream: TcpStream,
+/// A bare connection, or one over TLS.
+pub struct Raw<S = TcpStream> {
+    pub stream: S,
     buffer: Vec<u8>,
 }
 
@@ -43,9 +43,11 @@ impl Raw {
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     /// Over a connection that stands.
-    pub fn over(stream: TcpStream) -> Self {
+    pub fn over(stream: S) -> Self {
         Self { stream, buffer: Vec::new() }
     }
 
@@ -83,6 +85,7 @@ impl Raw {
 
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
+        self.stream.flush().await.unwrap();
     }
 
     async fn more(&mut self) -> std::io::Result<usize> {
@@ -119,6 +122,12 @@ impl Raw {
         let status =
             line.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_else(|| panic!("status line {line:?}"));
         Answer { status, headers: self.headers().await, body: String::new(), trailers: Vec::new() }
+    }
+
+    /// Reads the head of a request, as an endpoint.
+    pub async fn head_of_request(&mut self) -> Answer {
+        self.line().await;
+        Answer { status: 0, headers: self.headers().await, body: String::new(), trailers: Vec::new() }
     }
 
     /// Reads `len` bytes.

@@ -57,7 +57,7 @@ pub fn backend(name: &str, endpoints: &[SocketAddr]) -> v1::Backend {
 
 /// A rule that sends all to a backend.
 pub fn rule(backend: &str) -> v1::RouteRule {
-    let backends = vec![v1::WeightedBackend { backend: backend.to_owned(), weight: 1 }];
+    let backends = vec![v1::WeightedBackend { backend: backend.to_owned(), weight: 1, ..Default::default() }];
     v1::RouteRule { backends, ..Default::default() }
 }
 

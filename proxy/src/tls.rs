@@ -1,0 +1,203 @@
+//! TLS towards clients: certificates by the name that a client asks for, and one rustls configuration a socket. A new table brings a new
+//! configuration for connections that follow; those that stand keep theirs, so that no reload costs a connection.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{
+    ServerConfig, SupportedProtocolVersion,
+    client::verify_server_name,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::{ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use crate::{
+    api::v1,
+    route::{ListenerConfig, hostname::Hostname},
+};
+
+/// A listener's part of TLS.
+#[derive(Clone)]
+pub struct ListenerTls {
+    /// In the order in which they are tried; never empty.
+    certificates: Vec<Arc<CertifiedKey>>,
+    /// TLS 1.3 and nothing older.
+    only_13: bool,
+}
+
+impl fmt::Debug for ListenerTls {
+    /// Without the keys.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("ListenerTls")
+            .field("certificates", &self.certificates.len())
+            .field("only_13", &self.only_13)
+            .finish()
+    }
+}
+
+impl PartialEq for ListenerTls {
+    /// A certificate names its key.
+    fn eq(&self, other: &Self) -> bool {
+        let chains = |tls: &Self| tls.certificates.iter().map(|key| key.cert.clone()).collect::<Vec<_>>();
+        self.only_13 == other.only_13 && chains(self) == chains(other)
+    }
+}
+
+/// What makes TLS work: algorithms of aws-lc-rs, the post-quantum hybrid X25519MLKEM768 first.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(aws_lc_rs::default_provider()))
+}
+
+/// Keys of session tickets: one for the process, so that a reload of certificates costs no client its session. It rolls over by itself every
+/// six hours. `None` if the system has no randomness: then sessions are not resumed.
+fn ticketer() -> Option<Arc<dyn ProducesTickets>> {
+    static TICKETER: OnceLock<Option<Arc<dyn ProducesTickets>>> = OnceLock::new();
+    TICKETER.get_or_init(|| aws_lc_rs::Ticketer::new().ok()).clone()
+}
+
+impl ListenerTls {
+    /// Reads certificates and keys.
+    ///
+    /// # Errors
+    /// The field that does not hold, and why.
+    pub fn new(wire: &v1::Tls) -> Result<Self, (String, String)> {
+        if wire.certificates.is_empty() {
+            return Err(("certificates".to_owned(), "must hold at least one".to_owned()));
+        }
+        let mut certificates = Vec::with_capacity(wire.certificates.len());
+        for (index, certificate) in wire.certificates.iter().enumerate() {
+            let key = certified_key(&certificate.chain_pem, &certificate.key_pem)
+                .map_err(|(field, reason)| (format!("certificates[{index}].{field}"), reason))?;
+            certificates.push(Arc::new(key));
+        }
+        let only_13 = match v1::tls::Version::try_from(wire.min_version) {
+            Ok(v1::tls::Version::Tls12) => false,
+            Ok(v1::tls::Version::Tls13) => true,
+            Err(_) => return Err(("min_version".to_owned(), format!("{} is not a version", wire.min_version))),
+        };
+        Ok(Self { certificates, only_13 })
+    }
+}
+
+/// A chain with its key, both in PEM.
+///
+/// # Errors
+/// `chain_pem` or `key_pem`, and what is wrong with it.
+pub(crate) fn certified_key(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, (&'static str, String)> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain_pem).collect();
+    let chain = chain.map_err(|error| ("chain_pem", format!("is not PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(("chain_pem", "has no certificate in PEM".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_slice(key_pem)
+        .map_err(|error| ("key_pem", format!("has no private key in PEM (PKCS#8, PKCS#1 or SEC1): {error}")))?;
+    CertifiedKey::from_der(chain, key, provider())
+        .map_err(|error| ("key_pem", format!("does not go with the certificate: {error}")))
+}
+
+/// The configuration of a socket, of its listeners that have TLS; `None` if none has.
+pub fn server_config(listeners: &[ListenerConfig]) -> Option<Arc<ServerConfig>> {
+    let mut by_host: Vec<(Hostname, Vec<Arc<CertifiedKey>>)> = listeners
+        .iter()
+        .filter_map(|listener| Some((listener.hostname.clone(), listener.tls.as_ref()?.certificates.clone())))
+        .collect();
+    if by_host.is_empty() {
+        return None;
+    }
+    by_host.sort_by_cached_key(|(hostname, _)| hostname.precedence());
+    let only_13 = listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.only_13));
+    const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+    let versions = if only_13 { &BOTH[..1] } else { BOTH };
+    // Fails only where the provider has no algorithms for the versions.
+    let builder = ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(versions).ok()?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Certificates { by_host }));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if let Some(ticketer) = ticketer() {
+        config.ticketer = ticketer;
+    }
+    // Tickets hold all that is needed.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    Some(Arc::new(config))
+}
+
+/// Certificates of the listeners of one socket.
+#[derive(Debug)]
+struct Certificates {
+    /// The most specific host first.
+    by_host: Vec<(Hostname, Vec<Arc<CertifiedKey>>)>,
+}
+
+impl ResolvesServerCert for Certificates {
+    /// Of the listener that the name belongs to, the first certificate that is for the name and of a kind that the client takes; otherwise the
+    /// first of such a kind. A name that belongs to no listener gets no handshake.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let keys = match &name {
+            Some(name) => &self.by_host.iter().find(|(hostname, _)| hostname.matches(name))?.1,
+            // Without a name, the listener for any host, or the only ones there are.
+            None => &self.by_host.last()?.1,
+        };
+        let mut fitting = keys.iter().filter(|key| key.key.choose_scheme(hello.signature_schemes()).is_some());
+        let first = fitting.clone().next()?;
+        let named = name.and_then(|name| fitting.find(|key| is_for(key, &name)));
+        Some(named.unwrap_or(first).clone())
+    }
+}
+
+/// Whether a certificate is for a name.
+fn is_for(key: &CertifiedKey, name: &str) -> bool {
+    let holds = || {
+        let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
+        verify_server_name(&certificate, &ServerName::try_from(name).ok()?).ok()
+    };
+    holds().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(names: &[&str]) -> v1::Certificate {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        v1::Certificate {
+            name: "test/cert".into(),
+            chain_pem: made.cert.pem().into_bytes(),
+            key_pem: made.signing_key.serialize_pem().into_bytes(),
+        }
+    }
+
+    #[track_caller]
+    fn check(certificates: Vec<v1::Certificate>, field: &str, reason: &str) {
+        let error = ListenerTls::new(&v1::Tls { certificates, min_version: 0 }).unwrap_err();
+        assert_eq!(error.0, field);
+        assert!(error.1.contains(reason), "{}", error.1);
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused_with_its_field() {
+        let good = certificate(&["a.test"]);
+        let other = certificate(&["b.test"]);
+        check(vec![], "certificates", "at least one");
+        let key = |key_pem: &[u8]| v1::Certificate { key_pem: key_pem.to_vec(), ..good.clone() };
+        check(vec![key(b"")], "certificates[0].key_pem", "has no private key");
+        check(vec![key(&other.key_pem)], "certificates[0].key_pem", "does not go with the certificate");
+        let chain = v1::Certificate { chain_pem: b"nonsense".to_vec(), ..good.clone() };
+        check(vec![good.clone(), chain], "certificates[1].chain_pem", "has no certificate");
+        assert!(ListenerTls::new(&v1::Tls { certificates: vec![good], min_version: 1 }).unwrap().only_13);
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        let certificate = certificate(&["a.test"]);
+        let wire = v1::Tls { certificates: vec![certificate], min_version: 0 };
+        let shown = format!("{wire:?} {:?}", ListenerTls::new(&wire).unwrap());
+        assert!(!shown.contains("key_pem: [") && !shown.contains("PRIVATE"), "{shown}");
+    }
+}
