@@ -15,7 +15,7 @@ use gateway_api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    hostname, namespace_of,
+    certificates, hostname, namespace_of,
     status::{self, GatewayStatus, reason},
 };
 use crate::{
@@ -98,6 +98,8 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     let mut statuses = Vec::new();
     let mut attachables = Vec::new();
     let mut taken: BTreeMap<(String, u32, String), String> = BTreeMap::new();
+    // Whether a socket is over TLS: its first listener says.
+    let mut secured: BTreeMap<(String, u32), bool> = BTreeMap::new();
     let gateways = ours(objects);
     for gateway in &objects.gateways {
         let class = gateway.spec.gateway_class_name.as_str();
@@ -126,6 +128,13 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                 );
                 continue;
             }
+            let tls = match spec.protocol.as_str() {
+                "HTTPS" => match certificates::translate(gateway, spec, &field, objects, &mut report) {
+                    Some(tls) => Some(tls),
+                    None => continue,
+                },
+                _ => None,
+            };
             let mut names = Vec::new();
             for address in &addresses {
                 let name = listener_name(gateway, spec, (addresses.len() > 1).then_some(address));
@@ -138,6 +147,18 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     );
                     continue;
                 }
+                let secure = *secured.entry((address.to_string(), port)).or_insert(tls.is_some());
+                if port != 0 && secure != tls.is_some() {
+                    report.refused(
+                        reason::PROTOCOL_CONFLICT,
+                        format!("{field}.protocol"),
+                        format!(
+                            "{} does not go with an older listener of the same address and port: it is not served",
+                            spec.protocol
+                        ),
+                    );
+                    continue;
+                }
                 taken.insert(key, name.clone());
                 listeners.push(v1::Listener {
                     name: name.clone(),
@@ -145,6 +166,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     port,
                     hostname: hostname.clone().unwrap_or_default(),
                     limits: None,
+                    tls: tls.clone(),
                 });
                 names.push(name);
             }
@@ -302,14 +324,21 @@ fn read(listener: &GatewayListeners, field: &str, report: &mut Report) -> Option
             }
             port.zip(hostname)
         }
-        "HTTPS" | "TLS" | "TCP" | "UDP" => {
-            let message =
-                format!("{} is not supported yet, expected HTTP; the listener is not served", listener.protocol);
+        "HTTPS" => {
+            certificates::check(listener, field, report);
+            port.zip(hostname)
+        }
+        "TLS" | "TCP" | "UDP" => {
+            let message = format!(
+                "{} is not supported yet, expected HTTP or HTTPS; the listener is not served",
+                listener.protocol
+            );
             report.refused(reason::UNSUPPORTED_PROTOCOL, format!("{field}.protocol"), message);
             None
         }
         other => {
-            report.invalid(format!("{field}.protocol"), format!("\"{other}\" is not a protocol, expected HTTP"));
+            report
+                .invalid(format!("{field}.protocol"), format!("\"{other}\" is not a protocol, expected HTTP or HTTPS"));
             None
         }
     }

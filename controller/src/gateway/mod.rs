@@ -2,6 +2,7 @@
 //! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
 
 pub mod backends;
+pub mod certificates;
 pub mod endpoints;
 pub mod filters;
 pub mod fingerprint;

@@ -26,7 +26,12 @@ fn objects(yaml: &str) -> Objects {
 fn show(config: &Config) -> String {
     let mut text = String::new();
     for l in &config.listeners {
-        writeln!(text, "listener {} {}:{} {:?}", l.name, l.address, l.port, l.hostname).unwrap();
+        write!(text, "listener {} {}:{} {:?}", l.name, l.address, l.port, l.hostname).unwrap();
+        if let Some(tls) = &l.tls {
+            let names: Vec<_> = tls.certificates.iter().map(|certificate| certificate.name.as_str()).collect();
+            write!(text, " {:?} {}", tls.min_version(), names.join(" ")).unwrap();
+        }
+        text.push('\n');
     }
     for route in &config.routes {
         writeln!(text, "route {} on {} for {:?}", route.name, route.listeners.join(" "), route.hostnames).unwrap();
@@ -360,6 +365,80 @@ spec:
     );
 }
 
+/// A Secret with a certificate for `name`, as people write it into a file.
+fn secret(name: &str, namespace: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec![format!("{name}.test")]).unwrap();
+    let indented = |pem: String| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let (chain, key) = (indented(made.cert.pem()), indented(made.signing_key.serialize_pem()));
+    format!(
+        "
+apiVersion: v1
+kind: Secret
+metadata: {{name: {name}, namespace: {namespace}}}
+type: kubernetes.io/tls
+stringData:
+  tls.crt: |
+{chain}  tls.key: |
+{key}---"
+    )
+}
+
+#[test]
+fn https_listeners_show_certificates_of_secrets() {
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: trimtab
+  listeners:
+  - {name: a, port: 443, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: a}]}}
+  - name: b
+    port: 443
+    protocol: HTTPS
+    hostname: b.test
+    tls:
+      certificateRefs: [{name: none}, {name: a}, {name: b, namespace: other}, {name: c, namespace: other}]
+      options: {trimtab.dev/tls-min-version: '1.3'}
+  - {name: c, port: 443, protocol: HTTPS, hostname: c.test, tls: {certificateRefs: [{name: opaque}]}}
+  - {name: d, port: 443, protocol: HTTP, hostname: d.test}
+  - {name: e, port: 444, protocol: HTTPS, tls: {certificateRefs: [{name: broken}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ReferenceGrant
+metadata: {name: grant, namespace: other}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: Gateway, namespace: default}]
+  to: [{group: '', kind: Secret, name: b}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: opaque}
+data: {tls.crt: ''}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: broken}
+type: kubernetes.io/tls
+stringData: {tls.crt: no, tls.key: no}
+---";
+    let secrets = [("a", "default"), ("b", "other"), ("c", "other")].map(|(name, namespace)| secret(name, namespace));
+    check(
+        &format!("{gateway}{}", secrets.concat()),
+        "
+        listener default/g/a 0.0.0.0:443 \"a.test\" Tls12 default/a
+        listener default/g/b 0.0.0.0:443 \"b.test\" Tls13 default/a other/b
+        ! Gateway default/g: spec.listeners[1].tls.certificateRefs[0].name: there is no Secret default/none
+        ! Gateway default/g: spec.listeners[1].tls.certificateRefs[3].namespace: no ReferenceGrant in other lets a Gateway of default refer to Secret other/c
+        ! Gateway default/g: spec.listeners[2].tls.certificateRefs: none resolves: the listener is not served
+        ! Gateway default/g: spec.listeners[2].tls.certificateRefs[0].name: Secret default/opaque is of type \"\", expected kubernetes.io/tls
+        ! Gateway default/g: spec.listeners[3].protocol: HTTP does not go with an older listener of the same address and port: it is not served
+        ! Gateway default/g: spec.listeners[4].tls.certificateRefs: none resolves: the listener is not served
+        ! Gateway default/g: spec.listeners[4].tls.certificateRefs[0].name: Secret default/broken: tls.crt has no certificate in PEM
+        ",
+    );
+}
+
 #[test]
 fn routes_attach_by_name_port_host_and_permission() {
     let yaml = "
@@ -373,7 +452,7 @@ spec:
   - {name: any, port: 80, protocol: HTTP}
   - {name: wild, port: 80, protocol: HTTP, hostname: '*.example.com'}
   - {name: open, port: 81, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
-  - {name: tls, port: 443, protocol: HTTPS}
+  - {name: tls, port: 443, protocol: TLS}
   - {name: x, port: 82, protocol: HTTP, hostname: a.b}
   - {name: y, port: 82, protocol: HTTP, hostname: A.B}
 ---
@@ -419,7 +498,7 @@ spec: {parentRefs: [{name: h}, {name: g, sectionName: tls}, {name: s, kind: Serv
         rule 0 [] -> \"\"*1
         backend default/s:80 trimtab Active admission
         endpoint 10.0.0.1:8080 10.0.0.1:8080 Ready scrape=http://10.0.0.1:8080/metrics
-        ! Gateway default/g: spec.listeners[3].protocol: HTTPS is not supported yet, expected HTTP; the listener is not served
+        ! Gateway default/g: spec.listeners[3].protocol: TLS is not supported yet, expected HTTP or HTTPS; the listener is not served
         ! Gateway default/g: spec.listeners[4]: has the port and hostname of another listener of this Gateway: none of them is served
         ! Gateway default/g: spec.listeners[5]: has the port and hostname of another listener of this Gateway: none of them is served
         ! HTTPRoute default/no-host: spec.hostnames: none of them is a host that a listener of Gateway g accepts

@@ -180,7 +180,7 @@ fn durations_ports_and_regular_expressions_are_checked_where_they_stand() {
         &[
             "f.yaml:9: spec.listeners[0].port: 0 is not a port, expected 1 to 65535",
             "f.yaml:11: spec.listeners[1].name: \"a\" is also the name of listeners[0]",
-            "f.yaml:13: spec.listeners[1].protocol: \"http\" is not a protocol, expected HTTP",
+            "f.yaml:13: spec.listeners[1].protocol: \"http\" is not a protocol, expected HTTP or HTTPS",
             "f.yaml:14: spec.listeners[1].hostname: \"a_b..c\" is not a host name, expected one such as app.example.com or *.example.com",
         ],
     );
