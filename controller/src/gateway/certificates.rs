@@ -59,12 +59,17 @@ pub(super) fn translate(
         let field = format!("{field}.tls.certificateRefs[{index}]");
         match certificate(gateway, reference, objects) {
             Ok(certificate) => certificates.push(certificate),
-            Err((name, reason)) => report.unresolved(format!("{field}.{name}"), reason),
+            Err((name, message)) => {
+                // The one thing that is wrong with a namespace is that nobody has granted it.
+                let why = if name == "namespace" { reason::REF_NOT_PERMITTED } else { reason::INVALID_CERTIFICATE_REF };
+                report.refused(why, format!("{field}.{name}"), message);
+            }
         }
     }
     let min_version = min_version(listener, field, report).into();
     if certificates.is_empty() {
-        report.unresolved(format!("{field}.tls.certificateRefs"), "none resolves: the listener is not served");
+        let message = "none resolves: the listener is not served";
+        report.refused(reason::INVALID_CERTIFICATE_REF, format!("{field}.tls.certificateRefs"), message);
         return None;
     }
     Some(v1::Tls { certificates, min_version })
