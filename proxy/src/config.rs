@@ -141,6 +141,8 @@ pub struct BackendConfig {
     pub generation: u64,
     /// The endpoints; keys are distinct.
     pub endpoints: Vec<EndpointConfig>,
+    /// What they speak.
+    pub protocol: Protocol,
     /// How one is chosen.
     pub algorithm: Algorithm,
     /// When one is taken out.
@@ -159,6 +161,16 @@ pub struct BackendConfig {
     pub classes: RequestClasses,
     /// What the adaptive rule takes into account.
     pub terms: RuleTerms,
+}
+
+/// What endpoints speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2 in clear text, without asking beforehand.
+    Http2,
 }
 
 /// One address of a backend.
@@ -419,10 +431,16 @@ impl TryFrom<v1::Backend> for BackendConfig {
             })?;
             endpoints.push(endpoint);
         }
+        let protocol = match v1::Protocol::try_from(wire.protocol) {
+            Ok(v1::Protocol::Http11) => Protocol::Http1,
+            Ok(v1::Protocol::H2c) => Protocol::Http2,
+            Err(_) => return Err(check.error("protocol", format!("{} is not a protocol", wire.protocol))),
+        };
         let breaker = wire.circuit_breaker.unwrap_or_default();
         let timeouts = BackendTimeouts::check(wire.timeouts.unwrap_or_default(), &check)?;
         Ok(Self {
             endpoints,
+            protocol,
             algorithm: algorithm.into(),
             outlier_detection: OutlierDetection::check(wire.outlier_detection.unwrap_or_default(), &check)?,
             admission_control: AdmissionControl::check(wire.admission_control.unwrap_or_default(), &check)?,

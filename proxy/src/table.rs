@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     backend::Backend,
-    config::{BackendConfig, EndpointConfig},
+    config::{BackendConfig, EndpointConfig, Protocol},
     route::{ListenerConfig, Routing},
     time::Timestamp,
 };
@@ -64,18 +64,20 @@ pub struct BackendEntry {
 impl BackendEntry {
     /// A backend whose targets are taken over from `previous` where they are the same.
     pub fn new(backend: Arc<Backend>, previous: Option<&Self>) -> Self {
-        let old = |endpoint: &EndpointConfig| previous?.targets.iter().find(|target| target.is(endpoint)).cloned();
         let config: &BackendConfig = backend.config();
+        let protocol = config.protocol;
+        let old =
+            |endpoint: &EndpointConfig| previous?.targets.iter().find(|target| target.is(endpoint, protocol)).cloned();
         let targets: Arc<[Arc<Target>]> = if let Some(previous) = previous
             && previous.targets.len() == config.endpoints.len()
-            && previous.targets.iter().zip(&config.endpoints).all(|(target, endpoint)| target.is(endpoint))
+            && previous.targets.iter().zip(&config.endpoints).all(|(target, endpoint)| target.is(endpoint, protocol))
         {
             previous.targets.clone()
         } else {
             config
                 .endpoints
                 .iter()
-                .map(|endpoint| old(endpoint).unwrap_or_else(|| Arc::new(Target::new(endpoint))))
+                .map(|endpoint| old(endpoint).unwrap_or_else(|| Arc::new(Target::new(endpoint, protocol))))
                 .collect()
         };
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
@@ -113,6 +115,8 @@ pub struct Target {
     pub id: u64,
     /// Its address.
     pub address: Address,
+    /// What it speaks.
+    pub protocol: Protocol,
     key: u64,
     retired: AtomicBool,
 }
@@ -136,18 +140,19 @@ impl fmt::Display for Address {
 }
 
 impl Target {
-    fn new(endpoint: &EndpointConfig) -> Self {
+    fn new(endpoint: &EndpointConfig, protocol: Protocol) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             address: Address::of(endpoint),
+            protocol,
             key: endpoint.key.0,
             retired: AtomicBool::new(false),
         }
     }
 
-    fn is(&self, endpoint: &EndpointConfig) -> bool {
-        self.key == endpoint.key.0 && self.address == Address::of(endpoint)
+    fn is(&self, endpoint: &EndpointConfig, protocol: Protocol) -> bool {
+        self.key == endpoint.key.0 && self.protocol == protocol && self.address == Address::of(endpoint)
     }
 
     /// It has left the table: its idle connections are of no more use.

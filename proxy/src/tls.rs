@@ -117,7 +117,7 @@ pub fn server_config(listeners: &[ListenerConfig]) -> Option<Arc<ServerConfig>> 
     // Fails only where the provider has no algorithms for the versions.
     let builder = ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(versions).ok()?;
     let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Certificates { by_host }));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     if let Some(ticketer) = ticketer() {
         config.ticketer = ticketer;
     }

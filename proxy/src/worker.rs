@@ -28,7 +28,7 @@ use crate::{
     class::sampling::ClassSampler,
     clock,
     counters::Counters,
-    http::{fast, pool::Pool, session, upstream::Upstream},
+    http::{fast, pool::Pool, session, shared::SharedPool, upstream::Upstream},
     outlier::OutlierEvent,
     sample::Sampler,
     table::{BackendEntry, Table},
@@ -104,6 +104,8 @@ pub struct Worker {
     cached: RefCell<LocalTable>,
     /// Idle connections to endpoints that hyper drives.
     pub pool: Pool<Upstream>,
+    /// Those that requests share.
+    pub shared: SharedPool,
     /// Those of the fast path.
     pub plain_pool: Pool<fast::Endpoint>,
     /// For picking.
@@ -199,6 +201,7 @@ async fn main(parts: Parts) {
         cached: RefCell::new(Rc::new(table.load_full())),
         table,
         pool: Pool::default(),
+        shared: SharedPool::default(),
         plain_pool: Pool::default(),
         counters,
         sampler,
@@ -235,9 +238,10 @@ async fn main(parts: Parts) {
             _ = sweep.tick() => {
                 worker.pool.sweep(clock::now());
                 worker.plain_pool.sweep(clock::now());
+                worker.shared.sweep(clock::now());
                 let idle = &worker.counters.idle;
                 idle.sub(idle.get());
-                idle.add((worker.pool.len() + worker.plain_pool.len()) as u64);
+                idle.add((worker.pool.len() + worker.plain_pool.len() + worker.shared.idle()) as u64);
             }
         }
     };

@@ -2,9 +2,9 @@
 
 use std::{rc::Rc, sync::Arc, task::Context, time::Duration};
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
-use super::{body::Progress, connection::Connection, pool::Pooled};
+use super::{body::Progress, connection::Connection, grpc, pool::Pooled};
 use crate::{
     admission::Admitted,
     api::v1,
@@ -37,6 +37,8 @@ pub struct Account {
     attempts: u32,
     picked: Option<Picked>,
     status: Option<StatusCode>,
+    /// It is gRPC, and says that the endpoint failed.
+    grpc_failed: bool,
     orca: Option<OrcaLoad>,
     response_bytes: u64,
     /// Since when the next byte is the endpoint's to send.
@@ -109,6 +111,7 @@ impl Account {
             attempts: 0,
             picked: None,
             status: None,
+            grpc_failed: false,
             orca: None,
             response_bytes: 0,
             endpoint_since: None,
@@ -165,6 +168,11 @@ impl Account {
         self.answer = Some(Answer { head_at: now, body: Duration::ZERO });
     }
 
+    /// Headers or trailers of a gRPC answer have come, which may tell how it went.
+    pub fn grpc_ended(&mut self, headers: &HeaderMap) {
+        self.grpc_failed |= grpc::is_failure(headers);
+    }
+
     /// The next byte is the endpoint's to send.
     pub fn endpoint_waits(&mut self, now: Timestamp) {
         self.endpoint_since.get_or_insert(now);
@@ -217,10 +225,10 @@ impl Account {
         self.finish(self.outcome(), now);
     }
 
-    /// What the status says.
+    /// What the status says, or the one of gRPC within it.
     pub fn outcome(&self) -> Outcome {
         match self.status {
-            Some(status) if status.is_server_error() => Outcome::ServerError,
+            Some(status) if status.is_server_error() || self.grpc_failed => Outcome::ServerError,
             Some(_) => Outcome::Success,
             None => Outcome::Failure,
         }

@@ -1,6 +1,6 @@
 //! From a head to a request that was let in: route → limits → class → admission. The same for hyper's requests and the fast path's.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use super::{
     account::{Account, Arrival},
@@ -14,6 +14,7 @@ use crate::{
     backend::Backend,
     class::{finder::tells_apart, identity, sampling::Kind},
     clock,
+    config::Protocol,
     head::RequestHead,
     load::RequestClass,
     route::{
@@ -48,9 +49,12 @@ pub struct Routed {
 }
 
 impl Routed {
-    /// Whether the fast path can serve it.
+    /// Whether the fast path can serve it: copies need bodies that are shared, and it speaks HTTP/1.1 to endpoints.
     pub fn is_plain(&self) -> bool {
-        edits::is_plain(&self.rule)
+        let speaks = |index: usize| self.table.backends[index].backend.config().protocol;
+        self.rule.targets().iter().all(|target| {
+            target.mirrors.is_empty() && target.backend.is_none_or(|index| speaks(index) == Protocol::Http1)
+        })
     }
 }
 
@@ -77,7 +81,8 @@ pub fn route(
     Ok(Routed { table, rule, prefix })
 }
 
-/// Lets a request in, or says why not. `host` is lower case and without a port; `length` that of the body, where it is known beforehand.
+/// Lets a request in, or says why not. `host` is lower case and without a port; `length` that of the body, where it is known beforehand;
+/// `started` when its first byte came, and how long the client says that it waits.
 ///
 /// # Errors
 /// What to answer.
@@ -88,7 +93,7 @@ pub fn arrive(
     routed: Result<Routed, Reason>,
     (host, head): (&str, &impl RequestHead),
     length: Option<u64>,
-    started: Timestamp,
+    (started, patience): (Timestamp, Option<Duration>),
 ) -> Result<Arrived, Reason> {
     let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
@@ -114,6 +119,7 @@ pub fn arrive(
         RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
         RequestTimeout::Unlimited => (None, Timestamp::MAX),
     };
+    let total = patience.map_or(total, |patience| total.min(started + patience));
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
     let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
     let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);

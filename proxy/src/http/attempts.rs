@@ -98,7 +98,17 @@ async fn attempt<C: Pooled, R, A>(
     exchange: &mut impl AsyncFnMut(&Account, &mut C, R, bool) -> Result<A, NoAnswer<R>>,
 ) -> Result<(A, Box<C>), NoAnswer<R>> {
     let progress = account.progress();
-    let mut pooled = C::pool(worker).take(target, now);
+    let mut pooled = C::take(worker, target, now);
+    // A connection that another request opens may have room for this one too.
+    while pooled.is_none()
+        && let Some(opened) = C::opening(worker, target)
+    {
+        if let Err(reason) = wait(client, progress, opened.notified()).await {
+            return Err(NoAnswer { reason, again: None });
+        }
+        now = clock::now();
+        pooled = C::take(worker, target, now);
+    }
     loop {
         let (mut connection, reused) = match pooled.take() {
             Some(connection) => (connection, true),
@@ -132,6 +142,16 @@ async fn attempt<C: Pooled, R, A>(
     }
 }
 
+/// Waits for something within the request's time.
+async fn wait(client: &Connection, progress: &Progress, for_it: impl Future<Output = ()>) -> Result<(), Reason> {
+    let mut for_it = pin!(for_it);
+    std::future::poll_fn(|cx| match given_up(client, progress) {
+        Some(reason) => Poll::Ready(Err(reason)),
+        None => for_it.as_mut().poll(cx).map(Ok),
+    })
+    .await
+}
+
 /// The reason to stop waiting, if the deadline has passed.
 pub fn given_up(client: &Connection, progress: &Progress) -> Option<Reason> {
     client.is_expired().then(|| {
@@ -144,14 +164,16 @@ async fn connect<C: Pooled>(
     worker: &Rc<Worker>,
     client: &Connection,
     account: &Account,
-    target: &Target,
+    target: &Arc<Target>,
 ) -> Result<Box<C>, Reason> {
     let permit = permit(worker, account.entry()).ok_or(Reason::TooManyConnections)?;
     let now = clock::now();
     let progress = account.progress();
-    progress.touch_until(now, now + account.entry().backend.config().timeouts.connect);
+    let timeouts = &account.entry().backend.config().timeouts;
+    progress.touch_until(now, now + timeouts.connect);
     worker.counters.connects.add(1);
-    let mut connecting = pin!(async { C::over(upstream::connect(&target.address).await?, permit).await });
+    let socket = upstream::connect(&target.address);
+    let mut connecting = pin!(C::open(worker, target, timeouts.connection_idle, permit, socket));
     let connected = std::future::poll_fn(|cx| {
         if client.is_expired() {
             let late = progress.is_over(clock::now());
@@ -172,7 +194,9 @@ async fn connect<C: Pooled>(
 /// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way.
 fn permit(worker: &Worker, entry: &BackendEntry) -> Option<ConnectionPermit> {
     entry.open_connection().or_else(|| {
-        let made_room = worker.pool.evict(&entry.targets) || worker.plain_pool.evict(&entry.targets);
+        let made_room = worker.pool.evict(&entry.targets)
+            || worker.plain_pool.evict(&entry.targets)
+            || worker.shared.evict(&entry.targets);
         if made_room { entry.open_connection() } else { None }
     })
 }

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::{account::Account, connection::Connection, mirror::Tap, upstream::Upstream};
+use super::{account::Account, connection::Connection, grpc::Code, mirror::Tap, upstream::Upstream};
 use crate::{clock, load::Outcome, time::Timestamp};
 
 /// Why a body ended early.
@@ -302,6 +302,9 @@ pub struct UpstreamBody {
     upstream: Option<Box<Upstream>>,
     account: Box<Account>,
     client: Rc<Connection>,
+    grpc: bool,
+    /// It broke off, and its end was made up.
+    cut: bool,
 }
 
 impl ResponseBody {
@@ -315,19 +318,24 @@ impl ResponseBody {
         Self::Full(None)
     }
 
-    /// Streams an endpoint's answer.
+    /// Streams an endpoint's answer. One of gRPC that breaks off gets an end that says so.
     pub fn upstream(
         incoming: Incoming,
         upstream: Box<Upstream>,
         account: Box<Account>,
         client: Rc<Connection>,
+        grpc: bool,
     ) -> Self {
-        Self::Upstream(Box::new(UpstreamBody { incoming, upstream: Some(upstream), account, client }))
+        let upstream = Some(upstream);
+        Self::Upstream(Box::new(UpstreamBody { incoming, upstream, account, client, grpc, cut: false }))
     }
 }
 
 impl UpstreamBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.cut {
+            return Poll::Ready(None);
+        }
         if self.client.is_expired() {
             return self.fail(BodyError::Timeout);
         }
@@ -346,6 +354,11 @@ impl UpstreamBody {
         self.account.endpoint_sent(now);
         match frame {
             Some(Ok(frame)) => {
+                if self.grpc
+                    && let Some(trailers) = frame.trailers_ref()
+                {
+                    self.account.grpc_ended(trailers);
+                }
                 self.account.add_response_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
                 if self.incoming.is_end_stream() {
                     self.complete(cx);
@@ -371,6 +384,14 @@ impl UpstreamBody {
         self.client.abort();
         let clients_fault = self.account.progress().fault().is_some();
         self.account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+        if self.grpc {
+            self.cut = true;
+            let (code, message) = match error {
+                BodyError::Timeout => (Code::DeadlineExceeded, "the time is up"),
+                _ => (Code::Unavailable, "the upstream's answer broke off"),
+            };
+            return Poll::Ready(Some(Ok(Frame::trailers(code.trailers(message)))));
+        }
         Poll::Ready(Some(Err(error)))
     }
 }
@@ -389,7 +410,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Upstream(body) => body.upstream.is_none() && body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.cut || body.upstream.is_none() && body.incoming.is_end_stream(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -41,7 +42,7 @@ pub enum Security {
     /// Over TLS.
     Tls {
         /// The name that the client asked for, lower case.
-        sni: Option<Box<str>>,
+        sni: Option<Rc<str>>,
     },
 }
 
@@ -51,7 +52,7 @@ pub struct Connection {
     /// The client.
     pub peer: SocketAddr,
     /// What every request says about the client.
-    pub client: ClientHeaders,
+    pub client: Rc<ClientHeaders>,
     /// Whether it is over TLS.
     pub security: Security,
     limits: Limits,
@@ -75,9 +76,13 @@ impl Connection {
     /// A connection that was just accepted.
     pub fn new(peer: SocketAddr, security: Security, limits: Limits, now: Timestamp) -> Self {
         let secure = matches!(security, Security::Tls { .. });
+        Self::with(peer, Rc::new(ClientHeaders::new(peer, secure)), security, limits, now)
+    }
+
+    fn with(peer: SocketAddr, client: Rc<ClientHeaders>, security: Security, limits: Limits, now: Timestamp) -> Self {
         Self {
             peer,
-            client: ClientHeaders::new(peer, secure),
+            client,
             security,
             limits,
             framing: RefCell::default(),
@@ -95,11 +100,12 @@ impl Connection {
         }
     }
 
-    /// One of the same client on which nothing depends, for requests that are not the client's own.
+    /// One of the same client for a single request that does not depend on the connection: one of many at a time, or not the client's own.
     pub fn detached(&self, now: Timestamp) -> Self {
-        let own = Self::new(self.peer, self.security.clone(), self.limits, now);
-        own.phase.set(Phase::Request);
-        own
+        Self {
+            phase: Cell::new(Phase::Request),
+            ..Self::with(self.peer, self.client.clone(), self.security.clone(), self.limits, now)
+        }
     }
 
     /// A head is complete. Returns when its first byte came, and why it is refused if it is.
@@ -144,6 +150,11 @@ impl Connection {
         self.phase.set(phase);
         self.deadline.set(now + timeout);
         self.expired.set(false);
+    }
+
+    /// What its client may take.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// What it is waiting for.
@@ -248,14 +259,14 @@ impl Connection {
 #[derive(Debug)]
 pub struct GuardedStream {
     socket: ClientStream,
-    connection: std::rc::Rc<Connection>,
+    connection: Rc<Connection>,
     /// Read, and not to be passed on yet.
     held: BytesMut,
 }
 
 impl GuardedStream {
     /// Guards a socket, of which `read` was read already.
-    pub fn new(socket: ClientStream, connection: std::rc::Rc<Connection>, read: BytesMut) -> Self {
+    pub fn new(socket: ClientStream, connection: Rc<Connection>, read: BytesMut) -> Self {
         Self { socket, connection, held: read }
     }
 

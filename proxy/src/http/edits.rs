@@ -8,7 +8,7 @@ use super::error::{Local, Reason};
 use crate::{
     head::RequestHead,
     route::{
-        Rule, SocketRoutes,
+        SocketRoutes,
         filter::{Filters, HeaderEdits},
         table::Target,
     },
@@ -110,9 +110,4 @@ pub fn local_answer(
     // Made of what came as a head and was configured as text.
     headers.insert(header::LOCATION, HeaderValue::from_str(&location).ok()?);
     Some(Reason::Local(Box::new(Local { name: "redirect", status: redirect.status, headers })))
-}
-
-/// Whether the fast path can serve requests of this rule: copies need bodies that are shared.
-pub fn is_plain(rule: &Rule) -> bool {
-    rule.targets().iter().all(|target| target.mirrors.is_empty())
 }

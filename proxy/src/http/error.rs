@@ -20,6 +20,8 @@ pub enum Reason {
     Misdirected,
     /// `CONNECT` and other methods that a reverse proxy does not do.
     MethodNotSupported,
+    /// More headers than the listener allows.
+    TooManyHeaders,
     /// The body is longer than the listener allows.
     BodyTooLarge,
     /// The client took too long to send its request.
@@ -69,6 +71,7 @@ impl Reason {
             Self::Ambiguous(_) | Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
@@ -86,6 +89,7 @@ impl Reason {
             Self::Ambiguous(_) | Self::BadRequest(_) => "bad_request",
             Self::Misdirected => "misdirected",
             Self::MethodNotSupported => "method_not_supported",
+            Self::TooManyHeaders => "too_many_headers",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::ClientGone => "client_gone",
@@ -104,10 +108,11 @@ impl Reason {
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 18] = [
+    pub const NAMES: [&str; 19] = [
         "bad_request",
         "misdirected",
         "method_not_supported",
+        "too_many_headers",
         "body_too_large",
         "request_timeout",
         "client_gone",
@@ -125,12 +130,14 @@ impl Reason {
         "cors_preflight",
     ];
 
-    fn message(&self) -> &'static str {
+    /// One line for the client.
+    pub fn message(&self) -> &'static str {
         match self {
             Self::Ambiguous(refusal) => refusal.message(),
             Self::BadRequest(message) => message,
             Self::Misdirected => "this connection was opened for another host",
             Self::MethodNotSupported => "this method is not supported",
+            Self::TooManyHeaders => "too many headers",
             Self::BodyTooLarge => "the request body is too large",
             Self::RequestTimeout => "the request took too long to arrive",
             Self::ClientGone => "the request body broke off",

@@ -19,7 +19,7 @@ use super::{
     connection::Connection,
     error::Reason,
     framing::Refusal,
-    headers, orca,
+    grpc, headers, orca,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
 };
@@ -50,19 +50,32 @@ async fn answer(
     (started, refusal): (Timestamp, Option<Refusal>),
 ) -> Response<ResponseBody> {
     let upgrade = request.headers().contains_key(header::UPGRADE);
+    let http2 = request.version() == Version::HTTP_2;
+    let grpc = http2 && grpc::is_grpc(request.headers());
     let result = match refusal {
         Some(refusal) => Err(Reason::Ambiguous(refusal)),
-        None => forward(&worker, &socket, &client, request, started).await,
+        None => forward(&worker, &socket, &client, request, grpc, started).await,
     };
     let mut response = result.unwrap_or_else(|reason| {
         rejected(&worker, &client, &reason);
-        reason.answer().map(ResponseBody::full)
+        let mut answer = reason.answer();
+        if http2 {
+            answer.headers_mut().remove(header::CONNECTION);
+        }
+        if !grpc {
+            return answer.map(ResponseBody::full);
+        }
+        // The failure is in the headers; to HTTP the answer is a good one.
+        *answer.status_mut() = StatusCode::OK;
+        grpc::trailers_only(&reason, answer.headers_mut());
+        answer.map(|_| ResponseBody::empty())
     });
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         client.answer_upgrade(None);
     }
     worker.counters.answered(response.status());
-    if client.is_closing() || socket.is_draining() {
+    // Over HTTP/2 the connection says so itself.
+    if !http2 && (client.is_closing() || socket.is_draining()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -86,14 +99,20 @@ async fn forward(
     socket: &Socket,
     client: &Rc<Connection>,
     mut request: Request<Incoming>,
+    grpc: bool,
     started: Timestamp,
 ) -> Result<Response<ResponseBody>, Reason> {
+    // On HTTP/1.1 hyper has counted them.
+    if request.version() == Version::HTTP_2 && request.headers().len() > client.limits().headers_max {
+        return Err(Reason::TooManyHeaders);
+    }
+    let patience = if grpc { grpc::timeout(request.headers()) } else { None };
     let host = headers::validate_target(&mut request, client.client.scheme())?;
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
     let routed = route(worker, socket, client, &host, &head);
     let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
-        arrive(worker, socket, client, routed, (&host, &head), length, started)?;
+        arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
 
     let has_body = !incoming.is_end_stream();
     let version = head.version;
@@ -131,6 +150,9 @@ async fn forward(
     }
     let status = response.status();
     account.answered(status, orca::take(response.headers_mut()), clock::now());
+    if grpc {
+        account.grpc_ended(response.headers());
+    }
     if status == StatusCode::SWITCHING_PROTOCOLS {
         if !prepared.upgrade {
             account.finish(Outcome::Failure, clock::now());
@@ -166,7 +188,7 @@ async fn forward(
         ResponseBody::empty()
     } else {
         account.progress().touch(clock::now());
-        ResponseBody::upstream(incoming, upstream, account, client.clone())
+        ResponseBody::upstream(incoming, upstream, account, client.clone(), grpc)
     };
     // Not the endpoint's reason phrase and extensions: they are about its hop.
     let mut response = Response::new(body);

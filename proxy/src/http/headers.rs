@@ -27,6 +27,7 @@ pub struct ClientHeaders {
     forwarded: String,
     via_11: HeaderValue,
     via_10: HeaderValue,
+    via_20: HeaderValue,
     proto: HeaderValue,
     scheme: &'static str,
 }
@@ -47,6 +48,7 @@ impl ClientHeaders {
             forwarded: format!("for={node};proto={scheme}"),
             via_11: HeaderValue::from_static("1.1 trimtab"),
             via_10: HeaderValue::from_static("1.0 trimtab"),
+            via_20: HeaderValue::from_static("2.0 trimtab"),
             proto: HeaderValue::from_static(scheme),
             scheme,
         }
@@ -178,7 +180,8 @@ pub fn prepare_request(
     request_id: impl FnOnce() -> HeaderValue,
 ) -> Prepared {
     // A body of unknown length: its framing is said anew, because hyper assumes that GET has none.
-    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let untold = version == Version::HTTP_2 && has_body && !headers.contains_key(header::CONTENT_LENGTH);
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING) || untold;
     let trailers = accepts_trailers(headers);
     let upgrade = strip_hop_by_hop(headers);
     headers.remove(HTTP2_SETTINGS);
@@ -201,16 +204,24 @@ pub fn prepare_request(
     }
     append_list(headers, X_FORWARDED_FOR, &client.address);
     headers.insert(X_FORWARDED_PROTO, client.proto.clone());
-    // HTTP/1.0 can do without; the request goes on in HTTP/1.1, which cannot.
-    if version == Version::HTTP_10 {
+    // These can do without; the request goes on in HTTP/1.1, which cannot.
+    if version != Version::HTTP_11 {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
+    }
+    if version == Version::HTTP_2 {
+        join_cookies(headers);
     }
     let host = headers.get(header::HOST).filter(|host| !host.is_empty()).cloned();
     append_forwarded(headers, client, host.as_ref());
     if let Some(host) = host {
         headers.entry(X_FORWARDED_HOST).or_insert(host);
     }
-    append_list(headers, header::VIA, if version == Version::HTTP_10 { &client.via_10 } else { &client.via_11 });
+    let via = match version {
+        Version::HTTP_10 => &client.via_10,
+        Version::HTTP_2 => &client.via_20,
+        _ => &client.via_11,
+    };
+    append_list(headers, header::VIA, via);
     if let Entry::Vacant(vacant) = headers.entry(X_REQUEST_ID) {
         vacant.insert(request_id());
     }
@@ -247,6 +258,38 @@ pub fn prepare_response<B>(response: &mut Response<B>) {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
+}
+
+/// HTTP/2 may send cookies in pieces, which are one field for everybody else (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let Entry::Occupied(mut cookies) = headers.entry(header::COOKIE) else { return };
+    if cookies.iter().nth(1).is_none() {
+        return;
+    }
+    let pieces: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
+    // Valid values joined by valid bytes are valid.
+    if let Ok(joined) = HeaderValue::from_bytes(&pieces.join(&b"; "[..])) {
+        cookies.insert(joined);
+    }
+}
+
+/// Makes a request that is ready for HTTP/1.1 fit for HTTP/2: its host becomes the authority, and nothing is said of the connection.
+pub fn for_http2<B>(request: Request<B>) -> Request<B> {
+    let (mut head, body) = request.into_parts();
+    head.version = Version::HTTP_2;
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        head.headers.remove(name);
+    }
+    // Without a host the request has no authority, which is allowed; with one that is none it would not have come so far.
+    let host = head.headers.remove(header::HOST).filter(|host| !host.is_empty());
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    if let Some(authority) = authority
+        && let Some(path) = head.uri.path_and_query()
+        && let Ok(uri) = Uri::builder().scheme("http").authority(authority).path_and_query(path.clone()).build()
+    {
+        head.uri = uri;
+    }
+    Request::from_parts(head, body)
 }
 
 /// Whether `TE` lists `trailers`, the one transfer coding that has a meaning across hops.

@@ -122,7 +122,7 @@ async fn send(
         return false;
     }
     account.answered(response.status(), orca::take(response.headers_mut()), clock::now());
-    let mut body = pin!(ResponseBody::upstream(response.into_body(), upstream, account, client.clone()));
+    let mut body = pin!(ResponseBody::upstream(response.into_body(), upstream, account, client.clone(), false));
     loop {
         match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             Some(Ok(_)) => {}

@@ -1,4 +1,4 @@
-//! HTTP/1.1: from a client's socket to an endpoint's and back.
+//! HTTP/1.1 and HTTP/2: from a client's socket to an endpoint's and back.
 //!
 //! There are two ways: the [`fast`] path for what is plain, and hyper for everything else ([`forward`], [`body`], [`upstream`], [`upgrade`]).
 //! What decides is shared and knows neither: [`connection`], [`arrive`], [`attempts`], [`pool`], [`account`], [`edits`], [`orca`] and
@@ -14,11 +14,14 @@ pub mod error;
 pub mod fast;
 pub mod forward;
 pub mod framing;
+pub mod grpc;
 pub mod headers;
+pub mod http2;
 pub mod mirror;
 pub mod orca;
 pub mod pool;
 pub mod session;
+pub mod shared;
 pub mod stream;
 pub mod upgrade;
 pub mod upstream;

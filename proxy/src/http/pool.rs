@@ -6,12 +6,13 @@ use std::{
     future::Future,
     hash::BuildHasherDefault,
     io,
+    rc::Rc,
     sync::Arc,
     task::{Context, Waker},
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::Notify};
 
 use crate::{
     table::{ConnectionPermit, Target},
@@ -23,13 +24,30 @@ use crate::{
 const IDLE_MAX: usize = 1024;
 
 /// A connection to an endpoint that carries one request at a time, and another one later. There are two kinds, hyper's and the fast path's:
-/// what one of them has read ahead the other cannot see, so each has a pool of its own.
+/// what one of them has read ahead the other cannot see, so each has a pool of its own. Over HTTP/2 it is a request's part of a connection
+/// that many share ([`shared`](super::shared)).
 pub trait Pooled: Sized {
-    /// Over a socket that was just connected.
-    fn over(socket: TcpStream, permit: ConnectionPermit) -> impl Future<Output = io::Result<Self>>;
+    /// Opens one to an endpoint; `connect` makes the socket. `idle_timeout` is how long it may be unused.
+    fn open(
+        worker: &Worker,
+        target: &Arc<Target>,
+        idle_timeout: Duration,
+        permit: ConnectionPermit,
+        connect: impl Future<Output = io::Result<TcpStream>>,
+    ) -> impl Future<Output = io::Result<Self>>;
 
     /// The worker's pool of this kind.
     fn pool(worker: &Worker) -> &Pool<Self>;
+
+    /// One that stands already.
+    fn take(worker: &Worker, target: &Target, now: Timestamp) -> Option<Box<Self>> {
+        Self::pool(worker).take(target, now)
+    }
+
+    /// Where requests share connections: tells when one that another request opens is there. `None`: nobody opens one.
+    fn opening(_worker: &Worker, _target: &Target) -> Option<Rc<Notify>> {
+        None
+    }
 
     /// While it is idle: whether it is open, with nothing on it that nobody asked for.
     fn is_open(&mut self, cx: &mut Context<'_>) -> bool;
@@ -54,7 +72,7 @@ struct Idle<C> {
 
 /// Hashes the ids of targets, which are counted up by this process: nobody can choose them to collide.
 #[derive(Debug, Default)]
-struct Spread(u64);
+pub struct Spread(u64);
 
 impl std::hash::Hasher for Spread {
     fn finish(&self) -> u64 {

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     connection::{Connection, GuardedStream, Phase, Security},
-    fast, forward,
+    fast, forward, http2,
     stream::ClientStream,
 };
 use crate::{
@@ -69,22 +69,33 @@ pub async fn serve(
         tracing::debug!(%peer, %error, "client gone");
         return;
     }
-    let (stream, security) = match tls {
+    let (mut stream, security) = match tls {
         None => (ClientStream::Plain(stream), Security::Plain),
         Some(config) => match Box::pin(handshake(&worker, &socket, stream, config, limits.header_timeout)).await {
             Some(secured) => secured,
             None => return,
         },
     };
+    let told_http2 = stream.speaks_http2();
     let client = Rc::new(Connection::new(peer, security, limits, clock::now()));
+    if told_http2 {
+        return http2::serve(worker, socket, client, limits, stream, BytesMut::new()).await;
+    }
     if !worker.fast_path {
-        return Hyper { worker, socket, client, limits }.serve(stream, BytesMut::new()).await;
+        return match Box::pin(sniff(&socket, &mut stream, limits.header_timeout)).await {
+            None => stream.farewell().await,
+            Some(read) if read.starts_with(http2::PREFACE) => {
+                http2::serve(worker, socket, client, limits, stream, read).await;
+            }
+            Some(read) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
+        };
     }
     let mut session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits);
     let end = watch(&mut pin!(session.drive()), |_| {}, &client, &socket).await;
     let (mut stream, read) = session.into_parts();
     match end {
         End::Done(fast::Ended::Unusual) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
+        End::Done(fast::Ended::Http2) => http2::serve(worker, socket, client, limits, stream, read).await,
         End::Done(fast::Ended::Unread) => linger(stream).await,
         End::Done(fast::Ended::Closed) => stream.farewell().await,
         End::Failed(fast::Lost) if client.is_aborted() => stream.reset(),
@@ -127,6 +138,24 @@ async fn handshake(
             None
         }
     }
+}
+
+/// Reads until it is clear whether the client speaks HTTP/2 without having been asked. `None`: it says nothing.
+async fn sniff(socket: &Socket, stream: &mut ClientStream, timeout: Duration) -> Option<BytesMut> {
+    let mut read = BytesMut::new();
+    let looking = async {
+        while read.is_empty() || read.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&read) {
+            if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+                return !read.is_empty();
+            }
+        }
+        true
+    };
+    let told = tokio::select! {
+        told = tokio::time::timeout(timeout, looking) => told.unwrap_or(false),
+        () = async { socket.drain.cancelled().await; tokio::time::sleep(DRAIN_IDLE).await } => false,
+    };
+    told.then_some(read)
 }
 
 /// Ends a connection whose time was up.

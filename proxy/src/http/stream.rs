@@ -36,6 +36,11 @@ impl ClientStream {
         }
     }
 
+    /// Whether HTTP/2 was agreed on with the handshake.
+    pub fn speaks_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(b"h2"))
+    }
+
     /// Writes what can be written at once.
     pub fn write_now(&mut self, bytes: &[u8]) {
         let _ = async { self.write_all(bytes).await.is_ok() && self.flush().await.is_ok() }.now_or_never();

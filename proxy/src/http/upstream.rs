@@ -4,34 +4,55 @@
 use std::{
     io,
     pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http1::{self, SendRequest},
+    client::conn::{
+        TrySendError,
+        http1::{self, SendRequest},
+    },
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
 };
 
 use super::{
     body::RequestBody,
     error::Reason,
+    headers,
     pool::{Pool, Pooled},
+    shared::Lease,
 };
 use crate::{
-    table::{Address, ConnectionPermit},
+    config::Protocol,
+    table::{Address, ConnectionPermit, Target},
+    time::Timestamp,
     worker::Worker,
 };
 
-/// A connection to an endpoint.
+/// A connection to an endpoint, or part of one.
 #[derive(Debug)]
-pub struct Upstream {
+#[allow(clippy::large_enum_variant, reason = "it lives in a box, and the large one is the usual one")]
+pub enum Upstream {
+    /// Of its own.
+    Http1(Http1),
+    /// Shared with other requests.
+    Http2(Lease),
+}
+
+/// A connection that carries one request at a time.
+#[derive(Debug)]
+pub struct Http1 {
     sender: SendRequest<RequestBody>,
     line: Line,
     permit: ConnectionPermit,
@@ -62,6 +83,15 @@ pub struct Unanswered {
     pub before_answer: bool,
 }
 
+impl Unanswered {
+    /// On a connection that goes on without it, or ended.
+    fn of_shared(mut failed: TrySendError<Request<RequestBody>>) -> Self {
+        let unsent = failed.take_message();
+        tracing::debug!(error = %failed.error(), "no answer on a shared connection");
+        Self { reason: Reason::UpstreamReset, unsent, before_answer: true }
+    }
+}
+
 /// Connects.
 ///
 /// # Errors
@@ -76,13 +106,36 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
 }
 
 impl Pooled for Upstream {
-    async fn over(socket: TcpStream, permit: ConnectionPermit) -> io::Result<Self> {
+    async fn open(
+        worker: &Worker,
+        target: &Arc<Target>,
+        idle_timeout: Duration,
+        permit: ConnectionPermit,
+        connect: impl Future<Output = io::Result<TcpStream>>,
+    ) -> io::Result<Self> {
+        if target.protocol == Protocol::Http2 {
+            return worker.shared.open(target, idle_timeout, permit, connect).await.map(Self::Http2);
+        }
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEAD_MAX)
-            .handshake(TokioIo::new(EndpointStream::new(socket)))
+            .handshake(TokioIo::new(EndpointStream::new(connect.await?)))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self { sender, line: Line::Open(connection), permit })
+        Ok(Self::Http1(Http1 { sender, line: Line::Open(connection), permit }))
+    }
+
+    fn take(worker: &Worker, target: &Target, now: Timestamp) -> Option<Box<Self>> {
+        match target.protocol {
+            Protocol::Http1 => worker.pool.take(target, now),
+            Protocol::Http2 => worker.shared.take(target).map(|lease| Box::new(Self::Http2(lease))),
+        }
+    }
+
+    fn opening(worker: &Worker, target: &Target) -> Option<Rc<Notify>> {
+        match target.protocol {
+            Protocol::Http1 => None,
+            Protocol::Http2 => worker.shared.opening(target),
+        }
     }
 
     fn pool(worker: &Worker) -> &Pool<Self> {
@@ -94,7 +147,11 @@ impl Pooled for Upstream {
     }
 
     fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx) && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        match self {
+            Self::Http1(own) => own.line.drive(cx) && matches!(own.sender.poll_ready(cx), Poll::Ready(Ok(()))),
+            // It never left its place.
+            Self::Http2(_) => false,
+        }
     }
 }
 
@@ -108,11 +165,23 @@ impl Upstream {
         request: Request<RequestBody>,
         mut give_up: impl FnMut() -> Option<Reason>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let line = &mut self.line;
+        let given_up = |reason| Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false }));
+        let Http1 { sender, line, .. } = match self {
+            Self::Http1(own) => own,
+            Self::Http2(lease) => {
+                let mut sender = lease.sender();
+                let mut answer = pin!(sender.try_send_request(headers::for_http2(request)));
+                return std::future::poll_fn(|cx| match give_up() {
+                    Some(reason) => given_up(reason),
+                    None => answer.as_mut().poll(cx).map_err(Unanswered::of_shared),
+                })
+                .await;
+            }
+        };
+        let mut answer = pin!(sender.try_send_request(request));
         std::future::poll_fn(|cx| {
             if let Some(reason) = give_up() {
-                return Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false }));
+                return given_up(reason);
             }
             let open = line.drive(cx);
             let mut polled = answer.as_mut().poll(cx);
@@ -136,20 +205,27 @@ impl Upstream {
 
     /// Lets the connection read and write what it can. `false` once it is closed.
     pub fn drive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.line.drive(cx)
+        match self {
+            Self::Http1(own) => own.line.drive(cx),
+            // By a task of its own.
+            Self::Http2(lease) => lease.is_open(),
+        }
     }
 
     /// After `101 Switching Protocols`: the bare socket and what was already read from it.
     ///
     /// # Errors
     /// If the connection failed.
-    pub async fn into_tunnel(mut self) -> io::Result<(TcpStream, Bytes, ConnectionPermit)> {
-        std::future::poll_fn(|cx| if self.line.drive(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
-        let Line::Finished(connection) = self.line else {
+    pub async fn into_tunnel(self) -> io::Result<(TcpStream, Bytes, ConnectionPermit)> {
+        let Self::Http1(mut own) = self else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "http/2 does not switch protocols"));
+        };
+        std::future::poll_fn(|cx| if own.line.drive(cx) { Poll::Pending } else { Poll::Ready(()) }).await;
+        let Line::Finished(connection) = own.line else {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed while switching protocols"));
         };
         let parts = connection.into_parts();
-        Ok((parts.io.into_inner().socket, parts.read_buf, self.permit))
+        Ok((parts.io.into_inner().socket, parts.read_buf, own.permit))
     }
 }
 

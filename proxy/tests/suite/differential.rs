@@ -318,7 +318,6 @@ async fn what_is_ambiguous_is_refused_alike() {
         "GET / HTTP/1.2\r\nhost: t\r\n\r\n",
         "GET x HTTP/1.1\r\nhost: t\r\n\r\n",
         "CONNECT t:80 HTTP/1.1\r\nhost: t:80\r\n\r\n",
-        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let outcomes = pair.outcomes(&[request.as_bytes()]).await;
         assert_eq!(outcomes[0], outcomes[1], "the fast path and hyper differ on {request:?}");

@@ -9,6 +9,7 @@ mod failures;
 mod fast;
 mod filters;
 mod hostile;
+mod http2;
 mod lifecycle;
 mod requests;
 mod streaming;

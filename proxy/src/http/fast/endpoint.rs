@@ -1,7 +1,7 @@
 //! A connection to an endpoint on the fast path: the bare socket. Nothing is ever read ahead on it: a connection with anything left over is
 //! not used again.
 
-use std::{future::Future, io, pin::Pin, task::Context};
+use std::{future::Future, io, pin::Pin, sync::Arc, task::Context, time::Duration};
 
 use tokio::{
     io::{AsyncRead, ReadBuf},
@@ -12,7 +12,10 @@ use super::super::{
     pool::{Pool, Pooled},
     upstream::EndpointStream,
 };
-use crate::{table::ConnectionPermit, worker::Worker};
+use crate::{
+    table::{ConnectionPermit, Target},
+    worker::Worker,
+};
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -24,8 +27,14 @@ pub struct Endpoint {
 }
 
 impl Pooled for Endpoint {
-    fn over(socket: TcpStream, permit: ConnectionPermit) -> impl Future<Output = io::Result<Self>> {
-        std::future::ready(Ok(Self { stream: EndpointStream::new(socket), reusable: false, _permit: permit }))
+    async fn open(
+        _: &Worker,
+        _: &Arc<Target>,
+        _: Duration,
+        permit: ConnectionPermit,
+        connect: impl Future<Output = io::Result<TcpStream>>,
+    ) -> io::Result<Self> {
+        Ok(Self { stream: EndpointStream::new(connect.await?), reusable: false, _permit: permit })
     }
 
     fn pool(worker: &Worker) -> &Pool<Self> {

@@ -17,6 +17,7 @@ use super::{
         attempts::attempts,
         connection::Connection,
         error::Reason,
+        http2::PREFACE,
         stream::ClientStream,
     },
     answer,
@@ -41,6 +42,8 @@ pub enum Ended {
     Unread,
     /// The next request is for hyper; not a byte of it has been used.
     Unusual,
+    /// The client speaks HTTP/2; not a byte has been used.
+    Http2,
 }
 
 /// The client has gone, or its answer could not be completed.
@@ -61,6 +64,8 @@ pub struct Session {
     pub(super) flight: Vec<u8>,
     /// The body of the present answer, and what of the answer waits for the client.
     pub(super) reply: Flow,
+    /// A request was served.
+    used: bool,
     /// The client will send no more, and said so beforehand.
     pub(super) ended: bool,
     /// The client has gone.
@@ -69,6 +74,8 @@ pub struct Session {
 
 /// A buffer that grew beyond this does not stay with an idle connection.
 const KEPT: usize = 2 << 10;
+/// So many bytes of the preface are no request of HTTP/1.1.
+const HTTP2_TOLD: usize = 16;
 /// Room for a usual head.
 const HEAD: usize = 512;
 
@@ -112,6 +119,7 @@ impl Session {
             rest: Vec::new(),
             flight: Vec::new(),
             reply: Flow::none(),
+            used: false,
             ended: false,
             lost: false,
         }
@@ -132,10 +140,13 @@ impl Session {
                 Next::End => return Ok(Ended::Closed),
                 Next::Unusual => {
                     self.client.leave_fast_path();
-                    return Ok(Ended::Unusual);
+                    // Only at the start of a connection is it what it looks like.
+                    let http2 = !self.used && self.rest.starts_with(&PREFACE[..HTTP2_TOLD]);
+                    return Ok(if http2 { Ended::Http2 } else { Ended::Unusual });
                 }
                 Next::Request(asked) => asked,
             };
+            self.used = true;
             let unread = self.serve(asked).await?;
             if unread || self.closes() {
                 poll_fn(|cx| self.reply.poll_flush(&mut self.stream, cx)).await.map_err(|_| Lost)?;
@@ -237,7 +248,8 @@ impl Session {
             Body::Length(length) => (Some(length), Flow::length(length)),
             Body::Chunked => (None, Flow::chunked()),
         };
-        let arrived = arrive(&self.worker, &self.socket, &self.client, routed, (host, &request), length, started);
+        let arrived =
+            arrive(&self.worker, &self.socket, &self.client, routed, (host, &request), length, (started, None));
         self.flight.clear();
         if let Ok(arrived) = &arrived {
             self.flight.reserve(HEAD);

@@ -13,8 +13,12 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, request};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
@@ -70,6 +74,23 @@ impl Backend {
         F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
         Fut: Future<Output = Response<Body>> + Send + 'static,
     {
+        Self::serving(false, answer).await
+    }
+
+    /// The same over HTTP/2 and nothing else.
+    pub async fn http2<F, Fut>(answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
+        Self::serving(true, answer).await
+    }
+
+    async fn serving<F, Fut>(http2: bool, answer: F) -> Self
+    where
+        F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Response<Body>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (seen, connections, inside) = <(Arc<Mutex<Vec<_>>>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
@@ -94,6 +115,11 @@ impl Backend {
                             Ok::<_, Infallible>(response)
                         }
                     });
+                    if http2 {
+                        let builder = http2::Builder::new(TokioExecutor::new());
+                        let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                        return;
+                    }
                     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                     let _ = connection.with_upgrades().await;
                 });

@@ -1,0 +1,294 @@
+//! HTTP/2 with a client: hyper speaks it, and each stream is a request of its own, with its own deadline, as if it had a connection to itself.
+//! What hyper and h2 bound: streams at a time, resets that were not yet looked at, sizes of heads and of continuations, unanswered settings
+//! and pings. What is bounded here: time without a stream, and streams whose client does not take its answer.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+use super::{
+    connection::{Connection, Phase},
+    forward,
+    stream::ClientStream,
+};
+use crate::{
+    clock,
+    route::rule::Limits,
+    time::Timestamp,
+    worker::{Socket, Worker},
+};
+
+/// What a client that speaks HTTP/2 says first.
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Requests at a time on one connection.
+const STREAMS_MAX: u32 = 128;
+/// What a client may send ahead on one stream, and on all of a connection.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Streams that were opened and reset before anybody looked at them; more end the connection (rapid reset, CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 20;
+/// Streams that we had to reset for the client's mistakes; more end the connection (CVE-2025-8671).
+const OWN_RESETS_MAX: usize = 512;
+/// Bytes of an answer that wait to be written, per stream.
+const SEND_BUFFER: usize = 64 << 10;
+/// A client of which nothing is heard for this long is asked for a sign of life.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// After the client was told to go, it gets this long to do so.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Serves a connection, of which `read` was read already, until it is over.
+pub async fn serve(
+    worker: Rc<Worker>,
+    socket: Rc<Socket>,
+    client: Rc<Connection>,
+    limits: Limits,
+    stream: ClientStream,
+    read: BytesMut,
+) {
+    let streams = Rc::new(Streams::new(clock::now()));
+    let service = {
+        let (worker, socket, client, streams) = (worker.clone(), socket.clone(), client.clone(), streams.clone());
+        service_fn(move |request| {
+            // Its own, as every stream has its own deadline and its own end.
+            let own = Rc::new(client.detached(clock::now()));
+            // hyper hands the future that is made here to the executor next.
+            streams.next.replace(Some(own.clone()));
+            let response = forward::serve(worker.clone(), socket.clone(), own, request);
+            async move { Ok::<_, std::convert::Infallible>(response.await) }
+        })
+    };
+    let header_list_max = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
+    let mut connection = http2::Builder::new(Spawn(streams.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(header_list_max)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(OWN_RESETS_MAX)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(Prefixed { stream, read }), service);
+    let mut drain = pin!(socket.drain.cancelled());
+    let mut leaving = false;
+    let mut timer = pin!(tokio::time::sleep_until(clock::instant(streams.look_at(clock::now(), &limits))));
+    let ended = std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            let drained = !leaving && drain.as_mut().poll(cx).is_ready();
+            let rung = timer.as_mut().poll(cx).is_ready();
+            let now = clock::now();
+            let idle = rung && streams.is_idle(now, &limits);
+            if leaving && idle {
+                return Poll::Ready(None);
+            }
+            if drained || idle {
+                leaving = true;
+                Pin::new(&mut connection).graceful_shutdown();
+                timer.as_mut().reset(clock::instant(now + FAREWELL));
+            } else if rung {
+                timer.as_mut().reset(clock::instant(streams.look_at(now, &limits)));
+            } else {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+    if let Some(Err(error)) = ended {
+        tracing::debug!(peer = %client.peer, %error, "http/2 connection failed");
+        if error.is_parse() {
+            worker.counters.malformed.add(1);
+        }
+    }
+}
+
+/// What is going on on one connection.
+#[derive(Debug)]
+struct Streams {
+    active: Cell<usize>,
+    any: Cell<bool>,
+    idle_since: Cell<Timestamp>,
+    /// Of the stream whose future is about to be spawned.
+    next: RefCell<Option<Rc<Connection>>>,
+}
+
+impl Streams {
+    fn new(now: Timestamp) -> Self {
+        Self { active: Cell::new(0), any: Cell::new(false), idle_since: Cell::new(now), next: RefCell::default() }
+    }
+
+    fn timeout(&self, limits: &Limits) -> Duration {
+        if self.any.get() { limits.idle_timeout } else { limits.header_timeout }
+    }
+
+    fn is_idle(&self, now: Timestamp, limits: &Limits) -> bool {
+        self.active.get() == 0 && now.since(self.idle_since.get()) >= self.timeout(limits)
+    }
+
+    /// When to look again whether it is idle.
+    fn look_at(&self, now: Timestamp, limits: &Limits) -> Timestamp {
+        let since = if self.active.get() == 0 { self.idle_since.get() } else { now };
+        since + self.timeout(limits)
+    }
+}
+
+/// Counts a stream while it lives.
+struct Active(Rc<Streams>);
+
+impl Active {
+    fn new(streams: Rc<Streams>) -> Self {
+        streams.active.set(streams.active.get() + 1);
+        streams.any.set(true);
+        Self(streams)
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.idle_since.set(clock::now());
+    }
+}
+
+/// Spawns the streams of one connection, each with its deadline.
+#[derive(Debug, Clone)]
+struct Spawn(Rc<Streams>);
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Spawn {
+    fn execute(&self, stream: F) {
+        let Some(client) = self.0.next.take() else {
+            tokio::task::spawn_local(stream);
+            return;
+        };
+        let active = Active::new(self.0.clone());
+        tokio::task::spawn_local(async move {
+            let _active = active;
+            let mut alarm = Alarm { client: client.clone(), armed: Timestamp::MAX, timer: None };
+            let mut stream = pin!(stream);
+            std::future::poll_fn(|cx| {
+                loop {
+                    if stream.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                    if alarm.poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    // Its answer is over, or it was told and could not act: the client does not take what it is sent.
+                    if client.phase() != Phase::Request || client.is_expired() {
+                        return Poll::Ready(());
+                    }
+                    client.expire();
+                }
+            })
+            .await;
+        });
+    }
+}
+
+/// Rings when a stream's deadline has passed.
+struct Alarm {
+    client: Rc<Connection>,
+    armed: Timestamp,
+    /// Made when it is first waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            // Once it was told, it has had its turn.
+            if self.client.is_expired() {
+                return Poll::Ready(());
+            }
+            let deadline = self.client.deadline();
+            if deadline == Timestamp::MAX {
+                self.timer = None;
+                return Poll::Pending;
+            }
+            let timer = match &mut self.timer {
+                Some(timer) if deadline >= self.armed => timer,
+                Some(timer) => {
+                    timer.as_mut().reset(clock::instant(deadline));
+                    self.armed = deadline;
+                    timer
+                }
+                None => {
+                    self.armed = deadline;
+                    self.timer.insert(Box::pin(tokio::time::sleep_until(clock::instant(deadline))))
+                }
+            };
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if clock::now() >= deadline {
+                return Poll::Ready(());
+            }
+            // It was moved meanwhile.
+            self.timer = None;
+        }
+    }
+}
+
+/// A client's socket of which the beginning was read already.
+#[derive(Debug)]
+struct Prefixed {
+    stream: ClientStream,
+    read: BytesMut,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let step = this.read.len().min(buffer.remaining());
+        buffer.put_slice(&this.read[..step]);
+        this.read.advance(step);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}

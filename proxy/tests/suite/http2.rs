@@ -1,0 +1,376 @@
+//! HTTP/2 on both sides, and gRPC on it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::{self, SendRequest},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use trimtab_proxy::api::v1;
+
+use crate::harness::{
+    Backend, Proxy, Raw, Setup,
+    backend::{self, Body},
+    eventually, text,
+};
+
+type Sender = SendRequest<BoxBody<Bytes, std::convert::Infallible>>;
+
+/// A client's connection, without asking whether HTTP/2 is spoken.
+async fn client(address: SocketAddr) -> Sender {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(path: &str, body: &'static str) -> Request<BoxBody<Bytes, std::convert::Infallible>> {
+    let method = if body.is_empty() { "GET" } else { "POST" };
+    Request::builder().method(method).uri(format!("http://a.test{path}")).body(Full::from(body).boxed()).unwrap()
+}
+
+async fn body_of(response: Response<Incoming>) -> (String, HeaderMap) {
+    let body = response.into_body().collect().await.unwrap();
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    (String::from_utf8(body.to_bytes().to_vec()).unwrap(), trailers)
+}
+
+/// What came as a body.
+async fn echo(request: Request<Incoming>) -> Response<Body> {
+    text(request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+}
+
+fn h2c(setup: Setup) -> Setup {
+    setup.backend(|backend| backend.protocol = v1::Protocol::H2c.into())
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_pass_at_the_same_time_to_endpoints_that_speak_http_1() {
+    let backend = Backend::new(|request| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        echo(request).await
+    })
+    .await;
+    for fast_path in [true, false] {
+        let proxy = Setup::to(&[backend.address]).fast_path(fast_path).start().await;
+        let mut sender = client(proxy.address()).await;
+        let began = std::time::Instant::now();
+        let answers: Vec<_> = (0..20).map(|_| sender.send_request(request("/x?y", "hello"))).collect();
+        for answer in answers {
+            let answer = answer.await.unwrap();
+            assert_eq!((answer.status(), answer.version()), (StatusCode::OK, Version::HTTP_2));
+            assert_eq!(body_of(answer).await.0, "hello");
+        }
+        assert!(began.elapsed() < Duration::from_secs(1), "one after the other would take two");
+        let seen = backend.seen.lock().unwrap().last().unwrap().clone();
+        assert_eq!((seen.uri.to_string().as_str(), seen.version), ("/x?y", Version::HTTP_11));
+        assert_eq!(seen.headers["host"], "a.test");
+        assert_eq!(seen.headers["via"], "2.0 trimtab");
+    }
+}
+
+#[tokio::test]
+async fn what_http_2_says_in_pieces_is_one_for_http_1() {
+    let backend = Backend::new(echo).await;
+    let proxy = Setup::to(&[backend.address]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let frames = ["a", "b"].map(|part| Ok(Frame::data(Bytes::from_static(part.as_bytes()))));
+    let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
+    let request = Request::put("http://a.test/").header("cookie", "a=1").header("cookie", "b=2").body(body).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(body_of(answer).await.0, "ab");
+    let seen = backend.last_headers();
+    assert_eq!(
+        (seen["cookie"].to_str().unwrap(), &seen["transfer-encoding"]),
+        ("a=1; b=2", &"chunked".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn requests_share_connections_to_endpoints_that_speak_http_2() {
+    let slow = |request| async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        echo(request).await
+    };
+    let (one, two) = (Backend::http2(slow).await, Backend::http2(slow).await);
+    let mut setup = h2c(Setup::to(&[one.address, two.address]));
+    setup.workers = 1;
+    let setup = setup.backend(|backend| backend.algorithm = v1::Algorithm::LeastRequest.into());
+    let proxy = setup.start().await;
+    let mut sender = client(proxy.address()).await;
+    let answers: Vec<_> = (0..60).map(|_| sender.send_request(request("/", "hello"))).collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Requests are counted, not connections: both have as many.
+    assert_eq!((one.inside(), two.inside()), (30, 30));
+    for answer in answers {
+        assert_eq!(body_of(answer.await.unwrap()).await.0, "hello");
+    }
+    assert_eq!(
+        (one.connections(), two.connections()),
+        (1, 1),
+        "requests waited for the connection that was being opened"
+    );
+    // HTTP/1.1 clients share them too.
+    let answer =
+        proxy.send("POST / HTTP/1.1\r\nhost: b.test\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "hi"));
+    assert_eq!(one.connections() + two.connections(), 2);
+    let seen: Vec<_> = [&one, &two].iter().flat_map(|b| b.seen.lock().unwrap().clone()).collect();
+    assert!(seen.iter().all(|head| head.version == Version::HTTP_2 && !head.headers.contains_key("host")));
+    assert!(seen.iter().any(|head| head.uri.authority().is_some_and(|authority| authority == "b.test")));
+}
+
+#[tokio::test]
+async fn a_shared_connection_that_ends_is_replaced() {
+    let backend = Backend::http2(echo).await;
+    let address = backend.address;
+    let proxy = h2c(Setup::to(&[address])).start().await;
+    let mut sender = client(proxy.address()).await;
+    assert_eq!(sender.send_request(request("/", "")).await.unwrap().status(), StatusCode::OK);
+    drop(backend);
+    eventually("nobody is there", || {
+        let answer = sender.send_request(request("/", ""));
+        async { answer.await.unwrap().status() == StatusCode::BAD_GATEWAY }
+    })
+    .await;
+    assert_eq!(sender.send_request(request("/", "")).await.unwrap().headers()["x-trimtab-reason"], "connect_failed");
+}
+
+fn grpc(path: &str, timeout: Option<&str>) -> Request<BoxBody<Bytes, std::convert::Infallible>> {
+    let mut request = Request::post(format!("http://a.test{path}")).header("te", "trailers");
+    request = request.header("content-type", "application/grpc");
+    if let Some(timeout) = timeout {
+        request = request.header("grpc-timeout", timeout);
+    }
+    request.body(Full::from("\0\0\0\0\0").boxed()).unwrap()
+}
+
+/// An endpoint of which the path says the code that it ends with; `/slow` never ends.
+async fn grpc_endpoint() -> Backend {
+    Backend::http2(|request| async move {
+        let path = request.uri().path().to_owned();
+        let ends = path != "/slow";
+        let code = HeaderValue::from_str(path.trim_start_matches('/')).unwrap();
+        let mut response = Response::new(backend::body(""));
+        response.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), code)]);
+        let frames = futures_util::stream::unfold(0, move |step| {
+            let trailers = trailers.clone();
+            async move {
+                match step {
+                    0 => Some((Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0"))), 1)),
+                    1 if ends => Some((Ok(Frame::trailers(trailers)), 2)),
+                    1 => std::future::pending().await,
+                    _ => None,
+                }
+            }
+        });
+        response.map(|_| {
+            BodyExt::boxed(StreamBody::new(
+                Box::pin(frames) as std::pin::Pin<Box<dyn futures_util::Stream<Item = _> + Send + Sync>>
+            ))
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn trailers_of_grpc_pass_and_its_failures_count() {
+    let endpoint = grpc_endpoint().await;
+    let other = grpc_endpoint().await;
+    let setup = h2c(Setup::to(&[endpoint.address, other.address])).backend(|backend| {
+        backend.outlier_detection = Some(v1::OutlierDetection {
+            consecutive_5xx_errors: Some(3),
+            base_ejection_time_ms: Some(60_000),
+            ..Default::default()
+        });
+    });
+    let proxy = setup.start().await;
+    let mut sender = client(proxy.address()).await;
+    // NOT_FOUND is about the request: nobody is ejected for it.
+    for _ in 0..10 {
+        let answer = sender.send_request(grpc("/5", None)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(body_of(answer).await.1["grpc-status"], "5");
+    }
+    assert!(endpoint.requests() >= 4 && other.requests() >= 4);
+    // UNAVAILABLE is not: both get their share of them, and one of the two is taken out.
+    for _ in 0..6 {
+        let answer = sender.send_request(grpc("/14", None)).await.unwrap();
+        assert_eq!(body_of(answer).await.1["grpc-status"], "14");
+    }
+    eventually("one is out", || {
+        let before = [endpoint.requests(), other.requests()];
+        let answers: Vec<_> = (0..4).map(|_| sender.send_request(grpc("/0", None))).collect();
+        let (endpoint, other) = (&endpoint, &other);
+        async move {
+            for answer in answers {
+                body_of(answer.await.unwrap()).await;
+            }
+            before[0] == endpoint.requests() || before[1] == other.requests()
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_deadline_of_grpc_ends_a_call_in_words_that_its_client_knows() {
+    let endpoint = grpc_endpoint().await;
+    let silent = crate::harness::RawBackend::new(|stream, _| async move {
+        let _ = Raw::over(stream).rest().await;
+    })
+    .await;
+    let mut setup = h2c(Setup::to(&[endpoint.address]));
+    setup.workers = 1;
+    let proxy = setup.start().await;
+    let mut sender = client(proxy.address()).await;
+    let began = std::time::Instant::now();
+    // Within its answer.
+    let answer = sender.send_request(grpc("/slow", Some("300m"))).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let (_, trailers) = body_of(answer).await;
+    assert_eq!(trailers["grpc-status"], "4", "{trailers:?}");
+    assert!((Duration::from_millis(250)..Duration::from_secs(3)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    // Before it.
+    let proxy = Setup::to(&[silent.address]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let answer = sender.send_request(grpc("/x", Some("200m"))).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let headers = answer.headers().clone();
+    assert_eq!(
+        (&headers["grpc-status"], &headers["content-type"]),
+        (&"4".parse().unwrap(), &"application/grpc".parse().unwrap())
+    );
+    assert_eq!(headers["x-trimtab-reason"], "upstream_timeout");
+    // The same failure to a request that is not gRPC.
+    let proxy = Setup::to(&[]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let answer = sender.send_request(request("/", "")).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let answer = sender.send_request(grpc("/x", None)).await.unwrap();
+    assert_eq!((answer.status(), &answer.headers()["grpc-status"]), (StatusCode::OK, &"14".parse().unwrap()));
+}
+
+/// A frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// `GET http://t/`
+const HEAD: &[u8] = b"\x82\x84\x86\x41\x01t";
+
+async fn raw(proxy: &Proxy) -> Raw {
+    let mut raw = proxy.raw().await;
+    raw.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    raw.write(frame(4, 0, 0, &[])).await;
+    raw
+}
+
+/// Writes until the proxy has had enough.
+async fn until_closed(raw: &mut Raw, frames: impl Fn(u32) -> Vec<u8>) -> bool {
+    let sent = tokio::time::timeout(Duration::from_secs(10), async {
+        for number in 0..100_000 {
+            if raw.stream.write_all(&frames(number)).await.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    sent.await.unwrap_or(false)
+}
+
+#[tokio::test]
+async fn floods_end_their_connection_and_no_other() {
+    let backend = Backend::new(|request| async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        echo(request).await
+    })
+    .await;
+    let proxy = Setup::to(&[backend.address]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let check = async |what: &str, frames: &dyn Fn(u32) -> Vec<u8>| {
+        let mut flood = raw(&proxy).await;
+        assert!(until_closed(&mut flood, frames).await, "{what} was taken without end");
+    };
+    // A stream that is opened and reset at once (CVE-2023-44487), in batches as attackers send them.
+    check("rapid reset", &|number| {
+        let stream = |n: u32| 2 * (50 * number + n) + 1;
+        (0..50).flat_map(|n| [frame(1, 5, stream(n), HEAD), frame(3, 0, stream(n), &[0, 0, 0, 8])].concat()).collect()
+    })
+    .await;
+    // A head that never ends (CVE-2024-27316).
+    check("continuation", &|number| {
+        let field = b"\x00\x01a\x7f\x81\x7e".iter().copied().chain(std::iter::repeat_n(b'x', 381)).collect::<Vec<u8>>();
+        if number == 0 { frame(1, 1, 1, HEAD) } else { frame(9, 0, 1, &field) }
+    })
+    .await;
+    // Data on a stream that is not open.
+    check("data without a stream", &|number| frame(0, 0, 2 * number + 1, b"x")).await;
+    let answer = sender.send_request(request("/", "hello")).await.unwrap();
+    assert_eq!(body_of(answer).await.0, "hello", "other connections are served all the while");
+    // A head that is too large is refused, and the connection goes on.
+    let mut large = request("/", "");
+    large.headers_mut().insert("x-large", HeaderValue::from_bytes(&vec![b'x'; 15_000]).unwrap());
+    let proxy = Setup::to(&[backend.address])
+        .limits(v1::ListenerLimits { max_header_bytes: Some(8_000), ..Default::default() })
+        .start()
+        .await;
+    let mut sender = client(proxy.address()).await;
+    let answer = sender.send_request(large).await;
+    assert!(
+        answer.is_err() || answer.is_ok_and(|answer| answer.status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+    );
+}
+
+#[tokio::test]
+async fn a_connection_without_streams_is_told_to_go_and_requests_in_flight_finish_when_draining() {
+    let backend = Backend::new(|request| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        echo(request).await
+    })
+    .await;
+    let limits = v1::ListenerLimits { idle_timeout_ms: Some(200), ..Default::default() };
+    let proxy = Setup::to(&[backend.address]).limits(limits).start().await;
+    let mut sender = client(proxy.address()).await;
+    // Longer than idle connections may last, and not idle.
+    assert_eq!(body_of(sender.send_request(request("/", "hello")).await.unwrap()).await.0, "hello");
+    eventually("it is closed", || async { sender.is_closed() }).await;
+
+    let proxy = Setup::to(&[backend.address]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let answer = sender.send_request(request("/", "hello"));
+    let answer = tokio::spawn(answer);
+    eventually("it is in flight", || async { backend.inside() > 0 }).await;
+    let stopped = tokio::spawn(proxy.stop());
+    assert_eq!(body_of(answer.await.unwrap().unwrap()).await.0, "hello");
+    stopped.await.unwrap().unwrap();
+    eventually("it is closed", || async { sender.is_closed() }).await;
+}
+
+#[tokio::test]
+async fn a_target_that_contradicts_its_host_is_refused_over_http_2_too() {
+    let backend = Backend::new(echo).await;
+    let proxy = Setup::to(&[backend.address]).start().await;
+    let mut sender = client(proxy.address()).await;
+    let mut contradicts = request("/", "");
+    contradicts.headers_mut().insert("host", "b.test".parse().unwrap());
+    let answer = sender.send_request(contradicts).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    let mut connect = request("/", "");
+    *connect.method_mut() = http::Method::CONNECT;
+    *connect.uri_mut() = "a.test:80".parse().unwrap();
+    let answer = sender.send_request(connect).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED);
+    assert_eq!(backend.requests(), 0);
+    // The connection goes on.
+    assert_eq!(sender.send_request(request("/", "")).await.unwrap().status(), StatusCode::OK);
+}
