@@ -87,25 +87,35 @@ pub async fn serve(
         .serve_connection(TokioIo::new(Prefixed { stream, read }), service);
     let mut drain = pin!(socket.drain.cancelled());
     let mut leaving = false;
-    let mut timer = pin!(tokio::time::sleep_until(clock::instant(streams.look_at(clock::now(), &limits))));
+    let mut armed = streams.look_at(clock::now(), &limits);
+    let mut timer = pin!(tokio::time::sleep_until(clock::instant(armed)));
     let ended = std::future::poll_fn(|cx| {
         loop {
             if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(Some(ended));
             }
             let drained = !leaving && drain.as_mut().poll(cx).is_ready();
-            let rung = timer.as_mut().poll(cx).is_ready();
             let now = clock::now();
+            // The last stream has ended: from now on there is less time.
+            let due = streams.look_at(now, &limits);
+            if !leaving && due < armed {
+                armed = due;
+                timer.as_mut().reset(clock::instant(armed));
+            }
+            let rung = timer.as_mut().poll(cx).is_ready();
             let idle = rung && streams.is_idle(now, &limits);
-            if leaving && idle {
+            if leaving && rung && streams.active.get() == 0 {
                 return Poll::Ready(None);
             }
-            if drained || idle {
+            if drained || !leaving && idle {
                 leaving = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 timer.as_mut().reset(clock::instant(now + FAREWELL));
+            } else if rung && leaving {
+                timer.as_mut().reset(clock::instant(now + FAREWELL));
             } else if rung {
-                timer.as_mut().reset(clock::instant(streams.look_at(now, &limits)));
+                armed = due.max(now + Duration::from_millis(1));
+                timer.as_mut().reset(clock::instant(armed));
             } else {
                 return Poll::Pending;
             }

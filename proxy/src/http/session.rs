@@ -142,7 +142,8 @@ async fn handshake(
 
 /// Reads until it is clear whether the client speaks HTTP/2 without having been asked. `None`: it says nothing.
 async fn sniff(socket: &Socket, stream: &mut ClientStream, timeout: Duration) -> Option<BytesMut> {
-    let mut read = BytesMut::new();
+    // As much as hyper would read: what is left in the socket when it is closed would reset it.
+    let mut read = BytesMut::with_capacity(BUFFER_MIN);
     let looking = async {
         while read.is_empty() || read.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(&read) {
             if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
@@ -216,7 +217,7 @@ impl Hyper {
             End::Done(()) => {
                 if let Some(tunnel) = tunnel {
                     tunnel.run(stream, joined(parts.read_buf, held)).await;
-                } else if client.has_unread() {
+                } else if client.has_unread() || !held.is_empty() || !parts.read_buf.is_empty() {
                     linger(stream).await;
                 } else {
                     stream.farewell().await;
