@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the end-to-end tests and the comparison benchmark run against, and prints where it is, NAME=PATH a line.
 #
-#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow),
+#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow), h2spec (h2spec handshake),
 #                                 kubernetes (etcd kube-apiserver kube-controller-manager helm), gateway-api (gateway-crds: a folder)
 #                                 none: all of them
 #
@@ -178,11 +178,23 @@ gateway_api() {
     printf 'gateway-crds=%s\n' "$folder/config/crd/standard"
 }
 
-if (($# == 0)); then set -- proxies browser python kubernetes gateway-api; fi
+# Built by Go, in the versions of tests/h2spec/go.mod: a conformance suite for HTTP/2, and a TLS client that is not ours.
+h2spec() {
+    local go sources folder=$cache/h2spec
+    sources=$(cd "$(dirname "$0")/h2spec" && pwd)
+    go=$(go_command)
+    [[ -n $go ]] || fail "please install Go 1.21 or newer"
+    (cd "$sources" && mkdir -p "$folder" &&
+        "$go" build -o "$folder/h2spec" github.com/summerwind/h2spec/cmd/h2spec &&
+        "$go" build -o "$folder/handshake" ./handshake) >&2 || fail "go could not build h2spec"
+    printf 'h2spec=%s\nhandshake=%s\n' "$folder/h2spec" "$folder/handshake"
+}
+
+if (($# == 0)); then set -- proxies browser python kubernetes gateway-api h2spec; fi
 for group in "$@"; do
     case $group in
-    proxies | browser | python | kubernetes) "$group" ;;
+    proxies | browser | python | kubernetes | h2spec) "$group" ;;
     gateway-api) gateway_api ;;
-    *) fail "no group $group, expected proxies, browser, python, kubernetes or gateway-api" ;;
+    *) fail "no group $group, expected proxies, browser, python, kubernetes, gateway-api or h2spec" ;;
     esac
 done

@@ -44,6 +44,7 @@ const FRACTIONAL: RuleParameters = RuleParameters { exponent: 2.7, latency_expon
 fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -> Backend {
     let mut rng = SmallRng::seed_from_u64(7);
     let config = BackendConfig {
+        protocol: trimtab_proxy::config::Protocol::Http1,
         name: "default/web:80".to_owned(),
         generation: 1,
         endpoints: (0..endpoints)

@@ -168,6 +168,7 @@ fn backend(endpoints: u64) -> Arc<Backend> {
         state: EndpointState::Ready,
     };
     let config = BackendConfig {
+        protocol: trimtab_proxy::config::Protocol::Http1,
         name: "default/web:80".to_owned(),
         generation: 1,
         endpoints: (0..endpoints).map(endpoint).collect(),

@@ -218,6 +218,7 @@ mod tests {
             name: "default/web:80".to_owned(),
             generation: keys.iter().sum(),
             endpoints: keys.iter().map(endpoint).collect(),
+            protocol: crate::config::Protocol::Http1,
             algorithm: Algorithm::Adaptive,
             outlier_detection: OutlierDetection::default(),
             admission_control: AdmissionControl::default(),

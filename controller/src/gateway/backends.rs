@@ -8,6 +8,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+use trimtab_proxy::api::v1;
+
 use super::{
     BackendSpec, GROUP, endpoints, name_of, namespace_of,
     policies::Policies,
@@ -165,8 +167,9 @@ impl<'a> Resolver<'a> {
             for report in slice_problems {
                 super::close(report, self.objects, problems);
             }
+            let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            backends.push(settings::backend(name.clone(), endpoints, policy));
+            backends.push(settings::backend(name.clone(), endpoints, protocol, policy));
         }
         backends
     }
@@ -184,6 +187,21 @@ impl<'a> Resolver<'a> {
                         && target.name.as_deref().is_none_or(|name| name.is_empty() || name == service)
                 })
         })
+    }
+}
+
+/// What the endpoints of a port speak: its `appProtocol`, by the names of Kubernetes (KEP-3726) and the common one of gRPC.
+fn protocol(port: &ServicePort, report: &mut Report) -> v1::Protocol {
+    match port.app_protocol.as_deref() {
+        None | Some("http" | "http1" | "kubernetes.io/ws") => v1::Protocol::Http11,
+        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => v1::Protocol::H2c,
+        Some(other) => {
+            let message = format!(
+                "\"{other}\" is not a protocol that Trimtab knows, expected http, kubernetes.io/h2c, grpc or kubernetes.io/ws: HTTP/1.1 is spoken"
+            );
+            report.unresolved(format!("spec.ports[{}].appProtocol", port.port), message);
+            v1::Protocol::Http11
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use gateway_api::gateways::{Gateway, GatewayListeners, GatewayListenersTlsCertif
 use k8s_openapi::api::core::v1::Secret;
 use trimtab_proxy::api::{self, v1};
 
-use super::{GROUP, name_of, namespace_of};
+use super::{GROUP, name_of, namespace_of, status::reason};
 use crate::{objects::Objects, problem::Report};
 
 /// Key of `tls.options` that holds the oldest version of TLS that is spoken: "1.2", the default, or "1.3".

@@ -199,7 +199,12 @@ fn rule_terms(terms: Terms) -> v1::RuleTerms {
 }
 
 /// The backend `name` with these endpoints under this policy.
-pub(super) fn backend(name: String, found: Vec<Found>, policy: Option<&BackendTrafficPolicySpec>) -> BackendSpec {
+pub(super) fn backend(
+    name: String,
+    found: Vec<Found>,
+    protocol: v1::Protocol,
+    policy: Option<&BackendTrafficPolicySpec>,
+) -> BackendSpec {
     let default = BackendTrafficPolicySpec::default();
     let policy = policy.unwrap_or(&default);
     let adaptive = policy.adaptive.clone().unwrap_or_default();
@@ -209,6 +214,7 @@ pub(super) fn backend(name: String, found: Vec<Found>, policy: Option<&BackendTr
         name,
         generation: endpoints::generation(&found),
         endpoints: found.iter().map(resource_endpoint).collect(),
+        protocol: protocol.into(),
         algorithm: algorithm.data_plane() as i32,
         outlier_detection: Some(outlier_detection(policy, algorithm)),
         admission_control: Some(admission_control(policy, algorithm)),

@@ -97,6 +97,9 @@ fn show_backend(backend: &BackendSpec, text: &mut String) {
     if let Some(objective) = resource.objective_ms {
         write!(text, " objective={objective}ms").unwrap();
     }
+    if resource.protocol() == v1::Protocol::H2c {
+        text.push_str(" h2c");
+    }
     if resource.outlier_detection.is_some_and(|outlier| outlier.disabled) {
         text.push_str(" no-ejection");
     }
@@ -381,6 +384,40 @@ stringData:
 {chain}  tls.key: |
 {key}---"
     )
+}
+
+#[test]
+fn a_port_says_what_its_endpoints_speak() {
+    let route = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: g}]
+  rules: [{backendRefs: [{name: p, port: 80}, {name: p, port: 81}, {name: p, port: 82}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: p}
+spec:
+  ports:
+  - {name: a, port: 80, appProtocol: kubernetes.io/h2c}
+  - {name: b, port: 81, appProtocol: grpc}
+  - {name: c, port: 82, appProtocol: mysql}
+";
+    check(
+        &format!("{GATEWAY}{route}"),
+        r#"
+        listener default/g/http 0.0.0.0:80 ""
+        route default/r on default/g/http for []
+        rule 0 [] -> "default/p:80"*1 "default/p:81"*1 "default/p:82"*1
+        backend default/p:80 trimtab Active h2c admission
+        backend default/p:81 trimtab Active h2c admission
+        backend default/p:82 trimtab Active admission
+        ! Service default/p: metadata.name: no EndpointSlice has the label kubernetes.io/service-name: p
+        ! Service default/p: spec.ports[82].appProtocol: "mysql" is not a protocol that Trimtab knows, expected http, kubernetes.io/h2c, grpc or kubernetes.io/ws: HTTP/1.1 is spoken
+        "#,
+    );
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn config(algorithm: Algorithm, keys: impl IntoIterator<Item = u64>) -> BackendC
         name: "default/web:80".to_owned(),
         generation: endpoints.iter().fold(1, |generation, endpoint| generation * 31 + endpoint.key.0),
         endpoints,
+        protocol: crate::config::Protocol::Http1,
         algorithm,
         outlier_detection: OutlierDetection::default(),
         admission_control: AdmissionControl::default(),

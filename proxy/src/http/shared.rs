@@ -159,9 +159,9 @@ impl SharedPool {
     pub fn sweep(&self, now: Timestamp) {
         self.endpoints.borrow_mut().retain(|_, endpoint| {
             endpoint.connections.retain(|connection| {
-                let idle = connection.in_flight.get() == 0;
-                !connection.sender.is_closed()
-                    && !(idle && now.since(connection.idle_since.get()) >= connection.idle_timeout)
+                let unused = connection.in_flight.get() == 0;
+                let idle = unused && now.since(connection.idle_since.get()) >= connection.idle_timeout;
+                !(idle || connection.sender.is_closed())
             });
             endpoint.opening > 0 || !(endpoint.target.is_retired() || endpoint.connections.is_empty())
         });

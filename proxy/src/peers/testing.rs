@@ -32,6 +32,7 @@ pub fn subject(name: &str, generation: u64, endpoints: u64) -> Subject {
         name: name.to_owned(),
         generation,
         endpoints: (0..endpoints).map(endpoint).collect(),
+        protocol: crate::config::Protocol::Http1,
         algorithm: Algorithm::Adaptive,
         outlier_detection: OutlierDetection::default(),
         admission_control: AdmissionControl::default(),

@@ -119,7 +119,8 @@ impl Cors {
         }
         let star = |value: &&HeaderValue| value.as_bytes() == b"*";
         // With credentials a star would mean a header of that name.
-        let exposed = self.exposed.as_ref().filter(|value| !value.is_empty() && !(self.credentials && star(value)));
+        let says = |value: &&HeaderValue| !(value.is_empty() || self.credentials && star(value));
+        let exposed = self.exposed.as_ref().filter(says);
         if let Some(exposed) = exposed {
             edits.set(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
         }

@@ -237,6 +237,7 @@ pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool]
         state: if ready[number] { EndpointState::Ready } else { EndpointState::Draining },
     };
     BackendConfig {
+        protocol: trimtab_proxy::config::Protocol::Http1,
         name: BACKEND.into(),
         generation,
         endpoints: (0..ready.len()).map(endpoint).collect(),

@@ -39,12 +39,12 @@ fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
 fn edits() -> Edits {
     let mut filters = Filters::default();
     for edits in [&mut filters.request_headers, &mut filters.response_headers] {
-        let set = |edits: &mut crate::route::filter::HeaderEdits, name: &'static str| {
+        for name in ["x-forwarded-for", "x-request-id", "x-a", "date", "x-new"] {
             edits.set(HeaderName::from_static(name), HeaderValue::from_static("ours"));
-        };
-        ["x-forwarded-for", "x-request-id", "x-a", "date", "x-new"].map(|name| set(edits, name));
-        ["via", "cookie", "x-a"]
-            .map(|name| edits.add(HeaderName::from_static(name), HeaderValue::from_static("added")));
+        }
+        for name in ["via", "cookie", "x-a"] {
+            edits.add(HeaderName::from_static(name), HeaderValue::from_static("added"));
+        }
     }
     let path = Some(PathRewrite::Prefix("/new".to_owned()));
     filters.rewrite = Rewrite { host: Some(HeaderValue::from_static("other.test")), path };
