@@ -51,9 +51,18 @@ pub struct BackendTrafficPolicySpec {
     /// Bounds on what one proxy process sends to the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
-    /// Retries of requests that never reached an endpoint.
+    /// When a request is tried on another endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// Requests over time; what is beyond is answered 429.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Which clients may ask; others are answered 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// Faults that are made up, to see what becomes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_injection: Option<FaultInjection>,
     /// Time limits towards the endpoints.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Timeout>,
@@ -254,14 +263,227 @@ pub struct CircuitBreaker {
     pub max_parallel_requests: Option<u32>,
 }
 
-/// Retries of requests that never reached an endpoint.
+/// When a request is tried on another endpoint. One that never reached an endpoint always may be; one that did only if it has no body and may
+/// be repeated without harm (GET, HEAD, PUT, DELETE, OPTIONS, TRACE), as said by `retryOn` and within the budget.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// How often such a request is tried on another endpoint. 0 to 10. Default: 1.
+    /// How often a request is tried on another endpoint. 0 to 10. Default: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 10), extend("default" = 1))]
     pub num_retries: Option<u32>,
+    /// What is worth another try beside a failure to connect. Default: reset and 503 where the algorithm is Trimtab, otherwise nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_on: Option<RetryOn>,
+    /// Limits of one try.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_retry: Option<PerRetry>,
+    /// How many retries there may be at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<RetryBudget>,
+}
+
+/// What is worth another try.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryOn {
+    /// Kinds of failures; empty: only failures to connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub triggers: Option<Vec<RetryTrigger>>,
+    /// Statuses, 400 to 599, with the trigger retriable-status-codes. Default: 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http_status_codes: Option<Vec<u32>>,
+}
+
+/// A kind of failure.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryTrigger {
+    /// No connection could be made. Always tried again, said or not.
+    ConnectFailure,
+    /// The endpoint closed the connection without an answer.
+    Reset,
+    /// It answered with one of `httpStatusCodes`.
+    RetriableStatusCodes,
+}
+
+/// Limits of one try.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PerRetry {
+    /// From the request sent to an endpoint to the last byte of its response; then another endpoint is tried, or 504 answered. Default: as long
+    /// as the whole request may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
+}
+
+/// How many retries, of requests that reached an endpoint, there may be at a time, per proxy process.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// In percent of the requests in flight. 0 to 100. Default: 20.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<u32>,
+    /// So many are allowed at least. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_retry_concurrency: Option<u32>,
+}
+
+/// Requests over time.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimit {
+    /// Counted by each proxy process for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalRateLimit>,
+}
+
+/// Limits that each proxy process counts for itself.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct LocalRateLimit {
+    /// All must hold. 1 to 4.
+    pub rules: Vec<RateLimitRule>,
+}
+
+/// One limit.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitRule {
+    /// Which requests are counted together. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_selectors: Option<Vec<ClientSelector>>,
+    /// How many. Default: 2000 a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<RateLimitValue>,
+}
+
+/// Which requests are counted together.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientSelector {
+    /// By the address of the client's connection.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "sourceCIDR")]
+    pub source_cidr: Option<SourceCidr>,
+}
+
+/// Addresses of clients.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceCidr {
+    /// Only Distinct: each address by itself; of IPv6 addresses, each /64.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    pub kind: Option<SourceMatch>,
+    /// Only "0.0.0.0/0": all clients. Default: that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// How addresses are counted.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceMatch {
+    /// Each by itself.
+    Distinct,
+}
+
+/// So many requests in a unit of time; as many may come at once.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitValue {
+    /// At least 1.
+    #[schemars(range(min = 1))]
+    pub requests: u32,
+    /// The unit.
+    pub unit: RateLimitUnit,
+}
+
+/// A unit of time.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateLimitUnit {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+}
+
+/// Which clients may ask.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Authorization {
+    /// What holds where no rule matches. Default: Deny.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_action: Option<AuthorizationAction>,
+    /// The first that matches counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<AuthorizationRule>>,
+}
+
+/// One rule.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthorizationRule {
+    /// Whether they may.
+    pub action: AuthorizationAction,
+    /// Who.
+    pub principal: Principal,
+}
+
+/// Clients.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Principal {
+    /// Ranges that the address of the client's connection may be in, such as 10.0.0.0/8.
+    #[serde(rename = "clientCIDRs")]
+    pub client_cidrs: Vec<String>,
+}
+
+/// Whether a client may ask.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthorizationAction {
+    /// It may.
+    Allow,
+    /// It is answered 403.
+    Deny,
+}
+
+/// Faults that are made up.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultInjection {
+    /// Requests that are answered without asking an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abort: Option<FaultAbort>,
+    /// Requests that are held back before an endpoint is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay: Option<FaultDelay>,
+}
+
+/// Requests that are answered without asking an endpoint.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultAbort {
+    /// With this status. 200 to 599.
+    #[schemars(range(min = 200, max = 599))]
+    pub http_status: u32,
+    /// How many, in percent. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percentage: Option<f64>,
+}
+
+/// Requests that are held back before an endpoint is asked.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultDelay {
+    /// For this long.
+    pub fixed_delay: Duration,
+    /// How many, in percent. Default: 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percentage: Option<f64>,
 }
 
 /// Time limits towards the endpoints.

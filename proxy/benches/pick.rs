@@ -45,6 +45,7 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
     let mut rng = SmallRng::seed_from_u64(7);
     let config = BackendConfig {
         protocol: trimtab_proxy::config::Protocol::Http1,
+        traffic: trimtab_proxy::config::TrafficPolicy::default(),
         name: "default/web:80".to_owned(),
         generation: 1,
         endpoints: (0..endpoints)

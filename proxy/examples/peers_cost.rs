@@ -169,6 +169,7 @@ fn backend(endpoints: u64) -> Arc<Backend> {
     };
     let config = BackendConfig {
         protocol: trimtab_proxy::config::Protocol::Http1,
+        traffic: trimtab_proxy::config::TrafficPolicy::default(),
         name: "default/web:80".to_owned(),
         generation: 1,
         endpoints: (0..endpoints).map(endpoint).collect(),

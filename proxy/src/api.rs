@@ -49,3 +49,8 @@ pub fn refusal_of_filter(filter: &v1::Filter) -> Option<(String, String)> {
 pub fn refusal_of_certificate(certificate: &v1::Certificate) -> Option<(&'static str, String)> {
     crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem).err()
 }
+
+/// Whether the data plane takes this for a range of addresses.
+pub fn is_network(text: &str) -> bool {
+    crate::config::traffic::Network::parse(text).is_some()
+}

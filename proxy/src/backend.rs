@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,6 +19,7 @@ use crate::{
         Algorithm, BackendConfig, ClassKey, ClassTable, EndpointConfig, EndpointKey, EndpointState, ErrorTable,
         InvalidResource, RuleParameters, WeightTable,
     },
+    govern::{Governor, Retrying},
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
@@ -73,6 +75,7 @@ pub struct Endpoint {
 pub struct BackendState {
     shared: Arc<Shared>,
     admission: Admission,
+    governor: Governor,
     pub(crate) shed: AtomicU64,
     pub(crate) unroutable: AtomicU64,
     pub(crate) within_objective: AtomicU64,
@@ -306,6 +309,20 @@ impl Backend {
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 
+    /// Counts a client's request against the rate limits.
+    ///
+    /// # Errors
+    /// How long the client should wait.
+    pub fn take_rate(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
+        self.state.governor.take(&self.config.traffic.rate_limits, client, now)
+    }
+
+    /// Leave to send a request, of which `tries` were made, to another endpoint though it had reached one.
+    pub fn retry(&self, tries: u32) -> Option<Retrying> {
+        let possible = tries <= self.config.num_retries && self.pool.candidates.len() > tries as usize;
+        if possible { self.state.governor.retry(&self.config.traffic.retry, self.in_flight()) } else { None }
+    }
+
     /// Lets a client's request in or turns it away, before an endpoint is chosen.
     ///
     /// # Errors
@@ -467,6 +484,7 @@ impl BackendState {
         Self {
             shared: Arc::default(),
             admission: Admission::new(),
+            governor: Governor::default(),
             shed: AtomicU64::new(0),
             unroutable: AtomicU64::new(0),
             within_objective: AtomicU64::new(0),

@@ -13,9 +13,11 @@ use crate::api::v1;
 
 mod classes;
 mod peers;
+pub mod traffic;
 
 pub use classes::{ClassPriority, RequestClasses, RuleTerms};
 pub use peers::{MacKey, Peer, PeerTable};
+pub use traffic::TrafficPolicy;
 
 /// A pushed resource that is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,6 +155,8 @@ pub struct BackendConfig {
     pub circuit_breaker: CircuitBreaker,
     /// How often a request that never reached an endpoint is tried on another one. Default 1.
     pub num_retries: u32,
+    /// Retries, rate limits, who may ask, faults.
+    pub traffic: TrafficPolicy,
     /// Time limits towards endpoints.
     pub timeouts: BackendTimeouts,
     /// The latency objective, where one is set.
@@ -422,6 +426,7 @@ impl TryFrom<v1::Backend> for BackendConfig {
         check.that(!wire.name.is_empty(), "name", || "must not be empty".to_owned())?;
         let algorithm = v1::Algorithm::try_from(wire.algorithm)
             .map_err(|_| check.error("algorithm", format!("{} is not an algorithm", wire.algorithm)))?;
+        let traffic = TrafficPolicy::check(&wire, &check)?;
         let mut keys = HashSet::with_capacity(wire.endpoints.len());
         let mut endpoints = Vec::with_capacity(wire.endpoints.len());
         for (index, endpoint) in wire.endpoints.into_iter().enumerate() {
@@ -453,6 +458,7 @@ impl TryFrom<v1::Backend> for BackendConfig {
                     .map(NonZeroU32::get),
             },
             num_retries: wire.retry.and_then(|retry| retry.num_retries).unwrap_or(1),
+            traffic,
             timeouts,
             objective: check.objective(wire.objective_ms)?,
             classes: RequestClasses::check(wire.classes.unwrap_or_default(), &check)?,

@@ -59,6 +59,8 @@ pub struct Counters {
     pub idle: Counter,
     /// Requests that were tried on another endpoint.
     pub retries: Counter,
+    /// Retries that were worth it and not allowed: no other endpoint, or too many at a time.
+    pub retries_refused: Counter,
     /// Connections that became tunnels.
     pub upgrades: Counter,
     /// Copies of requests that were sent to mirrors.

@@ -12,6 +12,7 @@ pub mod average;
 pub mod backend;
 pub mod class;
 pub mod gauge;
+pub mod govern;
 pub mod hash;
 pub mod load;
 pub mod outlier;

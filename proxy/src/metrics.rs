@@ -104,6 +104,11 @@ impl Sources {
         )?;
         out.gauge("upstream_idle_connections", "Idle connections to endpoints", self.sum(|c| &c.idle) as f64)?;
         out.counter("retries", "Requests tried on another endpoint", self.sum(|c| &c.retries))?;
+        out.counter(
+            "retries_refused",
+            "Failures that were passed on because no other endpoint or no retry was left",
+            self.sum(|c| &c.retries_refused),
+        )?;
         out.counter("mirrored_requests", "Copies of requests sent to mirrors", self.sum(|c| &c.mirrored))?;
         out.counter(
             "mirrored_requests_abandoned",

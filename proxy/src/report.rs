@@ -219,6 +219,7 @@ mod tests {
             generation: keys.iter().sum(),
             endpoints: keys.iter().map(endpoint).collect(),
             protocol: crate::config::Protocol::Http1,
+            traffic: crate::config::TrafficPolicy::default(),
             algorithm: Algorithm::Adaptive,
             outlier_detection: OutlierDetection::default(),
             admission_control: AdmissionControl::default(),

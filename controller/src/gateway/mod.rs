@@ -14,6 +14,7 @@ pub mod routes;
 pub mod services;
 pub mod settings;
 pub mod status;
+pub mod traffic;
 
 use std::time::Duration;
 

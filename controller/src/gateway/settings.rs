@@ -10,6 +10,7 @@ use trimtab_proxy::api::v1;
 use super::{
     BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
     endpoints::{self, Found},
+    traffic,
 };
 use crate::{
     duration,
@@ -84,6 +85,7 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
         let idle = timeout.http.as_ref().and_then(|http| http.connection_idle_timeout);
         positive(idle, "spec.timeout.http.connectionIdleTimeout", report);
     }
+    traffic::check(spec, algorithm(spec), report);
     if let Some(adaptive) = &spec.adaptive {
         check_adaptive(adaptive, algorithm(spec), report);
     }
@@ -222,7 +224,10 @@ pub(super) fn backend(
             max_connections: breaker.max_connections,
             max_parallel_requests: breaker.max_parallel_requests,
         }),
-        retry: policy.retry.as_ref().map(|retry| v1::Retry { num_retries: retry.num_retries }),
+        retry: Some(traffic::retry(policy.retry.as_ref(), algorithm)),
+        rate_limits: traffic::rate_limits(policy),
+        access: policy.authorization.as_ref().map(traffic::access),
+        faults: policy.fault_injection.as_ref().map(traffic::faults),
         timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
             connect_timeout_ms: timeout
                 .tcp
@@ -349,19 +354,19 @@ fn guardrails(policy: &BackendTrafficPolicySpec, adaptive: &Adaptive) -> Guardra
     }
 }
 
-fn percent(value: Option<u32>, field: &str, report: &mut Report) {
+pub(super) fn percent(value: Option<u32>, field: &str, report: &mut Report) {
     if let Some(value) = value.filter(|value| *value > 100) {
         report.invalid(field, format!("{value} is not a percentage, expected 0 to 100"));
     }
 }
 
-fn positive(value: Option<duration::Duration>, field: &str, report: &mut Report) {
+pub(super) fn positive(value: Option<duration::Duration>, field: &str, report: &mut Report) {
     if value.is_some_and(|value| value.get().is_zero()) {
         report.invalid(field, "is zero, expected at least 1ms");
     }
 }
 
-fn within(value: Option<f64>, range: RangeInclusive<f64>, field: &str, report: &mut Report) {
+pub(super) fn within(value: Option<f64>, range: RangeInclusive<f64>, field: &str, report: &mut Report) {
     if let Some(value) = value.filter(|value| !range.contains(value)) {
         report.invalid(field, format!("{value} is out of range, expected {} to {}", range.start(), range.end()));
     }

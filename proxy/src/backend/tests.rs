@@ -29,6 +29,7 @@ fn config(algorithm: Algorithm, keys: impl IntoIterator<Item = u64>) -> BackendC
         generation: endpoints.iter().fold(1, |generation, endpoint| generation * 31 + endpoint.key.0),
         endpoints,
         protocol: crate::config::Protocol::Http1,
+        traffic: crate::config::TrafficPolicy::default(),
         algorithm,
         outlier_detection: OutlierDetection::default(),
         admission_control: AdmissionControl::default(),

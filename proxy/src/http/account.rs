@@ -1,15 +1,17 @@
 //! The account of one request: counted in when it is admitted, counted out exactly once when it ends, however it ends.
 
-use std::{rc::Rc, sync::Arc, task::Context, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, task::Context, time::Duration};
 
 use http::{HeaderMap, Method, StatusCode};
 
-use super::{body::Progress, connection::Connection, grpc, pool::Pooled};
+use super::{body::Progress, connection::Connection, error::Reason, grpc, pool::Pooled};
 use crate::{
     admission::Admitted,
     api::v1,
     class::sampling::Kind,
     clock,
+    config::traffic::RetryPolicy,
+    govern::Retrying,
     load::{Attempt, OrcaLoad, Outcome, RequestClass},
     route::Rule,
     table::BackendEntry,
@@ -35,6 +37,12 @@ pub struct Account {
     admitted: Option<Admitted>,
     running: Option<Running>,
     attempts: u32,
+    /// It is held back this long before its first attempt.
+    delay: Option<Duration>,
+    /// Leave to try again, given when the present attempt failed.
+    retrying: RefCell<Option<Retrying>>,
+    /// The leave of the attempt that is under way.
+    held: Option<Retrying>,
     picked: Option<Picked>,
     status: Option<StatusCode>,
     /// It is gRPC, and says that the endpoint failed.
@@ -109,6 +117,9 @@ impl Account {
             admitted: Some(admitted),
             running: None,
             attempts: 0,
+            delay: None,
+            retrying: RefCell::new(None),
+            held: None,
             picked: None,
             status: None,
             grpc_failed: false,
@@ -132,7 +143,60 @@ impl Account {
 
     /// When an attempt that begins now must be over.
     pub fn attempt_deadline(&self, now: Timestamp) -> Timestamp {
-        self.rule.timeouts.backend_request.map_or(Timestamp::MAX, |limit| now + limit)
+        let limits = [self.rule.timeouts.backend_request, self.retry_policy().per_try];
+        limits.into_iter().flatten().min().map_or(Timestamp::MAX, |limit| now + limit)
+    }
+
+    /// Holds the request back.
+    pub fn set_delay(&mut self, delay: Option<Duration>) {
+        self.delay = delay;
+    }
+
+    /// How long it is held back.
+    pub fn delay(&self) -> Option<Duration> {
+        self.delay
+    }
+
+    fn retry_policy(&self) -> &RetryPolicy {
+        &self.entry.backend.config().traffic.retry
+    }
+
+    /// Whether anything but a failure to connect is worth another try.
+    pub fn retries_answers(&self) -> bool {
+        let policy = self.retry_policy();
+        policy.reset || policy.per_try.is_some() || !policy.statuses.is_empty()
+    }
+
+    /// Whether an answer of this status, to a request that may be repeated, is thrown away and the request sent elsewhere.
+    pub fn retries_status(&self, status: StatusCode) -> bool {
+        self.retry_policy().statuses.contains(&status) && self.ask_for_retry()
+    }
+
+    /// The same where no answer came.
+    pub fn retries_failure(&self, reason: &Reason) -> bool {
+        let policy = self.retry_policy();
+        let kind = match reason {
+            Reason::UpstreamReset => policy.reset,
+            // The try's own time was up, not the request's.
+            Reason::UpstreamTimeout => policy.per_try.is_some() && !self.progress.is_over(clock::now()),
+            _ => false,
+        };
+        kind && self.ask_for_retry()
+    }
+
+    /// Whether the present attempt failed in a way for which leave to try again was given.
+    pub fn is_retrying(&self) -> bool {
+        self.retrying.borrow().is_some()
+    }
+
+    fn ask_for_retry(&self) -> bool {
+        let leave = self.entry.backend.retry(self.attempts);
+        let granted = leave.is_some();
+        if !granted {
+            self.worker.counters.retries_refused.add(1);
+        }
+        *self.retrying.borrow_mut() = leave;
+        granted
     }
 
     /// Its class.
@@ -148,6 +212,7 @@ impl Account {
     /// It is sent to the endpoint at `index`.
     pub fn begin_attempt(&mut self, index: usize, now: Timestamp) {
         self.attempts += 1;
+        self.held = self.retrying.take();
         let in_flight = self.entry.backend.endpoints()[index].load.in_flight();
         let in_flight_all = self.entry.backend.in_flight_all(index, now);
         self.picked = Some(Picked { index, in_flight, in_flight_all });
@@ -155,9 +220,10 @@ impl Account {
         self.running = Some(Running { index, attempt, began: now });
     }
 
-    /// The present attempt never got an answer, and another follows.
-    pub fn fail_attempt(&mut self) {
-        self.end_attempt(Outcome::Failure, clock::now());
+    /// The present attempt got no answer that is passed on, and another follows.
+    pub fn fail_attempt(&mut self, reason: &Reason) {
+        let answered = matches!(reason, Reason::UpstreamStatus(_));
+        self.end_attempt(if answered { Outcome::ServerError } else { Outcome::Failure }, clock::now());
         self.worker.counters.retries.add(1);
     }
 
@@ -237,6 +303,8 @@ impl Account {
     /// The request is over.
     pub fn finish(&mut self, outcome: Outcome, now: Timestamp) {
         let Some(admitted) = self.admitted.take() else { return };
+        self.retrying.take();
+        self.held = None;
         self.end_attempt(outcome, now);
         let latency = self.latency(self.started, now);
         self.entry.backend.answered(admitted, now, outcome, latency);

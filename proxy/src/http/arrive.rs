@@ -2,6 +2,8 @@
 
 use std::{rc::Rc, time::Duration};
 
+use rand::RngCore;
+
 use super::{
     account::{Account, Arrival},
     body::Progress,
@@ -21,6 +23,7 @@ use crate::{
         Rule,
         rule::{RequestTimeout, STALL_TIMEOUT},
     },
+    table::BackendEntry,
     time::Timestamp,
     worker::{LocalTable, Socket, Worker},
 };
@@ -110,6 +113,7 @@ pub fn arrive(
         return Err(answer);
     }
     let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
+    let delay = govern(worker, client, &entry, started)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
@@ -122,8 +126,36 @@ pub fn arrive(
     let total = patience.map_or(total, |patience| total.min(started + patience));
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
     let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
-    let account = Account::new(worker.clone(), client.clone(), progress.clone(), arrival);
-    Ok(Arrived { account: Box::new(account), progress, body_bytes_max, edits, mirroring })
+    let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
+    account.set_delay(delay);
+    Ok(Arrived { account, progress, body_bytes_max, edits, mirroring })
+}
+
+/// What the backend's policy says before anything else is decided: who may ask, how often, and faults. Returns how long the request is to be
+/// held back.
+fn govern(
+    worker: &Worker,
+    client: &Connection,
+    entry: &BackendEntry,
+    now: Timestamp,
+) -> Result<Option<Duration>, Reason> {
+    let policy = &entry.backend.config().traffic;
+    if !policy.looks() {
+        return Ok(None);
+    }
+    let address = client.peer.ip().to_canonical();
+    if policy.access.as_ref().is_some_and(|access| !access.allows(address)) {
+        return Err(Reason::Denied);
+    }
+    entry.backend.take_rate(address, now).map_err(Reason::RateLimited)?;
+    let drawn =
+        |share: f64| f64::from(worker.rng.borrow_mut().next_u32()) < share * f64::from(u32::MAX) + 1.0 && share > 0.0;
+    if let Some((status, share)) = policy.faults.abort
+        && drawn(share)
+    {
+        return Err(Reason::Fault(status));
+    }
+    Ok(policy.faults.delay.and_then(|(delay, share)| drawn(share).then_some(delay)))
 }
 
 /// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.

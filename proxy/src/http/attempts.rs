@@ -27,12 +27,14 @@ pub struct NoAnswer<R> {
     /// What to tell the client.
     pub reason: Reason,
     /// The request, if it may be sent once more: not a byte of it was sent, or the connection had been used before, closed without a byte of
-    /// an answer, and what was sent has no body and may be repeated without harm (RFC 9110 §9.2.2).
+    /// an answer, and what was sent has no body and may be repeated without harm (RFC 9110 §9.2.2). Of the latter sort also what the policy
+    /// on retries says.
     pub again: Option<R>,
 }
 
 /// Tries endpoints until one answers. `exchange` sends the request on a connection, of which it is told whether it was used before, and waits
-/// for the head of the answer. Only a request that never reached an endpoint is tried on another. Without an answer the account is finished.
+/// for the head of the answer. A request that never reached an endpoint is tried on another; one that did, only if the policy on
+/// retries says so. Without an answer the account is finished.
 ///
 /// # Errors
 /// What to answer.
@@ -60,15 +62,20 @@ async fn endpoints<C: Pooled, R, A>(
 ) -> Result<(A, Box<C>), Reason> {
     let entry = account.entry().clone();
     let mut tried: Vec<EndpointKey> = Vec::new();
-    let mut failure = None;
+    let mut failure: Option<Reason> = None;
+    if let Some(delay) = account.delay() {
+        let now = clock::now();
+        account.progress().touch_until(now, Timestamp::MAX);
+        wait(client, account.progress(), tokio::time::sleep(delay)).await?;
+    }
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
         let pick = PickRequest { class: account.class(), exclude: &tried };
         let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
             break;
         };
-        if failure.is_some() {
-            account.fail_attempt();
+        if let Some(reason) = &failure {
+            account.fail_attempt(reason);
         }
         account.begin_attempt(index, now);
         match attempt(worker, client, account, &entry.targets[index], request, now, &mut exchange).await {
@@ -133,7 +140,7 @@ async fn attempt<C: Pooled, R, A>(
             (Some(BodyError::TooLarge), _) => return Err(NoAnswer { reason: Reason::BodyTooLarge, again: None }),
             (Some(_), _) => return Err(NoAnswer { reason: Reason::ClientGone, again: None }),
             // The endpoint closed an idle connection, which says nothing against it: a fresh one to the same endpoint.
-            (None, Some(again)) if reused => {
+            (None, Some(again)) if reused && reason == Reason::UpstreamReset && !account.is_retrying() => {
                 worker.counters.stale.add(1);
                 request = again;
             }

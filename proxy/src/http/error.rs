@@ -1,5 +1,7 @@
 //! Answers that the proxy gives by itself: each has a status, a stable reason in `x-trimtab-reason`, and a short plain body.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
@@ -43,6 +45,15 @@ pub enum Reason {
     Shed(Shed),
     /// The circuit breaker allows no more connections.
     TooManyConnections,
+    /// The endpoint answered with a status that is worth another try, and there was none to be had after all.
+    UpstreamStatus(StatusCode),
+
+    /// The client may not ask here.
+    Denied,
+    /// More requests than the rate allows; after this long there may be another one.
+    RateLimited(Duration),
+    /// A fault that the configuration asks for.
+    Fault(StatusCode),
 
     /// No route matches.
     NoRoute,
@@ -77,6 +88,9 @@ impl Reason {
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NoHealthyUpstream | Self::Shed(_) | Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UpstreamStatus(status) | Self::Fault(status) => *status,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Local(local) => local.status,
@@ -101,6 +115,10 @@ impl Reason {
             Self::Shed(Shed::Overload { .. }) => "overload",
             Self::Shed(Shed::CircuitOpen { .. }) => "max_parallel_requests",
             Self::TooManyConnections => "max_connections",
+            Self::UpstreamStatus(_) => "upstream_status",
+            Self::Denied => "denied",
+            Self::RateLimited(_) => "rate_limited",
+            Self::Fault(_) => "fault",
             Self::NoRoute => "no_route",
             Self::UnresolvedBackend => "unresolved_backend",
             Self::Local(local) => local.name,
@@ -108,7 +126,7 @@ impl Reason {
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 19] = [
+    pub const NAMES: [&str; 23] = [
         "bad_request",
         "misdirected",
         "method_not_supported",
@@ -124,6 +142,10 @@ impl Reason {
         "overload",
         "max_parallel_requests",
         "max_connections",
+        "upstream_status",
+        "denied",
+        "rate_limited",
+        "fault",
         "no_route",
         "unresolved_backend",
         "redirect",
@@ -147,6 +169,10 @@ impl Reason {
             Self::UpstreamTimeout => "the upstream did not answer in time",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::Shed(_) | Self::TooManyConnections => "overloaded, try again later",
+            Self::UpstreamStatus(_) => "the upstream failed",
+            Self::Denied => "this client may not ask here",
+            Self::RateLimited(_) => "too many requests, try again later",
+            Self::Fault(_) => "a fault was injected",
             Self::NoRoute => "no route matches the request",
             Self::UnresolvedBackend => "the route's backend does not resolve",
             Self::Local(_) => "",
@@ -182,8 +208,14 @@ impl Reason {
         headers.insert(header::SERVER, HeaderValue::from_static("trimtab"));
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.name()));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        if let Self::Shed(shed) = self {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(shed.retry_after().as_secs().max(1)));
+        let retry_after = match self {
+            Self::Shed(shed) => Some(shed.retry_after()),
+            Self::RateLimited(wait) => Some(*wait),
+            _ => None,
+        };
+        if let Some(wait) = retry_after {
+            // In whole seconds, and not too early.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
         }
         if self.closes() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -208,12 +208,28 @@ pub(super) async fn exchange(
     let progress = account.progress();
     // A connection that was used before may be closed by the endpoint at the moment that a request is written to it. What may be
     // repeated without harm (RFC 9110 §9.2.2) is kept for that case.
-    let spare = (reused && request.body().is_end_stream() && request.method().is_idempotent()).then(|| spare(&request));
+    let repeats = reused || account.retries_answers();
+    let spare =
+        (repeats && request.body().is_end_stream() && request.method().is_idempotent()).then(|| spare(&request));
     let answer = upstream.exchange(request, || given_up(client, progress)).await;
-    answer.map_err(|Unanswered { reason, unsent, before_answer }| NoAnswer {
-        reason,
-        again: unsent.or_else(|| spare.filter(|_| before_answer).map(|head| head.into_request(account))),
-    })
+    let Some(spare) = spare else {
+        return answer.map_err(|Unanswered { reason, unsent, .. }| NoAnswer { reason, again: unsent });
+    };
+    match answer {
+        Ok(response) if account.retries_status(response.status()) => {
+            let reason = Reason::UpstreamStatus(response.status());
+            Err(NoAnswer { reason, again: Some(spare.into_request(account)) })
+        }
+        Ok(response) => Ok(response),
+        Err(Unanswered { reason, unsent, before_answer }) => {
+            let again = unsent.or_else(|| {
+                // A connection that was closed while it was idle is no failure that the policy is about.
+                let stale = reused && before_answer && reason == Reason::UpstreamReset;
+                (stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
+            });
+            Err(NoAnswer { reason, again })
+        }
+    }
 }
 
 /// The head of a request without a body, kept to send it once more.

@@ -33,6 +33,7 @@ pub fn subject(name: &str, generation: u64, endpoints: u64) -> Subject {
         generation,
         endpoints: (0..endpoints).map(endpoint).collect(),
         protocol: crate::config::Protocol::Http1,
+        traffic: crate::config::TrafficPolicy::default(),
         algorithm: Algorithm::Adaptive,
         outlier_detection: OutlierDetection::default(),
         admission_control: AdmissionControl::default(),

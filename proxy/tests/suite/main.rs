@@ -14,3 +14,4 @@ mod lifecycle;
 mod requests;
 mod streaming;
 mod tls;
+mod traffic;

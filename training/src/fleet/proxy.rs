@@ -238,6 +238,7 @@ pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool]
     };
     BackendConfig {
         protocol: trimtab_proxy::config::Protocol::Http1,
+        traffic: trimtab_proxy::config::TrafficPolicy::default(),
         name: BACKEND.into(),
         generation,
         endpoints: (0..ready.len()).map(endpoint).collect(),

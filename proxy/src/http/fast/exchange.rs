@@ -86,6 +86,7 @@ impl Exchange {
     pub async fn run(
         &mut self,
         session: &mut Session,
+        account: &Account,
         endpoint: &mut Endpoint,
         reused: bool,
     ) -> Result<Answered, NoAnswer<()>> {
@@ -96,7 +97,8 @@ impl Exchange {
         poll_fn(|cx| {
             let failed = |reason, again: bool| Poll::Ready(Err(NoAnswer { reason, again: again.then_some(()) }));
             if let Some(reason) = given_up(&session.client, &self.progress) {
-                return failed(reason, false);
+                let again = self.repeatable && !self.heard && account.retries_failure(&reason);
+                return failed(reason, again);
             }
             // The endpoint may have closed a connection while it was idle: then nothing of the request is lost yet.
             if std::mem::take(&mut unchecked) && !endpoint.is_open(cx) {
@@ -114,15 +116,19 @@ impl Exchange {
             {
                 return failed(reason, false);
             }
-            match ready!(self.poll_answer(session, endpoint, &mut partial, cx)) {
+            match ready!(self.poll_answer(session, account, endpoint, &mut partial, cx)) {
                 Ok(answered) => {
                     // An endpoint may answer before it has taken all: the rest still goes first, and until it has the connection is not clean.
                     self.upload.put_before(&session.flight[sent..]);
                     Poll::Ready(Ok(answered))
                 }
+                // Asked whether it is worth another try, and it is.
+                Err(reason @ Reason::UpstreamStatus(_)) => failed(reason, true),
                 Err(reason) => {
                     let silent = reason == Reason::UpstreamReset && !self.heard;
-                    failed(reason, silent && (sent == 0 || reused && self.repeatable))
+                    let again =
+                        silent && (sent == 0 || self.repeatable && (reused || account.retries_failure(&reason)));
+                    failed(reason, again)
                 }
             }
         })
@@ -160,6 +166,7 @@ impl Exchange {
     fn poll_answer(
         &mut self,
         session: &mut Session,
+        account: &Account,
         endpoint: &mut Endpoint,
         partial: &mut Vec<u8>,
         cx: &mut Context<'_>,
@@ -174,7 +181,7 @@ impl Exchange {
             if partial.is_empty() {
                 // Lent apart from the head and the date beside them.
                 let mut bytes = std::mem::take(&mut scratch.bytes);
-                let answered = self.answer(session, &mut scratch, &mut bytes, at, partial, cx);
+                let answered = self.answer(session, account, (&mut *scratch, &mut bytes), at, partial, cx);
                 scratch.bytes = bytes;
                 if let Some(answered) = answered {
                     return Poll::Ready(answered);
@@ -192,7 +199,7 @@ impl Exchange {
             let at = FRONT..FRONT + partial.len();
             bytes[at.clone()].copy_from_slice(partial);
             partial.clear();
-            if let Some(answered) = self.answer(session, &mut scratch, &mut bytes, at, partial, cx) {
+            if let Some(answered) = self.answer(session, account, (&mut *scratch, &mut bytes), at, partial, cx) {
                 return Poll::Ready(answered);
             }
         }
@@ -202,8 +209,8 @@ impl Exchange {
     fn answer(
         &mut self,
         session: &mut Session,
-        scratch: &mut Scratch,
-        bytes: &mut [u8],
+        account: &Account,
+        (scratch, bytes): (&mut Scratch, &mut [u8]),
         at: Range<usize>,
         partial: &mut Vec<u8>,
         cx: &mut Context<'_>,
@@ -224,6 +231,9 @@ impl Exchange {
                 Seen::Malformed => return Some(Err(Reason::UpstreamProtocol)),
                 Seen::Final(response) => response,
             };
+            if self.repeatable && account.retries_status(response.status) {
+                return Some(Err(Reason::UpstreamStatus(response.status)));
+            }
             let now = clock::now();
             let Scratch { head, date, .. } = scratch;
             head.clear();

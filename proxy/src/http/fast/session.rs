@@ -282,8 +282,9 @@ impl Session {
         }
         let (worker, client) = (self.worker.clone(), self.client.clone());
         let tried = {
-            let send =
-                async |_: &Account, endpoint: &mut Endpoint, (): (), reused| exchange.run(self, endpoint, reused).await;
+            let send = async |account: &Account, endpoint: &mut Endpoint, (): (), reused| {
+                exchange.run(self, account, endpoint, reused).await
+            };
             attempts(&worker, &client, &mut account, (), send).await
         };
         let (answered, mut endpoint) = match tried {

@@ -1,0 +1,141 @@
+//! What a policy says of requests beside routing: retries, rate limits, who may ask, faults.
+
+use trimtab_proxy::api::{self, v1};
+
+use super::settings::{percent, positive, within};
+use crate::{
+    duration::Duration,
+    policy::{
+        Algorithm, Authorization, AuthorizationAction, BackendTrafficPolicySpec, FaultInjection, RateLimitRule,
+        RateLimitUnit, Retry, RetryTrigger,
+    },
+    problem::Report,
+};
+
+/// Rules that are counted apart.
+const RATE_LIMITS_MAX: usize = 4;
+/// Requests a second where a rule gives no limit.
+const RATE: u32 = 2_000;
+
+/// Checks what can be told from the policy alone, beyond its schema.
+pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, report: &mut Report) {
+    if let Some(settings) = &spec.retry {
+        percent(settings.budget.as_ref().and_then(|budget| budget.percent), "spec.retry.budget.percent", report);
+        let timeout = settings.per_retry.as_ref().and_then(|per_retry| per_retry.timeout);
+        positive(timeout, "spec.retry.perRetry.timeout", report);
+        for (index, status) in retry(Some(settings), algorithm).statuses.iter().enumerate() {
+            if !(400..600).contains(status) {
+                let message = format!("{status} is not the status of a failure, expected 400 to 599");
+                report.invalid(format!("spec.retry.retryOn.httpStatusCodes[{index}]"), message);
+            }
+        }
+    }
+    let rules = spec.rate_limit.as_ref().and_then(|limit| limit.local.as_ref()).map(|local| &local.rules);
+    if rules.is_some_and(|rules| !(1..=RATE_LIMITS_MAX).contains(&rules.len())) {
+        report.invalid(
+            "spec.rateLimit.local.rules",
+            format!("has {} entries, expected 1 to {RATE_LIMITS_MAX}", rules.map_or(0, Vec::len)),
+        );
+    }
+    for (index, rule) in rules.into_iter().flatten().enumerate() {
+        let field = format!("spec.rateLimit.local.rules[{index}]");
+        if rule.limit.as_ref().is_some_and(|limit| limit.requests == 0) {
+            report.invalid(format!("{field}.limit.requests"), "is 0, expected at least 1");
+        }
+        for (n, selector) in rule.client_selectors.iter().flatten().enumerate() {
+            let field = format!("{field}.clientSelectors[{n}].sourceCIDR");
+            let value = selector.source_cidr.as_ref().map(|cidr| cidr.value.as_deref().unwrap_or("0.0.0.0/0"));
+            match value {
+                None => report.invalid(field, "is missing, expected type Distinct"),
+                Some("0.0.0.0/0" | "::/0") => {}
+                Some(other) => report.invalid(
+                    format!("{field}.value"),
+                    format!("\"{other}\" is not supported, expected \"0.0.0.0/0\": all clients, each by itself"),
+                ),
+            }
+        }
+    }
+    for (index, rule) in spec.authorization.iter().flat_map(|access| access.rules.iter().flatten()).enumerate() {
+        for (n, text) in rule.principal.client_cidrs.iter().enumerate() {
+            if !api::is_network(text) {
+                report.invalid(
+                    format!("spec.authorization.rules[{index}].principal.clientCIDRs[{n}]"),
+                    format!("\"{text}\" is not a range of addresses, expected one such as 10.0.0.0/8 or 2001:db8::/32"),
+                );
+            }
+        }
+    }
+    if let Some(injection) = &spec.fault_injection {
+        let field = "spec.faultInjection";
+        if let Some(abort) = &injection.abort {
+            within(abort.percentage, 0.0..=100.0, &format!("{field}.abort.percentage"), report);
+            within(Some(f64::from(abort.http_status)), 200.0..=599.0, &format!("{field}.abort.httpStatus"), report);
+        }
+        let percentage = injection.delay.as_ref().and_then(|delay| delay.percentage);
+        within(percentage, 0.0..=100.0, &format!("{field}.delay.percentage"), report);
+    }
+}
+
+/// A baseline passes on what it gets unless it is told to do otherwise, as its original does.
+pub(super) fn retry(settings: Option<&Retry>, algorithm: Algorithm) -> v1::Retry {
+    let on = settings.and_then(|settings| settings.retry_on.as_ref());
+    let (reset, by_status) = match on {
+        Some(on) => {
+            let has = |trigger| on.triggers.iter().flatten().any(|one| *one == trigger);
+            (has(RetryTrigger::Reset), has(RetryTrigger::RetriableStatusCodes))
+        }
+        None => (algorithm == Algorithm::Trimtab, algorithm == Algorithm::Trimtab),
+    };
+    let statuses = on.and_then(|on| on.http_status_codes.clone()).unwrap_or_else(|| vec![503]);
+    let budget = settings.and_then(|settings| settings.budget.as_ref());
+    v1::Retry {
+        num_retries: settings.and_then(|settings| settings.num_retries),
+        statuses: if by_status { statuses } else { Vec::new() },
+        reset,
+        per_try_timeout_ms: settings
+            .and_then(|settings| settings.per_retry.as_ref()?.timeout)
+            .map(Duration::as_millis_u32),
+        budget_percent: budget.and_then(|budget| budget.percent),
+        budget_min: budget.and_then(|budget| budget.min_retry_concurrency),
+    }
+}
+
+pub(super) fn rate_limits(policy: &BackendTrafficPolicySpec) -> Vec<v1::RateLimit> {
+    let limit = |rule: &RateLimitRule| {
+        let (requests, per_ms) = rule.limit.as_ref().map_or((RATE, 1_000), |limit| {
+            let per_ms = match limit.unit {
+                RateLimitUnit::Second => 1_000,
+                RateLimitUnit::Minute => 60_000,
+                RateLimitUnit::Hour => 3_600_000,
+            };
+            (limit.requests, per_ms)
+        });
+        let per_client = rule.client_selectors.as_ref().is_some_and(|selectors| !selectors.is_empty());
+        v1::RateLimit { requests, per_ms, per_client }
+    };
+    let local = policy.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
+    local.iter().flat_map(|local| &local.rules).map(limit).collect()
+}
+
+pub(super) fn access(authorization: &Authorization) -> v1::Access {
+    let rules = authorization.rules.iter().flatten().map(|rule| v1::AccessRule {
+        allow: rule.action == AuthorizationAction::Allow,
+        networks: rule.principal.client_cidrs.clone(),
+    });
+    let others = authorization.default_action.unwrap_or(AuthorizationAction::Deny);
+    v1::Access { rules: rules.collect(), deny_others: others == AuthorizationAction::Deny }
+}
+
+pub(super) fn faults(injection: &FaultInjection) -> v1::Faults {
+    let percent = |percentage: Option<f64>| percentage.unwrap_or(100.0) as f32;
+    v1::Faults {
+        abort: injection
+            .abort
+            .as_ref()
+            .map(|abort| v1::FaultAbort { status: abort.http_status, percent: percent(abort.percentage) }),
+        delay: injection.delay.as_ref().map(|delay| v1::FaultDelay {
+            delay_ms: delay.fixed_delay.as_millis_u32(),
+            percent: percent(delay.percentage),
+        }),
+    }
+}

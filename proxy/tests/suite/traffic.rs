@@ -1,0 +1,219 @@
+//! Retries, rate limits, who may ask, and injected faults, on both paths.
+
+use std::{sync::Arc, time::Duration};
+
+use http::StatusCode;
+use tokio::sync::Semaphore;
+use trimtab_proxy::{api::v1, clock};
+
+use crate::harness::{Backend, Proxy, RawBackend, Setup, text};
+
+/// Answers with this status.
+async fn answering(status: StatusCode) -> Backend {
+    Backend::new(move |_| async move {
+        let mut answer = text(status.as_str().to_owned());
+        *answer.status_mut() = status;
+        answer
+    })
+    .await
+}
+
+fn retry(change: impl FnOnce(&mut v1::Retry)) -> impl FnOnce(&mut v1::Backend) {
+    move |backend| {
+        let mut retry = v1::Retry { num_retries: Some(3), ..Default::default() };
+        change(&mut retry);
+        backend.retry = Some(retry);
+        backend.outlier_detection = Some(v1::OutlierDetection { disabled: true, ..Default::default() });
+    }
+}
+
+fn on_503(retry: &mut v1::Retry) {
+    retry.statuses = vec![503];
+}
+
+/// Statuses of some requests, one after the other on one connection.
+async fn statuses(proxy: &Proxy, request: &str, count: usize) -> Vec<u16> {
+    let mut raw = proxy.raw().await;
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        raw.write(request).await;
+        statuses.push(raw.answer().await.status);
+    }
+    statuses
+}
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: t\r\n\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\nhi";
+const PUT: &str = "PUT / HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\nhi";
+
+#[tokio::test]
+async fn a_503_is_tried_elsewhere_if_the_request_can_be_repeated() {
+    for fast_path in [true, false] {
+        let (busy, good) = (answering(StatusCode::SERVICE_UNAVAILABLE).await, answering(StatusCode::OK).await);
+        let setup = Setup::to(&[busy.address, good.address]).fast_path(fast_path).backend(retry(on_503));
+        let proxy = setup.start().await;
+        assert_eq!(statuses(&proxy, GET, 20).await, [200; 20]);
+        assert_eq!(good.requests(), 20);
+        assert!(busy.requests() >= 8, "it was asked first half of the time");
+        for request in [POST, PUT] {
+            let passed_on = statuses(&proxy, request, 10).await;
+            assert_eq!(passed_on.iter().filter(|status| **status == 503).count(), 5, "{request:?}: {passed_on:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_passed_on_where_no_other_endpoint_is_left_and_without_being_asked_for() {
+    for fast_path in [true, false] {
+        let (one, two) =
+            (answering(StatusCode::SERVICE_UNAVAILABLE).await, answering(StatusCode::SERVICE_UNAVAILABLE).await);
+        let setup = Setup::to(&[one.address, two.address]).fast_path(fast_path).backend(retry(on_503));
+        let proxy = setup.start().await;
+        let answer = proxy.get("/").await;
+        assert_eq!((answer.status, answer.body.as_str(), answer.reason()), (503, "503", None), "the endpoint's own");
+        assert_eq!(one.requests() + two.requests(), 2);
+        // As by default.
+        let good = answering(StatusCode::OK).await;
+        let setup = Setup::to(&[one.address, good.address]).fast_path(fast_path).backend(retry(|_| {}));
+        let statuses = statuses(&setup.start().await, GET, 10).await;
+        assert_eq!(statuses.iter().filter(|status| **status == 503).count(), 5, "{statuses:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_without_an_answer_is_tried_elsewhere_if_the_policy_says_so() {
+    for fast_path in [true, false] {
+        let rude = RawBackend::new(|stream, _| async move {
+            let mut raw = crate::harness::Raw::over(stream);
+            raw.head_of_request().await;
+        })
+        .await;
+        let good = answering(StatusCode::OK).await;
+        let start = async |reset: bool| {
+            let setup = Setup::to(&[rude.address, good.address]).fast_path(fast_path);
+            setup.backend(retry(|retry| retry.reset = reset)).start().await
+        };
+        let proxy = start(true).await;
+        assert_eq!(statuses(&proxy, GET, 10).await, [200; 10]);
+        let failed = statuses(&proxy, PUT, 10).await.into_iter().filter(|status| *status == 502).count();
+        assert_eq!(failed, 5, "what has a body is not sent twice");
+        let failed = statuses(&start(false).await, GET, 10).await.into_iter().filter(|status| *status == 502).count();
+        assert_eq!(failed, 5);
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_is_given_up_for_another() {
+    for fast_path in [true, false] {
+        let stuck = Backend::new(|_| async { std::future::pending().await }).await;
+        let good = answering(StatusCode::OK).await;
+        let setup = Setup::to(&[stuck.address, good.address]).fast_path(fast_path);
+        let proxy = setup.backend(retry(|retry| retry.per_try_timeout_ms = Some(100))).start().await;
+        assert_eq!(statuses(&proxy, GET, 4).await, [200; 4]);
+        assert!(stuck.requests() >= 1);
+        let posted = statuses(&proxy, POST, 1).await[0].min(statuses(&proxy, POST, 1).await[0]);
+        assert!(matches!(posted, 200 | 504), "{posted}");
+        let alone = Setup::to(&[stuck.address]).fast_path(fast_path);
+        let proxy = alone.backend(retry(|retry| retry.per_try_timeout_ms = Some(100))).start().await;
+        let answer = proxy.get("/").await;
+        assert_eq!((answer.status, answer.reason()), (504, Some("upstream_timeout")));
+    }
+}
+
+#[tokio::test]
+async fn retries_do_not_multiply_an_overload() {
+    // Everybody waits until all are there, and is then told 503.
+    let gate = Arc::new(Semaphore::new(0));
+    let busy = async || {
+        let gate = gate.clone();
+        Backend::new(move |_| {
+            let gate = gate.clone();
+            async move {
+                gate.acquire().await.unwrap().forget();
+                let mut answer = text("");
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                answer
+            }
+        })
+        .await
+    };
+    let (one, two) = (busy().await, busy().await);
+    let mut setup = Setup::to(&[one.address, two.address]).backend(retry(on_503));
+    setup.workers = 1;
+    let proxy = setup.start().await;
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let address = proxy.address();
+            tokio::spawn(async move {
+                let mut raw = crate::harness::Raw::connect(address).await;
+                raw.write(GET).await;
+                raw.answer().await.status
+            })
+        })
+        .collect();
+    crate::harness::eventually("all are inside", || async { one.inside() + two.inside() == 40 }).await;
+    gate.add_permits(1_000);
+    for client in clients {
+        assert_eq!(client.await.unwrap(), 503);
+    }
+    let retries = one.requests() + two.requests() - 40;
+    assert!((3..=30).contains(&retries), "{retries} retries of 40 requests");
+}
+
+#[tokio::test]
+async fn a_rate_holds_over_all_workers_and_a_client_is_told_when_to_come_back() {
+    let backend = answering(StatusCode::OK).await;
+    for fast_path in [true, false] {
+        let setup = Setup::to(&[backend.address]).fast_path(fast_path).backend(|backend| {
+            backend.rate_limits = vec![v1::RateLimit { requests: 10, per_ms: 3_600_000, per_client: fast_path }];
+        });
+        let proxy = setup.start().await;
+        let mut passed = 0;
+        for _ in 0..6 {
+            passed += statuses(&proxy, GET, 5).await.into_iter().filter(|status| *status == 200).count();
+        }
+        assert_eq!(passed, 10);
+        let answer = proxy.get("/").await;
+        assert_eq!((answer.status, answer.reason()), (429, Some("rate_limited")));
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((300..=360).contains(&wait), "{wait}");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_may_not_ask_are_refused() {
+    let backend = answering(StatusCode::OK).await;
+    let rule = |allow: bool, network: &str| v1::AccessRule { allow, networks: vec![network.into()] };
+    for (rules, deny_others, expected) in [
+        (vec![rule(true, "127.0.0.0/8")], true, 200),
+        (vec![rule(true, "10.0.0.0/8")], true, 403),
+        (vec![rule(false, "127.0.0.1"), rule(true, "127.0.0.0/8")], false, 403),
+        (vec![], false, 200),
+    ] {
+        let access = v1::Access { rules, deny_others };
+        let proxy =
+            Setup::to(&[backend.address]).backend(|backend| backend.access = Some(access.clone())).start().await;
+        assert_eq!(statuses(&proxy, GET, 2).await, [expected; 2], "{access:?}");
+    }
+}
+
+#[tokio::test]
+async fn faults_are_injected_into_a_share_of_the_requests() {
+    let backend = answering(StatusCode::OK).await;
+    for fast_path in [true, false] {
+        let setup = Setup::to(&[backend.address]).fast_path(fast_path).backend(|backend| {
+            backend.faults = Some(v1::Faults {
+                abort: Some(v1::FaultAbort { status: 418, percent: 50.0 }),
+                delay: Some(v1::FaultDelay { delay_ms: 20, percent: 100.0 }),
+            });
+        });
+        let proxy = setup.start().await;
+        let began = clock::now();
+        let statuses = statuses(&proxy, GET, 40).await;
+        let aborted = statuses.iter().filter(|status| **status == 418).count();
+        assert!((6..=34).contains(&aborted), "{aborted} of 40");
+        let passed = statuses.iter().filter(|status| **status == 200).count();
+        assert_eq!(passed + aborted, 40);
+        assert!(clock::now().since(began) >= Duration::from_millis(20) * passed as u32);
+    }
+}
