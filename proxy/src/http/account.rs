@@ -213,6 +213,8 @@ impl Account {
     pub fn begin_attempt(&mut self, index: usize, now: Timestamp) {
         self.attempts += 1;
         self.held = self.retrying.take();
+        // The time of the attempt before is no limit to this one.
+        self.progress.limit_attempt(Timestamp::MAX);
         let in_flight = self.entry.backend.endpoints()[index].load.in_flight();
         let in_flight_all = self.entry.backend.in_flight_all(index, now);
         self.picked = Some(Picked { index, in_flight, in_flight_all });

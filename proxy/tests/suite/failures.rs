@@ -106,7 +106,7 @@ async fn a_request_that_reached_no_endpoint_is_tried_on_another() {
 #[tokio::test]
 async fn a_retry_can_be_switched_off() {
     let backend = Backend::saying("alive").await;
-    let retry = Some(v1::Retry { num_retries: Some(0) });
+    let retry = Some(v1::Retry { num_retries: Some(0), ..Default::default() });
     let detection = Some(v1::OutlierDetection { disabled: true, ..Default::default() });
     let setup =
         Setup::to(&[closed_port(), backend.address]).backend(|b| (b.retry, b.outlier_detection) = (retry, detection));
