@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod compare;
 pub mod http;
 pub mod process;
+pub mod smuggling;
 pub mod tools;
 pub mod world;

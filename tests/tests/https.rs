@@ -143,8 +143,14 @@ async fn h2spec_finds_nothing() {
             args.extend(["-t", "-k"]);
         }
         let said = run(tools.path("h2spec").expect("built"), &args).await;
-        let said = said.unwrap_or_else(|error| panic!("TLS {tls}:\n{error}"));
+        let (Ok(said) | Err(said)) = said;
         let summary = said.lines().rev().find(|line| line.contains(" passed")).unwrap_or_default().to_owned();
-        assert!(summary.contains(" 0 failed") && !summary.starts_with("0 tests"), "TLS {tls}: {summary}\n{said}");
+        // In clear text HTTP/1.1 is spoken too: what does not begin as HTTP/2 is answered 400 in HTTP/1.1 before the connection is closed, and
+        // the suite cannot read that.
+        let failures = said.lines().filter(|line| line.trim_start().starts_with('×')).map(str::trim);
+        let failures: std::collections::BTreeSet<&str> = failures.collect();
+        let allowed: &[&str] = if tls { &[] } else { &["× 2: Sends invalid connection preface"] };
+        assert!(summary.starts_with("145 tests,"), "TLS {tls}: {summary}\n{said}");
+        assert!(failures.iter().all(|failure| allowed.contains(failure)), "TLS {tls}: {failures:#?}\n{said}");
     }
 }

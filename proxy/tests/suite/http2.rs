@@ -378,3 +378,97 @@ async fn a_target_that_contradicts_its_host_is_refused_over_http_2_too() {
     // The connection goes on.
     assert_eq!(sender.send_request(request("/", "")).await.unwrap().status(), StatusCode::OK);
 }
+
+/// A header without compression.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    assert!(name.len() < 127 && value.len() < 127);
+    [&[0, name.len() as u8][..], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+}
+
+#[tokio::test]
+async fn what_http_2_can_say_and_http_1_cannot_goes_no_further() {
+    let backend = Backend::new(echo).await;
+    let mut setup = Setup::to(&[backend.address]);
+    setup.workers = 1;
+    let proxy = setup.start().await;
+    let usual = [(":method", "POST"), (":scheme", "http"), (":authority", "t"), (":path", "/")];
+    // What replaces a usual field, or is added to them.
+    let mut cases: Vec<Vec<(&str, &str)>> = Vec::new();
+    for field in [
+        ("transfer-encoding", "chunked"),
+        ("connection", "close"),
+        ("keep-alive", "5"),
+        ("proxy-connection", "x"),
+        ("upgrade", "websocket"),
+        ("content-length", "5"),
+        ("content-length", "+0"),
+        ("content-length", "0, 0"),
+        ("te", "gzip"),
+        ("host", "u"),
+        ("X-Upper", "1"),
+        ("a b", "1"),
+        ("a:b", "1"),
+        ("a\r\nb", "1"),
+        ("", "1"),
+        ("x", "a\r\nb: c"),
+        ("x", "a\nb"),
+        ("x", "a\rb"),
+        ("x", "a\0b"),
+        (":path", "/again"),
+        (":status", "200"),
+        (":x", "y"),
+    ] {
+        cases.push(usual.into_iter().chain([field]).collect());
+    }
+    for field in [
+        (":path", "/a b"),
+        (":path", "/\r\nx: y"),
+        (":path", "/ HTTP/1.1\r\nhost: u\r\n\r\nGET /smuggled"),
+        (":path", ""),
+        (":path", "a"),
+        (":method", "GET / HTTP/1.1\r\nx"),
+        (":method", "G T"),
+        (":method", ""),
+        (":authority", "t\r\nx: y"),
+        (":authority", "u@t"),
+        (":authority", "t/u"),
+        (":authority", "t u"),
+        (":scheme", "ftp"),
+        (":scheme", "http://u/"),
+    ] {
+        cases.push(usual.into_iter().map(|known| if known.0 == field.0 { field } else { known }).collect());
+    }
+    // Pseudo-headers after others, missing, and two lengths.
+    cases.push([&usual[1..], &[("x", "y")], &usual[..1]].concat());
+    (0..4).filter(|missing| *missing != 2).for_each(|missing| {
+        cases.push(usual.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, field)| *field).collect());
+    });
+    cases.push(usual.into_iter().chain([("content-length", "0"), ("content-length", "1")]).collect());
+    let total = cases.len();
+    for fields in cases {
+        let mut raw = raw(&proxy).await;
+        let head: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(name, value)).collect();
+        // With the end of the stream: there is no body, whatever the fields say of one.
+        let _ = raw.stream.write_all(&frame(1, 5, 1, &head)).await;
+        // Asked for a sign of life, which comes after what was made of the stream.
+        let _ = raw.stream.write_all(&frame(6, 0, 0, b"12345678")).await;
+        let mut answer = Vec::new();
+        let read = async {
+            use tokio::io::AsyncReadExt;
+            while raw.stream.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {
+                if answer.windows(8).any(|window| window == b"12345678") {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), read).await.expect("an answer or the end");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(backend.requests(), 0, "{fields:?} was forwarded as {:?}", backend.seen.lock().unwrap());
+    }
+    assert!(total >= 40, "{total}");
+    // The usual fields alone are a request.
+    let mut raw = raw(&proxy).await;
+    let head: Vec<u8> = usual.iter().flat_map(|(name, value)| literal(name, value)).collect();
+    raw.write(frame(1, 5, 1, &head)).await;
+    eventually("it comes", || async { backend.requests() == 1 }).await;
+}
