@@ -798,7 +798,7 @@ fn a_policy_decides_how_a_backend_is_reached() {
     let config = translate(&objects(&yaml));
     let spec = &config.backends[0];
     let resource = &spec.resource;
-    assert_eq!(resource.retry.unwrap().num_retries, Some(2));
+    assert_eq!(resource.retry.as_ref().unwrap().num_retries, Some(2));
     assert_eq!(
         resource.circuit_breaker.unwrap(),
         v1::CircuitBreaker { max_connections: Some(10), max_parallel_requests: Some(20) }

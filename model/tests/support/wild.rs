@@ -72,6 +72,8 @@ fn endpoint() -> impl Strategy<Value = EndpointObservation> {
             ready,
             ready_age_s,
             restarts,
+            // As wild as a number of seconds.
+            slots: ready_age_s,
             zone_match,
             reported,
             scraped,
