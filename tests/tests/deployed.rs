@@ -1,0 +1,137 @@
+//! Trimtab as the chart deploys it: installed by Helm into the test cluster, its pods run as the chart says: without root, with read-only
+//! roots, with the rights of their service accounts, and with certificates that the controllers issue.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Api;
+use kube::api::ListParams;
+use tokio::process::Command;
+use trimtab_tests::cluster::{Cluster, objects};
+use trimtab_tests::http::{Client, eventually};
+use trimtab_tests::tools::Tools;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const SHOP: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: pod
+        ports: [{name: http, containerPort: 8080}]
+        readinessProbe: {httpGet: {path: /readyz, port: 9090}, periodSeconds: 1}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shop, namespace: shop}
+spec:
+  gatewayClassName: trimtab
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec:
+  parentRefs: [{name: shop}]
+  rules: [{backendRefs: [{name: web, port: 80}]}]
+";
+
+async fn install(cluster: &Cluster, release: &str, chart: &str) -> ExitStatus {
+    let tools = Tools::find(&["kubernetes"]).await.expect("helm is built");
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm").join(chart);
+    let mut command = Command::new(tools.path("helm").expect("helm is named"));
+    command.args(["install", release, "--namespace", "trimtab", "--create-namespace", "--kubeconfig"]);
+    command.arg(cluster.kubeconfig_file()).arg(chart).status().await.expect("helm runs")
+}
+
+/// Rules of the roles in a YAML text, by kind.
+fn rules(yaml: &str) -> Vec<(String, serde_json::Value)> {
+    let roles = objects::parse(yaml).expect("objects").into_iter().filter_map(|object| {
+        let kind = object.types.map(|types| types.kind).unwrap_or_default();
+        Some((kind, object.data.get("rules")?.clone()))
+    });
+    roles.collect()
+}
+
+#[tokio::test]
+async fn the_chart_grants_the_controller_what_the_plain_manifest_grants() {
+    let tools = Tools::find(&["kubernetes"]).await.expect("helm is built");
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/trimtab");
+    let mut command = Command::new(tools.path("helm").expect("helm is named"));
+    command.args(["template", "trimtab", "--show-only", "templates/rbac.yaml"]).arg(chart);
+    let rendered = command.output().await.expect("helm runs").stdout;
+    let chart = rules(&String::from_utf8(rendered).expect("helm prints text"));
+    assert_eq!(chart.len(), 2, "a ClusterRole and a Role");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/controller-rbac.yaml");
+    assert_eq!(chart, rules(&std::fs::read_to_string(manifest).expect("the manifest")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_leader_is_deleted() {
+    let cluster = Cluster::start().await.expect("a cluster starts");
+    let tools = Tools::find(&["gateway-api"]).await.expect("definitions of the Gateway API");
+    for kind in ["gatewayclasses", "gateways", "httproutes", "referencegrants"] {
+        let file = format!("gateway.networking.k8s.io_{kind}.yaml");
+        let file = tools.path("gateway-crds").expect("a folder").join(file);
+        cluster.apply(&std::fs::read_to_string(file).expect("readable")).await.expect("definitions are taken");
+    }
+    assert!(install(&cluster, "trimtab-crds", "trimtab-crds").await.success());
+    assert!(install(&cluster, "trimtab", "trimtab").await.success());
+    cluster.apply(SHOP).await.expect("the objects are taken");
+    let client = cluster.client().await;
+    let deployments: Api<Deployment> = Api::all(client.clone());
+    let ready = async || {
+        let all = deployments.list(&ListParams::default()).await.expect("Deployments").items;
+        all.into_iter().map(|one| one.status.and_then(|status| status.ready_replicas).unwrap_or(0)).sum()
+    };
+    eventually("controllers, proxies and pods are ready", PATIENCE, ready, |ready: &i32| *ready == 7).await;
+
+    let services: Api<Service> = Api::namespaced(client.clone(), "trimtab");
+    let service = services.get("trimtab-proxy").await.expect("the Service");
+    let address = service.spec.and_then(|spec| spec.cluster_ip).expect("an address").parse().expect("an address");
+    let (at, requests) = (SocketAddr::new(address, 80), Client::default());
+    let served = || async { requests.get(at, "/").await.map(|answer| answer.status) };
+    eventually("requests are served", PATIENCE, served, |status| *status == Ok(200)).await;
+
+    let pods: Api<Pod> = Api::namespaced(client.clone(), "trimtab");
+    let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(client, "trimtab");
+    let leader = || async {
+        let lease = leases.get_opt("trimtab-controller").await.expect("an answer");
+        lease.and_then(|lease| lease.spec).and_then(|spec| spec.holder_identity).unwrap_or_default()
+    };
+    let first = leader().await;
+    pods.delete(&first, &kube::api::DeleteParams::default()).await.expect("the leader is deleted");
+    let taken_over = eventually("another leads", PATIENCE, leader, |now| !now.is_empty() && *now != first).await;
+    assert!(taken_over < Duration::from_secs(10), "only after {taken_over:?}");
+    for _ in 0..50 {
+        assert_eq!(served().await, Ok(200));
+    }
+    for pod in pods.list(&ListParams::default()).await.expect("pods").items {
+        let name = pod.metadata.name.expect("a name");
+        let text = cluster.logs("trimtab", &name, if name.contains("controller") { "controller" } else { "proxy" });
+        assert!(!text.to_lowercase().contains("forbidden"), "{name} lacks a right:\n{text}");
+    }
+}
