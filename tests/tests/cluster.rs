@@ -201,12 +201,19 @@ spec:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_has_its_volumes_environment_user_and_read_only_root() {
     let cluster = Cluster::shared().await;
-    web(cluster, "inside", 1, "[]").await;
+    web(cluster, "inside", 2, "[]").await;
     let yaml = r#"
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: settings, namespace: inside}
 data: {greeting: hello}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: inside}
+spec:
+  clusterIP: None
+  selector: {app: web}
 ---
 apiVersion: batch/v1
 kind: Job
@@ -230,6 +237,7 @@ spec:
           test -s /var/run/secrets/kubernetes.io/serviceaccount/token
           if touch /new 2>/dev/null; then echo writable; fi
           touch /scratch/new
+          until [ "$(getent ahostsv4 all.inside.svc | grep -c STREAM)" = 2 ]; do sleep 0.1; done
           getent hosts web web.inside.svc
           cat /proc/sys/net/ipv4/ip_unprivileged_port_start
         env:

@@ -3,11 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::ExitStatus;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
 use tokio::process::Command;
@@ -49,7 +47,7 @@ kind: Gateway
 metadata: {name: shop, namespace: shop}
 spec:
   gatewayClassName: trimtab
-  listeners: [{name: http, port: 80, protocol: HTTP}]
+  listeners: [{name: http, port: PORT, protocol: HTTP}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -59,12 +57,40 @@ spec:
   rules: [{backendRefs: [{name: web, port: 80}]}]
 ";
 
-async fn install(cluster: &Cluster, release: &str, chart: &str) -> ExitStatus {
+async fn install(cluster: &Cluster, release: &str, chart: &str, values: &str) {
     let tools = Tools::find(&["kubernetes"]).await.expect("helm is built");
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm").join(chart);
     let mut command = Command::new(tools.path("helm").expect("helm is named"));
-    command.args(["install", release, "--namespace", "trimtab", "--create-namespace", "--kubeconfig"]);
-    command.arg(cluster.kubeconfig_file()).arg(chart).status().await.expect("helm runs")
+    command.args(["install", release, "--namespace", "trimtab", "--create-namespace", "--set", values, "--kubeconfig"]);
+    command.arg(cluster.kubeconfig_file()).arg(chart);
+    let status = command.status().await.expect("helm runs");
+    assert!(status.success(), "helm install {release} --set {values}");
+}
+
+/// A cluster with Trimtab, installed with these values, and three pods behind a Gateway that listens on this port. Returns when `pods` are ready.
+async fn deploy(values: &str, port: u16, pods: usize) -> Cluster {
+    let cluster = Cluster::start().await.expect("a cluster starts");
+    let tools = Tools::find(&["gateway-api"]).await.expect("definitions of the Gateway API");
+    for kind in ["gatewayclasses", "gateways", "httproutes", "referencegrants"] {
+        let file = format!("gateway.networking.k8s.io_{kind}.yaml");
+        let file = tools.path("gateway-crds").expect("a folder").join(file);
+        cluster.apply(&std::fs::read_to_string(file).expect("readable")).await.expect("definitions are taken");
+    }
+    install(&cluster, "trimtab-crds", "trimtab-crds", "").await;
+    install(&cluster, "trimtab", "trimtab", values).await;
+    cluster.apply(&SHOP.replace("PORT", &port.to_string())).await.expect("the objects are taken");
+    let all: Api<Pod> = Api::all(cluster.client().await);
+    let ready = || async {
+        let pods = all.list(&ListParams::default()).await.expect("pods").items;
+        pods.iter().filter(|pod| is_ready(pod)).count()
+    };
+    eventually("controllers, proxies and pods are ready", PATIENCE, ready, |ready| *ready == pods).await;
+    cluster
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Rules of the roles in a YAML text, by kind.
@@ -90,25 +116,9 @@ async fn the_chart_grants_the_controller_what_the_plain_manifest_grants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_leader_is_deleted() {
-    let cluster = Cluster::start().await.expect("a cluster starts");
-    let tools = Tools::find(&["gateway-api"]).await.expect("definitions of the Gateway API");
-    for kind in ["gatewayclasses", "gateways", "httproutes", "referencegrants"] {
-        let file = format!("gateway.networking.k8s.io_{kind}.yaml");
-        let file = tools.path("gateway-crds").expect("a folder").join(file);
-        cluster.apply(&std::fs::read_to_string(file).expect("readable")).await.expect("definitions are taken");
-    }
-    assert!(install(&cluster, "trimtab-crds", "trimtab-crds").await.success());
-    assert!(install(&cluster, "trimtab", "trimtab").await.success());
-    cluster.apply(SHOP).await.expect("the objects are taken");
+async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_leader_or_the_api_server_goes() {
+    let cluster = deploy("", 80, 2 + 2 + 3).await;
     let client = cluster.client().await;
-    let deployments: Api<Deployment> = Api::all(client.clone());
-    let ready = async || {
-        let all = deployments.list(&ListParams::default()).await.expect("Deployments").items;
-        all.into_iter().map(|one| one.status.and_then(|status| status.ready_replicas).unwrap_or(0)).sum()
-    };
-    eventually("controllers, proxies and pods are ready", PATIENCE, ready, |ready: &i32| *ready == 7).await;
-
     let services: Api<Service> = Api::namespaced(client.clone(), "trimtab");
     let service = services.get("trimtab-proxy").await.expect("the Service");
     let address = service.spec.and_then(|spec| spec.cluster_ip).expect("an address").parse().expect("an address");
@@ -129,9 +139,30 @@ async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_lea
     for _ in 0..50 {
         assert_eq!(served().await, Ok(200));
     }
+    cluster.control_plane().api.kill().expect("the API server is killed");
+    for _ in 0..50 {
+        assert_eq!(served().await, Ok(200));
+    }
+    cluster.control_plane().api.run().expect("the API server starts");
+    cluster.api_ready().await.expect("it is ready again");
     for pod in pods.list(&ListParams::default()).await.expect("pods").items {
         let name = pod.metadata.name.expect("a name");
         let text = cluster.logs("trimtab", &name, if name.contains("controller") { "controller" } else { "proxy" });
         assert!(!text.to_lowercase().contains("forbidden"), "{name} lacks a right:\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_of_a_daemon_set_listen_on_the_addresses_of_their_nodes() {
+    let values = "proxy.kind=DaemonSet,proxy.hostNetwork=true,proxy.service.type=ClusterIP,\
+                  proxy.service.ports[0].name=http,proxy.service.ports[0].port=8080";
+    let cluster = deploy(values, 8080, 2 + 3 + 3).await;
+    let nodes: Api<Node> = Api::all(cluster.client().await);
+    let requests = Client::default();
+    for node in nodes.list(&ListParams::default()).await.expect("nodes").items {
+        let addresses = node.status.and_then(|status| status.addresses).expect("addresses");
+        let address = addresses.iter().find(|one| one.type_ == "InternalIP").expect("an address of the node");
+        let at = SocketAddr::new(address.address.parse().expect("an address"), 8080);
+        assert_eq!(requests.get(at, "/").await.map(|answer| answer.status), Ok(200), "{at}");
     }
 }

@@ -21,6 +21,8 @@ for name in dev proc sys; do mount --rbind "/$name" "$root/$name"; done
 mount --bind -o ro /usr "$root/usr"
 mount --bind -o ro /etc/ssl "$root/etc/ssl"
 printf 'hosts: files\n' >"$root/etc/nsswitch.conf"
+# Without it a name has only the first of its addresses.
+printf 'multi on\n' >"$root/etc/host.conf"
 ln -s /.names/hosts "$root/etc/hosts"
 while [[ $1 != -- ]]; do
     if [[ -d $2 ]]; then
