@@ -110,6 +110,46 @@ pub struct LoadBalancer {
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
     #[schemars(extend("default" = "Trimtab"))]
     pub algorithm: Option<Algorithm>,
+    /// What RingHash and Maglev go by. Default: the address of the client's connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistent_hash: Option<ConsistentHash>,
+}
+
+/// Requests that are alike in this go to the same endpoint. Where a request lacks it, the address of the client's connection counts.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsistentHash {
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: ConsistentHashType,
+    /// With type Header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<HashName>,
+    /// With type Cookie. The cookie is the application's; none is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<HashName>,
+    /// Part of every key: another version sends clients to other endpoints, e.g. for a canary. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+}
+
+/// What consistent hashing goes by.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsistentHashType {
+    /// The address of the client's connection.
+    SourceIP,
+    /// A header.
+    Header,
+    /// A cookie.
+    Cookie,
+}
+
+/// A name.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HashName {
+    /// Of the header or cookie.
+    pub name: String,
 }
 
 /// An algorithm that chooses an endpoint for a request.
@@ -132,11 +172,15 @@ pub enum Algorithm {
     PeakEwma,
     /// Cubed in-flight counts scaled by the number of proxies, times a latency average; no weights.
     C3Local,
+    /// Requests that are alike in `consistentHash` to the same endpoint, by a ring of hashes: when an endpoint leaves, only its own move.
+    RingHash,
+    /// The same by a Maglev table: shares are more even, a few more requests move.
+    Maglev,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Algorithm; 8] = [
+    pub const ALL: [Algorithm; 10] = [
         Algorithm::Trimtab,
         Algorithm::RoundRobin,
         Algorithm::Random,
@@ -145,6 +189,8 @@ impl Algorithm {
         Algorithm::LeastRequestP2C,
         Algorithm::PeakEwma,
         Algorithm::C3Local,
+        Algorithm::RingHash,
+        Algorithm::Maglev,
     ];
 
     /// In the spelling of `--algorithm`.
@@ -158,6 +204,8 @@ impl Algorithm {
             Algorithm::LeastRequestP2C => "least-request-p2c",
             Algorithm::PeakEwma => "peak-ewma",
             Algorithm::C3Local => "c3-local",
+            Algorithm::RingHash => "ring-hash",
+            Algorithm::Maglev => "maglev",
         }
     }
 
@@ -172,6 +220,8 @@ impl Algorithm {
             Algorithm::LeastRequestP2C => v1::Algorithm::LeastRequestP2c,
             Algorithm::PeakEwma => v1::Algorithm::PeakEwma,
             Algorithm::C3Local => v1::Algorithm::C3Local,
+            Algorithm::RingHash => v1::Algorithm::RingHash,
+            Algorithm::Maglev => v1::Algorithm::Maglev,
         }
     }
 

@@ -61,11 +61,15 @@ pub enum Algorithm {
     PeakEwma,
     /// `(own in flight × proxies + 1)³ × latency`, no weights.
     C3Local,
+    /// Requests with the same key to the same endpoint, by a ring of hashes.
+    RingHash,
+    /// The same by a Maglev table.
+    Maglev,
 }
 
 impl Algorithm {
     /// All of them, as they are spelled on the command line.
-    pub const SPELLINGS: [(Self, &str); 8] = [
+    pub const SPELLINGS: [(Self, &str); 10] = [
         (Self::Adaptive, "trimtab"),
         (Self::RoundRobin, "round-robin"),
         (Self::Random, "random"),
@@ -74,6 +78,8 @@ impl Algorithm {
         (Self::LeastRequestP2c, "least-request-p2c"),
         (Self::PeakEwma, "peak-ewma"),
         (Self::C3Local, "c3-local"),
+        (Self::RingHash, "ring-hash"),
+        (Self::Maglev, "maglev"),
     ];
 
     /// The command line's spelling.
@@ -91,7 +97,7 @@ impl fmt::Display for Algorithm {
 /// A name that is no algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown algorithm {0:?}: one of trimtab, round-robin, random, weighted-round-robin, least-request, least-request-p2c, peak-ewma, c3-local"
+    "unknown algorithm {0:?}: one of trimtab, round-robin, random, weighted-round-robin, least-request, least-request-p2c, peak-ewma, c3-local, ring-hash, maglev"
 )]
 pub struct UnknownAlgorithm(pub String);
 
@@ -115,6 +121,8 @@ impl From<v1::Algorithm> for Algorithm {
             v1::Algorithm::LeastRequestP2c => Self::LeastRequestP2c,
             v1::Algorithm::PeakEwma => Self::PeakEwma,
             v1::Algorithm::C3Local => Self::C3Local,
+            v1::Algorithm::RingHash => Self::RingHash,
+            v1::Algorithm::Maglev => Self::Maglev,
         }
     }
 }
@@ -130,6 +138,8 @@ impl From<Algorithm> for v1::Algorithm {
             Algorithm::LeastRequestP2c => Self::LeastRequestP2c,
             Algorithm::PeakEwma => Self::PeakEwma,
             Algorithm::C3Local => Self::C3Local,
+            Algorithm::RingHash => Self::RingHash,
+            Algorithm::Maglev => Self::Maglev,
         }
     }
 }

@@ -15,6 +15,11 @@ impl Default for Fnv1a {
 }
 
 impl Fnv1a {
+    /// Takes more bytes.
+    pub fn write_bytes(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    }
+
     /// The hash of what was written so far.
     pub const fn get(self) -> u64 {
         self.0

@@ -225,6 +225,7 @@ pub(super) fn backend(
             max_parallel_requests: breaker.max_parallel_requests,
         }),
         retry: Some(traffic::retry(policy.retry.as_ref(), algorithm)),
+        hash: policy.load_balancer.as_ref().and_then(|b| b.consistent_hash.as_ref()).map(traffic::hash),
         rate_limits: traffic::rate_limits(policy),
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),

@@ -6,8 +6,8 @@ use super::settings::{percent, positive, within};
 use crate::{
     duration::Duration,
     policy::{
-        Algorithm, Authorization, AuthorizationAction, BackendTrafficPolicySpec, FaultInjection, RateLimitRule,
-        RateLimitUnit, Retry, RetryTrigger,
+        Algorithm, Authorization, AuthorizationAction, BackendTrafficPolicySpec, ConsistentHash, ConsistentHashType,
+        FaultInjection, HashName, RateLimitRule, RateLimitUnit, Retry, RetryTrigger,
     },
     problem::Report,
 };
@@ -19,6 +19,25 @@ const RATE: u32 = 2_000;
 
 /// Checks what can be told from the policy alone, beyond its schema.
 pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, report: &mut Report) {
+    if let Some(hash) = spec.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref()) {
+        let field = "spec.loadBalancer.consistentHash";
+        let name = |name: &Option<HashName>| name.as_ref().map(|named| named.name.clone()).unwrap_or_default();
+        match hash.kind {
+            ConsistentHashType::Header if http::HeaderName::from_bytes(name(&hash.header).as_bytes()).is_err() => {
+                report.invalid(
+                    format!("{field}.header.name"),
+                    "is not the name of a header, expected one with type Header",
+                );
+            }
+            ConsistentHashType::Cookie if name(&hash.cookie).is_empty() => {
+                report.invalid(
+                    format!("{field}.cookie.name"),
+                    "is missing, expected the name of a cookie with type Cookie",
+                );
+            }
+            _ => {}
+        }
+    }
     if let Some(settings) = &spec.retry {
         percent(settings.budget.as_ref().and_then(|budget| budget.percent), "spec.retry.budget.percent", report);
         let timeout = settings.per_retry.as_ref().and_then(|per_retry| per_retry.timeout);
@@ -73,6 +92,19 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
         }
         let percentage = injection.delay.as_ref().and_then(|delay| delay.percentage);
         within(percentage, 0.0..=100.0, &format!("{field}.delay.percentage"), report);
+    }
+}
+
+/// What consistent hashing goes by.
+pub(super) fn hash(hash: &ConsistentHash) -> v1::ConsistentHash {
+    let name = |kind: ConsistentHashType, name: &Option<HashName>| {
+        let named = name.as_ref().filter(|_| hash.kind == kind);
+        named.map(|named| named.name.clone()).unwrap_or_default()
+    };
+    v1::ConsistentHash {
+        header: name(ConsistentHashType::Header, &hash.header),
+        cookie: name(ConsistentHashType::Cookie, &hash.cookie),
+        version: hash.version.clone().unwrap_or_default(),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn policy(flags: &Flags) -> BackendTrafficPolicy {
         metadata: metadata(NAME.to_owned()),
         spec: BackendTrafficPolicySpec {
             target_refs: vec![TargetRef { name: NAME.to_owned(), ..TargetRef::default() }],
-            load_balancer: Some(LoadBalancer { algorithm: Some(flags.algorithm) }),
+            load_balancer: Some(LoadBalancer { algorithm: Some(flags.algorithm), ..LoadBalancer::default() }),
             adaptive: Some(Adaptive {
                 mode: flags.mode,
                 objective: flags.objective.map(|latency| Objective { latency: Some(latency) }),

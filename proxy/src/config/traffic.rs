@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::{Check, InvalidResource, millis};
 use crate::api::v1;
@@ -18,6 +18,26 @@ pub struct TrafficPolicy {
     pub access: Option<Access>,
     /// Answers and delays that are made up.
     pub faults: Faults,
+    /// What consistent hashing goes by.
+    pub hash: HashPolicy,
+}
+
+/// What makes requests alike for consistent hashing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HashPolicy {
+    /// A header or a cookie; where a request lacks it, and where this is `None`, the address of the client's connection.
+    pub by: Option<HashBy>,
+    /// Part of every key.
+    pub version: String,
+}
+
+/// A part of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashBy {
+    /// Value of a header.
+    Header(HeaderName),
+    /// Value of a cookie.
+    Cookie(String),
 }
 
 /// When a request that reached an endpoint is tried on another one: never if it has a body or may do harm when it is repeated.
@@ -109,8 +129,25 @@ impl TrafficPolicy {
             retry: wire.retry.as_ref().map(|retry| RetryPolicy::check(retry, check)).transpose()?.unwrap_or_default(),
             rate_limits,
             access: wire.access.as_ref().map(|access| Access::check(access, check)).transpose()?,
+            hash: wire.hash.as_ref().map(|hash| HashPolicy::check(hash, check)).transpose()?.unwrap_or_default(),
             faults: wire.faults.as_ref().map(|faults| Faults::check(faults, check)).transpose()?.unwrap_or_default(),
         })
+    }
+}
+
+impl HashPolicy {
+    fn check(wire: &v1::ConsistentHash, check: &Check) -> Result<Self, InvalidResource> {
+        check.that(wire.header.is_empty() || wire.cookie.is_empty(), "hash.cookie", || {
+            "stands beside a header: one of them".to_owned()
+        })?;
+        let by = if !wire.header.is_empty() {
+            let name = HeaderName::from_bytes(wire.header.as_bytes());
+            let reason = |_| check.error("hash.header", format!("{:?} is not a header name", wire.header));
+            Some(HashBy::Header(name.map_err(reason)?))
+        } else {
+            (!wire.cookie.is_empty()).then(|| HashBy::Cookie(wire.cookie.clone()))
+        };
+        Ok(Self { by, version: wire.version.clone() })
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Account {
     admitted: Option<Admitted>,
     running: Option<Running>,
     attempts: u32,
+    /// What consistent hashing goes by.
+    hash_key: u64,
     /// It is held back this long before its first attempt.
     delay: Option<Duration>,
     /// Leave to try again, given when the present attempt failed.
@@ -117,6 +119,7 @@ impl Account {
             admitted: Some(admitted),
             running: None,
             attempts: 0,
+            hash_key: 0,
             delay: None,
             retrying: RefCell::new(None),
             held: None,
@@ -145,6 +148,16 @@ impl Account {
     pub fn attempt_deadline(&self, now: Timestamp) -> Timestamp {
         let limits = [self.rule.timeouts.backend_request, self.retry_policy().per_try];
         limits.into_iter().flatten().min().map_or(Timestamp::MAX, |limit| now + limit)
+    }
+
+    /// Says what consistent hashing goes by.
+    pub fn set_hash_key(&mut self, key: u64) {
+        self.hash_key = key;
+    }
+
+    /// What consistent hashing goes by.
+    pub fn hash_key(&self) -> u64 {
+        self.hash_key
     }
 
     /// Holds the request back.

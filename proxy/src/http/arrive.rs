@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
+use http::header;
 use rand::RngCore;
 
 use super::{
@@ -16,7 +17,8 @@ use crate::{
     backend::Backend,
     class::{finder::tells_apart, identity, sampling::Kind},
     clock,
-    config::Protocol,
+    config::{Algorithm, Protocol, traffic::HashBy},
+    hash::Fnv1a,
     head::RequestHead,
     load::RequestClass,
     route::{
@@ -116,6 +118,7 @@ pub fn arrive(
     let delay = govern(worker, client, &entry, started)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
+    let hash_key = hash_key(&entry.backend, client, head);
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
     let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
     let (stall, total) = match rule.timeouts.request {
@@ -128,6 +131,7 @@ pub fn arrive(
     let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);
+    account.set_hash_key(hash_key);
     Ok(Arrived { account, progress, body_bytes_max, edits, mirroring })
 }
 
@@ -156,6 +160,37 @@ fn govern(
         return Err(Reason::Fault(status));
     }
     Ok(policy.faults.delay.and_then(|(delay, share)| drawn(share).then_some(delay)))
+}
+
+/// What consistent hashing goes by: a stable hash, the same in every proxy. 0 where nothing hashes.
+fn hash_key(backend: &Backend, client: &Connection, head: &impl RequestHead) -> u64 {
+    let config = backend.config();
+    if !matches!(config.algorithm, Algorithm::RingHash | Algorithm::Maglev) {
+        return 0;
+    }
+    let policy = &config.traffic.hash;
+    let said = match &policy.by {
+        None => None,
+        Some(HashBy::Header(name)) => head.value(name),
+        Some(HashBy::Cookie(name)) => head.values(&header::COOKIE).find_map(|cookies| cookie(cookies, name)),
+    };
+    let mut hash = Fnv1a::default();
+    match said {
+        Some(value) => hash.write_bytes(value),
+        None => hash.write_bytes(client.client.address()),
+    }
+    if !policy.version.is_empty() {
+        hash.write_bytes(b"\0");
+        hash.write_bytes(policy.version.as_bytes());
+    }
+    hash.get()
+}
+
+/// The value of a cookie in a `Cookie` header.
+fn cookie<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let pairs = cookies.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    values.next()
 }
 
 /// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.

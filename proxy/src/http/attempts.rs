@@ -70,7 +70,7 @@ async fn endpoints<C: Pooled, R, A>(
     }
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
-        let pick = PickRequest { class: account.class(), exclude: &tried };
+        let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried };
         let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
             break;
         };

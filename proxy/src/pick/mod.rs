@@ -5,6 +5,7 @@
 
 pub mod alias;
 pub mod c3_local;
+pub mod consistent;
 pub mod costs;
 pub mod least_request;
 pub mod peak_ewma;
@@ -31,6 +32,8 @@ use crate::{
 pub struct PickRequest<'a> {
     /// Its class.
     pub class: RequestClass,
+    /// What consistent hashing goes by.
+    pub key: u64,
     /// Endpoints that it failed to reach already.
     pub exclude: &'a [EndpointKey],
 }
@@ -110,6 +113,10 @@ pub enum Picker {
     PeakEwma(peak_ewma::PeakEwma),
     /// c3-local.
     C3Local(c3_local::C3Local),
+    /// A ring of hashes.
+    RingHash(consistent::Ring),
+    /// A Maglev table.
+    Maglev(consistent::Maglev),
 }
 
 impl Picker {
@@ -126,6 +133,8 @@ impl Picker {
             Algorithm::LeastRequestP2c => Self::LeastRequestP2c(least_request::TwoChoices),
             Algorithm::PeakEwma => Self::PeakEwma(peak_ewma::PeakEwma),
             Algorithm::C3Local => Self::C3Local(c3_local::C3Local::new()),
+            Algorithm::RingHash => Self::RingHash(consistent::Ring::new(pool)),
+            Algorithm::Maglev => Self::Maglev(consistent::Maglev::new(pool)),
         }
     }
 }
@@ -147,6 +156,8 @@ impl Pick for Picker {
             Self::LeastRequestP2c(picker) => picker.pick(pool, request, now, rng),
             Self::PeakEwma(picker) => picker.pick(pool, request, now, rng),
             Self::C3Local(picker) => picker.pick(pool, request, now, rng),
+            Self::RingHash(picker) => picker.pick(pool, request, now, rng),
+            Self::Maglev(picker) => picker.pick(pool, request, now, rng),
         }
     }
 }

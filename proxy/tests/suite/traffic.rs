@@ -217,3 +217,38 @@ async fn faults_are_injected_into_a_share_of_the_requests() {
         assert!(clock::now().since(began) >= Duration::from_millis(20) * passed as u32);
     }
 }
+
+#[tokio::test]
+async fn requests_with_the_same_key_go_to_the_same_endpoint_and_another_version_elsewhere() {
+    let (mut backends, mut addresses) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let backend = answering(StatusCode::OK).await;
+        addresses.push(backend.address);
+        backends.push(backend);
+    }
+    for algorithm in [v1::Algorithm::RingHash, v1::Algorithm::Maglev] {
+        let mut homes: Vec<Vec<usize>> = Vec::new();
+        // Two paths, which must agree, and another version, which must not.
+        for (fast_path, version) in [(true, ""), (false, ""), (true, "canary")] {
+            let setup = Setup::to(&addresses).fast_path(fast_path).backend(|backend| {
+                backend.algorithm = algorithm.into();
+                let version = version.to_owned();
+                backend.hash = Some(v1::ConsistentHash { cookie: "user".into(), version, ..Default::default() });
+            });
+            let proxy = setup.start().await;
+            let mut of_users = Vec::new();
+            for user in 0..20 {
+                let request = format!("GET / HTTP/1.1\r\nhost: t\r\ncookie: a=b; user={user}; c=d\r\n\r\n");
+                let before: Vec<usize> = backends.iter().map(Backend::requests).collect();
+                assert_eq!(statuses(&proxy, &request, 3).await, [200; 3]);
+                let got: Vec<usize> = backends.iter().zip(before).map(|(b, before)| b.requests() - before).collect();
+                of_users.push(got.iter().position(|count| *count == 3).unwrap_or_else(|| panic!("{user}: {got:?}")));
+            }
+            homes.push(of_users);
+        }
+        assert_eq!(homes[0], homes[1], "{algorithm:?}");
+        assert_ne!(homes[0], homes[2], "{algorithm:?}");
+        let used: std::collections::BTreeSet<_> = homes[0].iter().collect();
+        assert!(used.len() >= 3, "{algorithm:?} {homes:?}");
+    }
+}
