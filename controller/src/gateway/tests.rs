@@ -792,6 +792,7 @@ fn a_policy_decides_how_a_backend_is_reached() {
         route default/r on default/g/http for []
         rule 0 [] -> \"default/s:80\"*1 backend=3000ms
         backend default/s:80 least-request Shadow objective=150ms
+        Retry { num_retries: Some(2), statuses: [], reset: false, per_try_timeout_ms: None, budget_percent: None, budget_min: None }
         endpoint 10.0.0.1:8080 10.0.0.1:8080 Ready scrape=http://10.0.0.1:9100/m?x=1
         ",
     );
