@@ -207,7 +207,7 @@ fn listeners_that_cannot_be_served_leave_the_others_alone() {
         &gateway,
         &format!(
             "{fine}listener a routes=0 kinds=HTTPRoute\n{}listener b routes=0 kinds=HTTPRoute\n{}listener raw routes=0 kinds=\n\
-             !Accepted=false UnsupportedProtocol: spec.listeners[3].protocol: TCP is not supported yet, expected HTTP; the listener is not \
+             !Accepted=false UnsupportedProtocol: spec.listeners[3].protocol: TCP is not supported yet, expected HTTP or HTTPS; the listener is not \
              served\n!Programmed=false Invalid: the listener is not served\nResolvedRefs=true ResolvedRefs\nConflicted=false NoConflicts",
             conflict(1),
             conflict(2)
