@@ -429,7 +429,7 @@ impl Controller {
         const EVERY_TICKS: u64 = 4;
         let endpoints = self.keys();
         let Some(learned) = &mut self.learned else { return };
-        if self.tick % EVERY_TICKS == 0 || self.costs.is_none() {
+        if self.tick.is_multiple_of(EVERY_TICKS) || self.costs.is_none() {
             let costs = self.classes.costs(&endpoints);
             self.costs = costs.map(|costs| CostIndex::new(&self.classes, costs, &endpoints));
         }
