@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, Uri};
 use hyper_util::client::legacy::Client;
@@ -41,7 +42,17 @@ pub struct LoadOptions {
 ///
 /// # Errors
 /// If a target and a path do not make a URI.
-pub async fn run(
+// Boxed, so that it is compiled here, once: the tests' crate, which is not optimised, plays the comparison's load with it.
+pub fn run(
+    options: LoadOptions,
+    recorder: Arc<Recorder>,
+    start: Instant,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Result<(), http::Error>> {
+    Box::pin(play(options, recorder, start, stop))
+}
+
+async fn play(
     options: LoadOptions,
     recorder: Arc<Recorder>,
     start: Instant,
