@@ -37,7 +37,7 @@ fn spec() -> BackendSpec {
     };
     BackendSpec {
         resource: v1::Backend { name: "shop/cart:80".into(), ..Default::default() },
-        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
+        endpoints: (0..ENDPOINTS).map(endpoint).map(Arc::new).collect(),
         algorithm: Algorithm::Trimtab,
         mode: Mode::Active,
         model: None,
@@ -85,7 +85,7 @@ fn observe_decide_encode_5000_endpoints(bencher: Bencher<'_, '_>, proxies: u64) 
     let policy = Policy::shipped().expect("the shipped policy");
     let mut rng = StdRng::seed_from_u64(1);
     let mut now = clock::now();
-    let mut backend = Backend::new(spec(), now);
+    let mut backend = Backend::new(Arc::new(spec()), now);
     let ids: Vec<Arc<str>> = (0..proxies).map(|proxy| format!("proxy-{proxy}").into()).collect();
     let loads: Vec<v1::BackendLoad> = (0..proxies).map(|proxy| load(&backend.spec, proxy)).collect();
     let mut tick = 0;

@@ -119,6 +119,8 @@ fn scraped(numbers: &Numbers, now: Instant, stale_after: Option<Duration>) -> Sc
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fixtures;
     use trimtab_model::observation::Reported;
@@ -128,8 +130,8 @@ mod tests {
         let now = crate::clock::now().plus(Duration::from_secs(60));
         let mut spec = fixtures::backend("a/b:1", 2);
         spec.guardrails.stale_after = Some(Duration::from_secs(5));
-        spec.endpoints[0].ready_since_ms = Some(now.at_ms - 3_000);
-        spec.endpoints[1].draining = true;
+        Arc::make_mut(&mut spec.endpoints[0]).ready_since_ms = Some(now.at_ms - 3_000);
+        Arc::make_mut(&mut spec.endpoints[1]).draining = true;
         let stamped = |value, ago_s| Some(Stamped { value, at: now.instant - Duration::from_secs(ago_s) });
         let numbers = Numbers { in_flight: stamped(3.0, 1), busy: stamped(2.0, 9), ..Default::default() };
         let mut errors = PooledErrors::default();

@@ -180,7 +180,7 @@ fn config(endpoints: usize) -> Config {
     Config {
         listeners: vec![v1::Listener { name: "a/g/http".into(), port: 80, ..Default::default() }],
         routes: vec![v1::HttpRoute { name: "a/r".into(), ..Default::default() }],
-        backends: vec![fixtures::backend("a/b:80", endpoints)],
+        backends: vec![Arc::new(fixtures::backend("a/b:80", endpoints))],
         statuses: Default::default(),
         problems: Vec::new(),
     }
@@ -244,7 +244,7 @@ async fn a_refusal_is_shown_and_the_version_is_not_sent_again() {
     assert!(world.controller.metrics().encode().contains("trimtab_controller_nacks_total 1"));
 
     let mut later = config(3);
-    later.backends[0].resource.objective_ms = Some(50.0);
+    Arc::make_mut(&mut later.backends[0]).resource.objective_ms = Some(50.0);
     world.config.send_replace(Arc::new(later));
     let fixed: v1::Backend = decode(&proxy.until(Kind::Backend).await);
     assert_eq!(fixed.objective_ms, Some(50.0));

@@ -1,5 +1,7 @@
 //! What tests of several modules need.
 
+use std::sync::Arc;
+
 use trimtab_model::decision::Mode;
 use trimtab_model::observation::EndpointKey;
 use trimtab_proxy::api::v1;
@@ -9,7 +11,7 @@ use crate::policy::Algorithm;
 
 /// A backend with this many endpoints, ready since long ago, not scraped.
 pub fn backend(name: &str, endpoints: usize) -> BackendSpec {
-    let specs: Vec<EndpointSpec> = (0..endpoints)
+    let specs: Vec<Arc<EndpointSpec>> = (0..endpoints)
         .map(|index| EndpointSpec {
             key: EndpointKey(0xA000 + index as u64),
             name: format!("pod-{index}"),
@@ -21,6 +23,7 @@ pub fn backend(name: &str, endpoints: usize) -> BackendSpec {
             ready_since_ms: None,
             restarts: None,
         })
+        .map(Arc::new)
         .collect();
     BackendSpec {
         resource: v1::Backend {

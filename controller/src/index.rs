@@ -112,7 +112,7 @@ impl Index {
         self.models_followed = None;
         for spec in &config.backends {
             let kept = self.backends.get_mut(spec.name());
-            if kept.as_ref().is_some_and(|kept| kept.spec == *spec) {
+            if kept.as_ref().is_some_and(|kept| Arc::ptr_eq(&kept.spec, spec) || kept.spec == *spec) {
                 continue;
             }
             let reordered = kept.as_ref().is_none_or(|kept| kept.spec.generation() != spec.generation());

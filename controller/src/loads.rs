@@ -132,14 +132,16 @@ impl Loads {
         self.proxies.values_mut().for_each(|loads| loads.endpoints.retain(|key, _| known(*key)));
     }
 
-    /// Sums up, and starts anew.
-    pub fn take(&mut self, now: Now) -> Summed {
+    /// Sums up over `endpoints`, and starts anew. An endpoint of which a proxy says nothing in its report is idle there.
+    pub fn take(&mut self, endpoints: impl ExactSizeIterator<Item = EndpointKey>, now: Now) -> Summed {
         let mut summed = Summed::default();
-        summed.endpoints.reserve(self.latencies.len());
+        summed.endpoints.reserve(endpoints.len());
+        let mut oldest_s = 0.0_f32;
         for (_, loads) in std::mem::take(&mut self.proxies) {
             summed.proxies += 1;
             summed.interval_s = summed.interval_s.max(loads.covered_ms / 1000.0);
             let age_s = now.since_s(loads.oldest.instant) as f32;
+            oldest_s = oldest_s.max(age_s);
             summed.totals.add(loads.totals);
             for (key, part) in loads.endpoints {
                 summed.endpoints.entry(key).or_default().add(&part, loads.covered_ms, age_s);
@@ -150,6 +152,12 @@ impl Loads {
             sum.finish(latency);
         }
         self.latencies.values_mut().for_each(Sketch::clear);
+        if summed.proxies > 0 {
+            let idle = Reported { interval_s: summed.interval_s, age_s: oldest_s, ..Reported::default() };
+            for key in endpoints {
+                summed.endpoints.entry(key).or_insert_with(|| EndpointSum { reported: idle, ..EndpointSum::default() });
+            }
+        }
         summed
     }
 }
@@ -230,11 +238,22 @@ mod tests {
         for (proxy, interval_ms, load) in reports {
             loads.add(&Arc::from(*proxy), *interval_ms, load, |key| key.0 == 7, now);
         }
-        let reported = loads.take(now).endpoints[&EndpointKey(7)].reported;
+        let reported = loads.take([].into_iter(), now).endpoints[&EndpointKey(7)].reported;
         let got = reported.successes as f64 / reported.interval_s;
         assert!((got - rps).abs() < 1e-6, "{got} requests per second, expected {rps}");
         assert!((reported.in_flight_mean - in_flight_mean).abs() < 1e-6, "{}", reported.in_flight_mean);
-        assert!(loads.take(now).endpoints.is_empty(), "taken once");
+        assert!(loads.take([EndpointKey(7)].into_iter(), now).endpoints.is_empty(), "taken once");
+    }
+
+    #[test]
+    fn an_endpoint_that_a_report_leaves_out_is_idle_and_not_unknown() {
+        let now = crate::clock::now();
+        let mut loads = Loads::default();
+        loads.add(&"p".into(), 250.0, &load(10, 1.0), |_| true, now);
+        let summed = loads.take([7, 8].map(EndpointKey).into_iter(), now);
+        let reported = summed.endpoints[&EndpointKey(8)].reported;
+        assert_eq!((reported.successes, reported.in_flight, reported.in_flight_mean), (0, 0, 0.0));
+        assert_eq!((reported.interval_s, summed.endpoints[&EndpointKey(7)].reported.successes), (0.25, 10));
     }
 
     #[test]
@@ -252,7 +271,7 @@ mod tests {
         let now = crate::clock::now();
         let mut loads = Loads::default();
         loads.add(&"p".into(), 500.0, &load(10, 1.0), |_| false, now);
-        let summed = loads.take(now);
+        let summed = loads.take([].into_iter(), now);
         assert_eq!((summed.proxies, summed.endpoints.len()), (1, 0));
     }
 

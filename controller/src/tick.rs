@@ -34,7 +34,7 @@ const NEWCOMER: f64 = 0.1;
 #[derive(Debug)]
 pub struct Backend {
     /// Its configuration.
-    pub spec: BackendSpec,
+    pub spec: Arc<BackendSpec>,
     /// Load reports since the last tick.
     pub loads: Loads,
     /// Pooled error averages.
@@ -109,7 +109,7 @@ impl<'p> Deciders<'p> {
 
 impl Backend {
     /// A backend that has not been seen before.
-    pub fn new(spec: BackendSpec, now: Now) -> Self {
+    pub fn new(spec: Arc<BackendSpec>, now: Now) -> Self {
         Self {
             guard: guard_config(&spec.guardrails),
             names: names(&spec),
@@ -135,7 +135,7 @@ impl Backend {
     }
 
     /// Takes over a new configuration and keeps what is known of the endpoints that stay.
-    pub fn configure(&mut self, spec: BackendSpec) {
+    pub fn configure(&mut self, spec: Arc<BackendSpec>) {
         self.guard = guard_config(&spec.guardrails);
         self.names = names(&spec);
         self.spec = spec;
@@ -200,7 +200,7 @@ impl Backend {
         let interval_s = self.ticked.map_or(0.0, |last| now.since_s(last));
         self.ticked = Some(now.instant);
         let proxies = self.proxies(now);
-        let summed = self.loads.take(now);
+        let summed = self.loads.take(self.spec.endpoints.iter().map(|endpoint| endpoint.key), now);
         self.derive_objective(&summed, now);
         let silent = |key| self.scrapes.get(&key).is_none_or(|state| state.numbers.worker_limit.is_none());
         let keys = self.spec.endpoints.iter().map(|endpoint| endpoint.key).filter(|key| silent(*key));

@@ -166,7 +166,7 @@ mod tests {
         let mut loads = Loads::default();
         loads.add(&"p".into(), 500.0, &load, |_| true, now);
         window.latencies(&load, |_| true);
-        window.add(&loads.take(now), now);
+        window.add(&loads.take([].into_iter(), now), now);
     }
 
     #[test]

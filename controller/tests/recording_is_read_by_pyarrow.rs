@@ -28,14 +28,14 @@ fn config() -> Config {
     };
     let backend = BackendSpec {
         resource: v1::Backend { name: "shop/cart:80".into(), ..Default::default() },
-        endpoints: (1..=4).map(endpoint).collect(),
+        endpoints: (1..=4).map(endpoint).map(Arc::new).collect(),
         algorithm: Algorithm::Trimtab,
         mode: Mode::Active,
         model: None,
         guardrails: GuardrailSettings::default(),
         scrape: None,
     };
-    Config { backends: vec![backend], ..Default::default() }
+    Config { backends: vec![Arc::new(backend)], ..Default::default() }
 }
 
 #[tokio::test]

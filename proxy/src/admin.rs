@@ -1,11 +1,11 @@
-//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, and `/config`, the table as it is applied. For operators, so it listens on
-//! loopback unless told otherwise.
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/config`, the table as it is applied, and `/endpoints/NAME`, one endpoint of it. For
+//! operators, so it listens on loopback unless told otherwise.
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::State,
+    extract::{Path, State},
     http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
@@ -46,6 +46,7 @@ pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationTo
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/config", get(config))
+        .route("/endpoints/{name}", get(endpoints))
         .with_state(admin);
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
@@ -70,6 +71,21 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 
 async fn config(State(admin): State<Admin>) -> Json<Value> {
     Json(dump(&admin.sources.table.load(), admin.sources.peers.as_deref()))
+}
+
+/// The endpoints of this name, usually one pod: a table of thousands is long.
+async fn endpoints(State(admin): State<Admin>, Path(name): Path<String>) -> (StatusCode, Json<Value>) {
+    let (table, now) = (admin.sources.table.load(), clock::now());
+    let mut found = Vec::new();
+    for entry in &table.backends {
+        let positions = entry.backend.endpoints().iter().enumerate().filter(|(_, one)| one.config.name == name);
+        for (index, _) in positions {
+            let weight = entry.backend.effective_weights().get(index).copied().flatten();
+            found.push(json!({ "backend": entry.backend.name(), "endpoint": endpoint(entry, index, weight, now) }));
+        }
+    }
+    let status = if found.is_empty() { StatusCode::NOT_FOUND } else { StatusCode::OK };
+    (status, Json(Value::Array(found)))
 }
 
 /// The table for people; a diagnostic, not an interface to build on.
@@ -118,32 +134,8 @@ fn backend(entry: &BackendEntry) -> Value {
     let parameters = backend.parameters();
     let weights = backend.effective_weights();
     let now = clock::now();
-    let endpoints: Vec<Value> = backend
-        .endpoints()
-        .iter()
-        .zip(entry.targets.iter())
-        .zip(weights)
-        .enumerate()
-        .map(|(index, ((endpoint, target), weight))| {
-            json!({
-                "key": endpoint.config.key.to_string(),
-                "name": endpoint.config.name,
-                "address": target.address.to_string(),
-                "state": format!("{:?}", endpoint.config.state),
-                "weight": weight,
-                "in_flight": endpoint.load.in_flight(),
-                "in_flight_peers": endpoint.load.peers(Coarse::of(now)).map(|counts| counts.map(u32::from).iter().sum::<u32>()),
-                "latency_ms": endpoint.load.latency_ms(now),
-                "error": endpoint.load.error(now),
-                "scores": scores(backend, index, now),
-                "outlier": backend.phase(endpoint.config.key).map(|phase| match phase {
-                    Phase::Ejected { until } => format!("ejected for {:.1} s more", until.since(now).as_secs_f64()),
-                    Phase::HalfOpen => "half open".to_owned(),
-                    Phase::Healthy { .. } => "healthy again".to_owned(),
-                }),
-            })
-        })
-        .collect();
+    let endpoints: Vec<Value> =
+        weights.iter().enumerate().map(|(index, weight)| endpoint(entry, index, *weight, now)).collect();
     json!({
         "name": backend.name(),
         "generation": format!("{:016x}", backend.generation()),
@@ -166,6 +158,28 @@ fn backend(entry: &BackendEntry) -> Value {
         },
         "classes": classes(backend),
         "endpoints": endpoints,
+    })
+}
+
+fn endpoint(entry: &BackendEntry, index: usize, weight: Option<f32>, now: Timestamp) -> Value {
+    let (backend, target) = (&*entry.backend, &entry.targets[index]);
+    let endpoint = &backend.endpoints()[index];
+    json!({
+        "key": endpoint.config.key.to_string(),
+        "name": endpoint.config.name,
+        "address": target.address.to_string(),
+        "state": format!("{:?}", endpoint.config.state),
+        "weight": weight,
+        "in_flight": endpoint.load.in_flight(),
+        "in_flight_peers": endpoint.load.peers(Coarse::of(now)).map(|counts| counts.map(u32::from).iter().sum::<u32>()),
+        "latency_ms": endpoint.load.latency_ms(now),
+        "error": endpoint.load.error(now),
+        "scores": scores(backend, index, now),
+        "outlier": backend.phase(endpoint.config.key).map(|phase| match phase {
+            Phase::Ejected { until } => format!("ejected for {:.1} s more", until.since(now).as_secs_f64()),
+            Phase::HalfOpen => "half open".to_owned(),
+            Phase::Healthy { .. } => "healthy again".to_owned(),
+        }),
     })
 }
 

@@ -59,19 +59,22 @@ impl BackendReporter {
         }
     }
 
-    /// What happened since the previous report. An endpoint that left the list is reported until its last request is over.
+    /// What happened since the previous report. An endpoint about which there is nothing to tell is left out: it is idle. One that left the list
+    /// is reported until its last request is over.
     pub fn report(&mut self, backend: &Backend, now: Timestamp) -> v1::BackendLoad {
         let interval_s = now.since(self.at).as_secs_f64();
         self.at = now;
-        let mut endpoints = Vec::with_capacity(self.endpoints.len());
+        let mut endpoints = Vec::new();
         for endpoint in backend.endpoints() {
             let key = endpoint.config.key;
             let reported = self.endpoints.entry(key).or_insert_with(|| Reported::new(&endpoint.load));
-            let classes = reported.classes(backend.costs());
             let ejected = backend.is_ejected(key);
-            endpoints.push(v1::EndpointLoad { ejected, classes, ..reported.delta(now, interval_s) });
+            if ejected || !reported.is_idle(now) {
+                let classes = reported.classes(backend.costs());
+                endpoints.push(v1::EndpointLoad { ejected, classes, ..reported.delta(now, interval_s) });
+            }
         }
-        if self.endpoints.len() > endpoints.len() {
+        if self.endpoints.len() > backend.endpoints().len() {
             let listed: HashSet<_> = backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
             self.endpoints.retain(|key, reported| {
                 if listed.contains(key) {
@@ -142,6 +145,15 @@ impl Reported {
             sketch: Snapshot::default(),
             service: Default::default(),
         }
+    }
+
+    /// Whether nothing has happened since the last report: no request was there, and no error is remembered.
+    fn is_idle(&self, now: Timestamp) -> bool {
+        let (in_flight, integral) = self.load.gauge().read(now);
+        in_flight == 0
+            && integral.seconds_since(self.integral) == 0.0
+            && self.load.counters() == self.counters
+            && self.load.error(now) < ERROR_MIN
     }
 
     /// What is new of each class.
@@ -256,6 +268,7 @@ mod tests {
         assert!((report.endpoints[1].in_flight_mean - 0.5).abs() < 1e-3);
         let report = reporter.report(&backend, ms(200));
         assert_eq!((report.endpoints[0].successes, report.endpoints[0].latency_ms_sum), (0, 0.0));
+        assert!(report.endpoints[0].error > 0.0, "what it is told for");
         assert!((report.endpoints[1].in_flight_mean - 1.0).abs() < 1e-3);
         assert_eq!(report.endpoints[1].in_flight, 1);
     }
@@ -286,11 +299,15 @@ mod tests {
         let attempt = before.begin(1, ms(10), RequestClass::default());
         let after = backend(&[1], Some(&before));
         let keys = |report: &v1::BackendLoad| report.endpoints.iter().map(|endpoint| endpoint.key).collect::<Vec<_>>();
+        let own = after.begin(0, ms(10), RequestClass::default());
         assert_eq!(keys(&reporter.report(&after, ms(20))), [1, 2]);
         before.finish(1, attempt, ms(25), Outcome::Success, Duration::from_millis(15), None);
         let last = reporter.report(&after, ms(30));
         assert_eq!((keys(&last), last.endpoints[1].successes), (vec![1, 2], 1));
         assert_eq!(keys(&reporter.report(&after, ms(40))), [1]);
+        after.finish(0, own, ms(45), Outcome::Success, Duration::from_millis(35), None);
+        assert_eq!(keys(&reporter.report(&after, ms(50))), [1], "its last request");
+        assert_eq!(keys(&reporter.report(&after, ms(60))), [0; 0], "nothing to tell");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the workers route by: one immutable value behind one swap. A worker looks at it once per request.
 
 use std::{
+    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -66,14 +67,18 @@ impl BackendEntry {
     pub fn new(backend: Arc<Backend>, previous: Option<&Self>) -> Self {
         let config: &BackendConfig = backend.config();
         let protocol = config.protocol;
-        let old =
-            |endpoint: &EndpointConfig| previous?.targets.iter().find(|target| target.is(endpoint, protocol)).cloned();
         let targets: Arc<[Arc<Target>]> = if let Some(previous) = previous
             && previous.targets.len() == config.endpoints.len()
             && previous.targets.iter().zip(&config.endpoints).all(|(target, endpoint)| target.is(endpoint, protocol))
         {
             previous.targets.clone()
         } else {
+            // By key: with thousands of endpoints a search for each would take longer than everything else.
+            let before: HashMap<u64, &Arc<Target>> =
+                previous.iter().flat_map(|previous| previous.targets.iter()).map(|target| (target.key, target)).collect();
+            let old = |endpoint: &EndpointConfig| {
+                before.get(&endpoint.key.0).filter(|target| target.is(endpoint, protocol)).map(|target| Arc::clone(target))
+            };
             config
                 .endpoints
                 .iter()

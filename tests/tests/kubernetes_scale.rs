@@ -1,128 +1,316 @@
-//! A Service of 5,000 endpoints in 50 slices: how long a change takes from the API server to all proxies, and what that costs the controller.
+//! A Service of 5,000 endpoints in 50 slices whose pods are replaced at 20 a second under load: who gets the requests, how soon proxies know, and
+//! what it costs.
+//!
+//! By default it is short and asks for little; `TRIMTAB_SCALE=full` takes what is promised: two minutes, 2,000 requests a second and a Pod
+//! object for each endpoint. docs/kubernetes.md has the figures.
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
+use trimtab_tests::cluster::crowd::{Crowd, PORT};
 use trimtab_tests::http::{Client, eventually};
 use trimtab_tests::process::Process;
+use trimtab_tests::tools::own_binary;
 use trimtab_tests::world::World;
 
-const SLICES: usize = 50;
-const PER_SLICE: usize = 100;
-/// Changes that are measured, one after the other.
-const CHANGES: usize = 60;
-const PATIENCE: Duration = Duration::from_secs(60);
+const NAMESPACE: &str = "scale";
+const PROXIES: usize = 3;
+/// Pods replaced a second.
+const REPLACED_PER_S: u32 = 20;
+/// A pod serves for so long after its endpoint has been said to terminate, as pods with a `preStop` pause do.
+const GRACE: Duration = Duration::from_secs(2);
+/// Of so many changes one is followed to all proxies: following each would be much of the load.
+const FOLLOWED: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A slice in which pod `replaced` is one that was not there before.
-fn slice(number: usize, replaced: usize) -> Value {
-    let endpoint = |index: usize| {
-        let pod = number * PER_SLICE + index;
-        let life = if index == 0 { replaced } else { 0 };
-        json!({
-            "addresses": [format!("10.99.{}.{}", pod / 200, pod % 200 + 1)],
-            "conditions": { "ready": true, "serving": true, "terminating": false },
-            "zone": "zone-a",
-            "targetRef": { "kind": "Pod", "name": format!("app-{pod}"), "namespace": "scale", "uid": format!("{pod}-{life}") },
-        })
-    };
-    json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": { "name": format!("app-{number}"), "labels": { "kubernetes.io/service-name": "app" } },
-        "addressType": "IPv4",
-        "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
-        "endpoints": (0..PER_SLICE).map(endpoint).collect::<Vec<_>>(),
-    })
+/// How much of it.
+struct Scale {
+    full: bool,
+    slices: usize,
+    per_slice: usize,
+    seconds: u32,
+    rps: u32,
 }
 
-async fn write(slices: &Api<EndpointSlice>, number: usize, replaced: usize) {
-    let (name, params) = (format!("app-{number}"), PatchParams::apply("test").force());
-    slices.patch(&name, &params, &Patch::Apply(&slice(number, replaced))).await.expect("the slice is taken");
+impl Scale {
+    fn wanted() -> Self {
+        match std::env::var("TRIMTAB_SCALE").as_deref() {
+            Ok("full") => Self { full: true, slices: 50, per_slice: 100, seconds: 120, rps: 2000 },
+            _ => Self { full: false, slices: 50, per_slice: 100, seconds: 8, rps: 500 },
+        }
+    }
 }
 
-/// Responses that proxies have acknowledged.
-async fn acks(client: &Client, controller: std::net::SocketAddr) -> u64 {
-    let text = client.get(controller, "/metrics").await.expect("metrics").text();
-    let line = text.lines().find(|line| line.starts_with("trimtab_controller_acks_total")).expect("acks are counted");
-    line.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+/// One endpoint.
+#[derive(Debug, Clone)]
+struct Endpoint {
+    number: u16,
+    uid: String,
+    terminating: bool,
 }
 
-/// CPU seconds and resident MiB of a process.
-fn usage(process: &Process) -> (f64, f64) {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", process.id())).expect("it runs");
+/// What writes the cluster's objects, as kubelets and the endpoints controller would.
+#[derive(Clone)]
+struct Writer {
+    crowd: Arc<Crowd>,
+    slices: Api<EndpointSlice>,
+    pods: Option<Api<Pod>>,
+    members: Arc<Vec<Mutex<VecDeque<Endpoint>>>>,
+    writing: Arc<Vec<tokio::sync::Mutex<()>>>,
+    next: Arc<AtomicUsize>,
+}
+
+fn pod_name(number: u16) -> String {
+    format!("app-{number}")
+}
+
+impl Writer {
+    /// A new pod, ready at once.
+    async fn pod(&self) -> Endpoint {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let number = u16::try_from(number).expect("fewer than 65,536 pods");
+        let uid = match &self.pods {
+            Some(pods) => {
+                // On a node that nobody plays: it is the crowd that runs.
+                let pod = json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": { "name": pod_name(number), "labels": { "app": "app" } },
+                    "spec": { "nodeName": "crowd", "containers": [{ "name": "app", "image": "crowd" }] },
+                });
+                let pod = serde_json::from_value(pod).expect("a pod");
+                let made = pods.create(&PostParams::default(), &pod).await.expect("the pod is taken");
+                made.metadata.uid.expect("a UID")
+            }
+            None => format!("{NAMESPACE}-{number}"),
+        };
+        Endpoint { number, uid, terminating: false }
+    }
+
+    fn slice(&self, index: usize) -> EndpointSlice {
+        let members = self.members[index].lock().expect("not poisoned");
+        let endpoint = |member: &Endpoint| {
+            json!({
+                "addresses": [self.crowd.address(member.number)],
+                "conditions": { "ready": !member.terminating, "serving": true, "terminating": member.terminating },
+                "zone": "zone-a",
+                "targetRef": { "kind": "Pod", "name": pod_name(member.number), "namespace": NAMESPACE, "uid": member.uid },
+            })
+        };
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": { "name": format!("app-{index}"), "labels": { "kubernetes.io/service-name": "app" } },
+            "addressType": "IPv4",
+            "ports": [{ "name": "http", "port": PORT, "protocol": "TCP" }],
+            "endpoints": members.iter().map(endpoint).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(slice).expect("a slice")
+    }
+
+    async fn write(&self, index: usize) {
+        // Of two writes that overtake each other the older would stand.
+        let _alone = self.writing[index].lock().await;
+        self.slices.replace(&format!("app-{index}"), &PostParams::default(), &self.slice(index)).await.expect("written");
+    }
+
+    /// Replaces the oldest pod of a slice, and says when the API server had taken it, and who is new.
+    async fn replace(&self, index: usize) -> (Instant, String) {
+        let new = self.pod().await;
+        let name = pod_name(new.number);
+        let old = {
+            let mut members = self.members[index].lock().expect("not poisoned");
+            let old = members.iter_mut().find(|member| !member.terminating).expect("somebody is ready");
+            old.terminating = true;
+            let old = old.clone();
+            members.push_back(new);
+            old
+        };
+        self.write(index).await;
+        let taken = Instant::now();
+        let writer = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            writer.crowd.kill(old.number).await.expect("it dies");
+            if let Some(pods) = &writer.pods {
+                let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+                pods.delete(&pod_name(old.number), &now).await.expect("deleted");
+            }
+            writer.members[index].lock().expect("not poisoned").retain(|member| member.number != old.number);
+            writer.write(index).await;
+        });
+        (taken, name)
+    }
+}
+
+/// How long until all proxies know of a pod.
+async fn known(client: &Client, admins: &[SocketAddr], name: &str, since: Instant) -> f64 {
+    for admin in admins {
+        while client.get(*admin, &format!("/endpoints/{name}")).await.map(|answer| answer.status) != Ok(200) {
+            assert!(since.elapsed() < Duration::from_secs(20), "{admin} does not get to know {name}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// CPU seconds that a process has used, and the most memory it has had, MiB.
+fn usage(process: u32) -> (f64, f64) {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).expect("it runs");
     let stat = read("stat");
     let fields: Vec<f64> =
         stat.rsplit(") ").next().unwrap_or_default().split(' ').filter_map(|field| field.parse().ok()).collect();
     // The state is no number: utime and stime are the 14th and 15th fields, the 11th and 12th numbers here. A tick is 10 ms.
     let cpu_s = (fields[10] + fields[11]) / 100.0;
     let status = read("status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a size");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a size");
     let kib: f64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
     (cpu_s, kib / 1024.0)
 }
 
+/// A quantile of a histogram of the controller's metrics: the upper bound of its bucket, in milliseconds.
+fn quantile_ms(text: &str, name: &str, quantile: f64) -> f64 {
+    let bucket = |line: &str| -> Option<(f64, f64)> {
+        let rest = line.strip_prefix(&format!("{name}_bucket{{le=\""))?;
+        let (bound, count) = rest.split_once("\"} ")?;
+        Some((bound.parse().unwrap_or(f64::INFINITY), count.trim().parse().ok()?))
+    };
+    let buckets: Vec<(f64, f64)> = text.lines().filter_map(bucket).collect();
+    let total = buckets.last().map_or(0.0, |(_, count)| *count);
+    buckets.iter().find(|(_, count)| *count >= quantile * total).map_or(f64::NAN, |(bound, _)| bound * 1e3)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures, and needs the machine to itself: cargo test --release --workspace --test kubernetes_scale -- --ignored --nocapture"]
-async fn a_change_among_5000_endpoints_reaches_all_proxies_in_time() {
-    let world = World::new("scale").await;
-    world.gateway().await;
+async fn five_thousand_endpoints_of_which_twenty_a_second_are_replaced_are_routed_to_as_they_live() {
+    let scale = Scale::wanted();
+    let world = World::new(NAMESPACE).await;
+    let address = world.gateway().await;
     world.service("app").await;
     world.route("app", "app").await;
+    // A process may have 20,000 connections open on many machines, and the crowd is one process.
     world
         .apply(
             "apiVersion: trimtab.dev/v1alpha1\nkind: BackendTrafficPolicy\nmetadata: {name: app, namespace: NAMESPACE}\n\
-             spec: {targetRefs: [{name: app}], adaptive: {metrics: {scrape: false}}}",
+             spec: {targetRefs: [{name: app}], timeout: {http: {connectionIdleTimeout: 10s}}}",
         )
         .await;
-    let slices: Api<EndpointSlice> = Api::namespaced(world.admin.clone(), "scale");
-    futures_util::stream::iter(0..SLICES).for_each_concurrent(4, |number| write(&slices, number, 0)).await;
-    // Ticks would push as well: without them every acknowledgement is of a change.
-    let (controller, port) = world.controller_with("one", &["--tick=60s"]);
+    let writer = Writer {
+        crowd: Arc::new(world.cluster.crowd().await.expect("a crowd")),
+        slices: Api::namespaced(world.admin.clone(), NAMESPACE),
+        pods: scale.full.then(|| Api::namespaced(world.admin.clone(), NAMESPACE)),
+        members: Arc::new((0..scale.slices).map(|_| Mutex::default()).collect()),
+        writing: Arc::new((0..scale.slices).map(|_| tokio::sync::Mutex::default()).collect()),
+        next: Arc::new(AtomicUsize::new(1)),
+    };
+    let began = Instant::now();
+    futures_util::stream::iter(0..scale.slices)
+        .map(|index| {
+            let writer = &writer;
+            async move {
+                let made: Vec<Endpoint> =
+                    futures_util::stream::iter(0..scale.per_slice).then(|_| writer.pod()).collect().await;
+                writer.members[index].lock().expect("not poisoned").extend(made);
+                writer.slices.create(&PostParams::default(), &writer.slice(index)).await
+            }
+        })
+        .buffer_unordered(8)
+        .try_collect::<Vec<_>>()
+        .await
+        .expect("the slices are taken");
+    println!("{} slices written in {:.1} s", scale.slices, began.elapsed().as_secs_f64());
+
+    let (controller, port) = world.controller("one");
     controller.wait_for("proxies connect to");
-    let proxies = [world.proxy(&[port]), world.proxy(&[port]), world.proxy(&[port])];
+    let proxies: Vec<Process> = (0..PROXIES).map(|_| world.proxy(&[port])).collect();
     for proxy in &proxies {
         world.ready(proxy).await;
     }
+    let admins: Vec<SocketAddr> = proxies.iter().map(|proxy| proxy.address("admin")).collect();
     let (client, dashboard) = (Client::default(), controller.address("dashboard"));
+    let total = scale.slices * scale.per_slice;
     let view = || async { client.get(dashboard, "/api/v1/view").await.expect("a view").json() };
-    let listed = |view: &Value| view["backends"][0]["endpoints"].as_array().is_none_or(|all| all.len() == 5000);
-    eventually("the controller has them all", PATIENCE, view, listed).await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let counted = |view: &Value| view["backends"][0]["endpoints"].as_array().map_or(0, Vec::len);
+    let listed = || async { counted(&view().await) };
+    eventually("the controller has them all", PATIENCE, listed, |count| *count == total).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
 
-    let (cpu_before, _) = usage(&controller);
+    let seconds = scale.seconds + 4;
+    let load = Command::new(own_binary("cluster-crowd").expect("it is built"))
+        .args(["load", "--address", &address.to_string(), "--rps", &scale.rps.to_string()])
+        .args(["--connections", "96", "--seconds", &seconds.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a load");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let processes = || proxies.iter().map(Process::id).chain([controller.id(), writer.crowd.id()]);
+    let before: Vec<f64> = processes().map(|process| usage(process).0).collect();
     let began = Instant::now();
-    let mut took_ms = Vec::new();
-    for change in 0..CHANGES {
-        let before = acks(&client, dashboard).await;
-        let changed = Instant::now();
-        write(&slices, change % SLICES, change + 1).await;
-        // Each proxy acknowledges the endpoints and their weights: two responses each.
-        while acks(&client, dashboard).await < before + 2 * proxies.len() as u64 {
-            assert!(changed.elapsed() < Duration::from_secs(5), "change {change} has not reached all proxies");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        took_ms.push(changed.elapsed().as_secs_f64() * 1e3);
+    let mut followed = Vec::new();
+    let mut due = tokio::time::interval(Duration::from_secs(1) / REPLACED_PER_S);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
+    for change in 0..(scale.seconds * REPLACED_PER_S) as usize {
+        due.tick().await;
+        let (writer, client, admins) = (writer.clone(), client.clone(), admins.clone());
+        let (index, follow) = (change % scale.slices, change % FOLLOWED == 0);
+        followed.push(tokio::spawn(async move {
+            let (taken, name) = writer.replace(index).await;
+            match follow {
+                true => Some(known(&client, &admins, &name, taken).await),
+                false => None,
+            }
+        }));
     }
-    let (cpu_s, rss_mib) = usage(&controller);
+    let replaced = followed.len();
+    let mut took_ms = Vec::new();
+    for one in followed {
+        took_ms.extend(one.await.expect("no panic"));
+    }
+    let elapsed_s = began.elapsed().as_secs_f64();
+    let after: Vec<(f64, f64)> = processes().map(usage).collect();
+    let cores: Vec<f64> = before.iter().zip(&after).map(|(before, (after, _))| (after - before) / elapsed_s).collect();
     took_ms.sort_by(f64::total_cmp);
-    let at = |share: f64| took_ms[((took_ms.len() - 1) as f64 * share) as usize];
+    let at = |share: f64| took_ms[((took_ms.len() - 1) as f64 * share).round() as usize];
+    let metrics = client.get(dashboard, "/metrics").await.expect("metrics").text();
+    let output = tokio::task::spawn_blocking(move || load.wait_with_output()).await.expect("no panic").expect("a load");
+    let sent: Value = serde_json::from_slice(&output.stdout).expect("what came of the load");
+    let stats = writer.crowd.stats().await.expect("counts");
+    let answers = sent["answers"].as_u64().expect("a number");
+    let failed: u64 = sent["failed"].as_object().expect("counts").values().filter_map(Value::as_u64).sum();
+    let answered = answers as f64 / (answers + failed) as f64;
+    let rss_mib = after[PROXIES].1;
     println!(
-        "{CHANGES} changes among 5000 endpoints to 3 proxies, the write to the API server included: median {:.0} ms, p90 {:.0} ms, worst \
-         {:.0} ms; {:.1} changes/s; controller {:.1} ms CPU a change, {:.0} MiB",
+        "{total} endpoints, {PROXIES} proxies, {replaced} pods replaced in {elapsed_s:.1} s; machine's load {}",
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
+    );
+    println!("requests: {answers} answered, {failed} not ({:.4} %): {sent}", 100.0 * answered);
+    println!("crowd: {stats}, {:.2} cores", cores[PROXIES + 1]);
+    println!(
+        "a change from the API server's answer to all proxies ({} followed): p50 {:.0} ms, p90 {:.0} ms, p99 {:.0} ms, worst {:.0} ms",
+        took_ms.len(),
         at(0.5),
         at(0.9),
-        at(1.0),
-        CHANGES as f64 / began.elapsed().as_secs_f64(),
-        (cpu_s - cpu_before) * 1e3 / CHANGES as f64,
-        rss_mib
+        at(0.99),
+        at(1.0)
     );
-    // What is promised is 200 ms; a machine that others use as well gets some of it.
-    assert!(at(0.9) <= 400.0, "{took_ms:.0?}");
-    assert!(rss_mib <= 256.0, "{rss_mib}");
+    println!("controller: {:.2} cores, at most {rss_mib:.0} MiB", cores[PROXIES]);
+    println!("proxies: {:.2?} cores, at most {:.0?} MiB", &cores[..PROXIES], after[..PROXIES].iter().map(|(_, mib)| *mib).collect::<Vec<_>>());
+    let tick = |quantile| quantile_ms(&metrics, "trimtab_controller_tick_seconds", quantile);
+    println!("ticks: p50 <= {:.0} ms, p99 <= {:.0} ms", tick(0.5), tick(0.99));
+
+    // Times are measured, not asserted: machines are shared. What must hold anywhere is that nobody is lost.
+    assert!(answered >= 0.9999, "{sent}");
+    tokio::time::sleep(GRACE + Duration::from_secs(3)).await;
+    eventually("who has gone is gone, and nobody else", PATIENCE, listed, |count| *count == total).await;
+    assert!(rss_mib <= if scale.full { 256.0 } else { 384.0 }, "{rss_mib}");
 }

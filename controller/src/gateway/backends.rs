@@ -1,6 +1,9 @@
 //! backendRefs to backends: one port of a Service, its endpoints from EndpointSlices, and the policy attached to it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use gateway_api::httproutes::HttpRouteRulesBackendRefs;
 use k8s_openapi::api::{
@@ -8,16 +11,20 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+use trimtab_model::observation::EndpointKey;
 use trimtab_proxy::api::v1;
 
 use super::{
-    BackendSpec, GROUP, endpoints, name_of, namespace_of,
+    BackendSpec, GROUP,
+    endpoints::{self, Placed},
+    name_of, namespace_of,
     policies::Policies,
     settings,
     status::{PolicyStatus, reason},
 };
 use crate::{
-    objects::Objects,
+    objects::{Objects, PodFacts, Pods},
+    policy::BackendTrafficPolicySpec,
     problem::{ObjectId, Problem, Report},
 };
 
@@ -28,7 +35,7 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub(super) struct Resolver<'a> {
     objects: &'a Objects,
     services: HashMap<(&'a str, &'a str), &'a Service>,
-    slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
+    slices: HashMap<(&'a str, &'a str), Vec<&'a Arc<EndpointSlice>>>,
     policies: Policies<'a>,
     referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
     /// Whether what is resolved is remembered.
@@ -47,7 +54,7 @@ impl<'a> Resolver<'a> {
             let labels = slice.metadata.labels.as_ref();
             match labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) {
                 Some(service) => {
-                    slices.entry((namespace_of(&slice.metadata), service.as_str())).or_default().push(&**slice);
+                    slices.entry((namespace_of(&slice.metadata), service.as_str())).or_default().push(slice);
                 }
                 None => {
                     let mut report = report_of_slice(slice);
@@ -148,29 +155,51 @@ impl<'a> Resolver<'a> {
         all?.into_iter().max().map(|timeout| timeout.as_millis_u32())
     }
 
-    /// All backends that were referred to, by name.
-    pub fn into_backends(self, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
+    /// All backends that were referred to, by name. `memo` is what was made of the objects before, and is brought up to date.
+    pub fn into_backends(self, memo: &mut Memo, problems: &mut Vec<Problem>) -> Vec<Arc<BackendSpec>> {
         let mut backends = Vec::with_capacity(self.referred.len());
+        let same_pods = Arc::ptr_eq(&memo.pods, &self.objects.pods);
+        let mut before = std::mem::take(&mut memo.backends);
         for (name, (service, port)) in &self.referred {
             let mut report =
                 Report::new(ObjectId::new("Service", namespace_of(&service.metadata), name_of(&service.metadata)));
             let slices = self.slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
-            let slices = slices.map(Vec::as_slice).unwrap_or_default();
+            let mut slices = slices.cloned().unwrap_or_default();
+            endpoints::sort_slices(&mut slices);
             if slices.is_empty() {
                 let message =
                     format!("no EndpointSlice has the label {SERVICE_NAME_LABEL}: {}", name_of(&service.metadata));
                 report.unresolved("metadata.name", message);
             }
             let policy = self.policies.of(service, port).map(|policy| &policy.spec);
-            let mut slice_problems = Vec::new();
-            let endpoints = endpoints::collect(slices, service, port, &self.objects.pods, &mut slice_problems);
-            for report in slice_problems {
-                super::close(report, self.objects, problems);
-            }
             let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            backends.push(settings::backend(name.clone(), endpoints, protocol, policy));
+            let about = About { service: (*service).clone(), port: (*port).clone(), policy: policy.cloned() };
+            let held = before.remove(name).filter(|held| held.about == about);
+            let (spec, held) = held.map_or((None, Vec::new()), |held| (Some(held.spec), held.parts));
+            let held_count = held.len();
+            let mut held: HashMap<_, Part> = held.into_iter().map(|part| (Arc::as_ptr(&part.slice), part)).collect();
+            let mut kept = 0;
+            let part = |slice: &&Arc<EndpointSlice>| {
+                let same = held.remove(&Arc::as_ptr(slice));
+                match same.filter(|part| same_pods || part.holds(&self.objects.pods)) {
+                    Some(part) => {
+                        kept += 1;
+                        part
+                    }
+                    None => Part::new(slice, &about, self.objects),
+                }
+            };
+            let parts: Vec<Part> = slices.iter().map(part).collect();
+            problems.extend(parts.iter().flat_map(|part| part.problems.iter().cloned()));
+            let spec = spec.filter(|_| kept == parts.len() && kept == held_count).unwrap_or_else(|| {
+                let placed = endpoints::join(parts.iter().map(|part| &*part.endpoints));
+                Arc::new(settings::backend(name.clone(), &placed, protocol, policy))
+            });
+            memo.backends.insert(name.clone(), Held { about, parts, spec: spec.clone() });
+            backends.push(spec);
         }
+        memo.pods = self.objects.pods.clone();
         backends
     }
 
@@ -186,6 +215,67 @@ impl<'a> Resolver<'a> {
                         && target.kind == "Service"
                         && target.name.as_deref().is_none_or(|name| name.is_empty() || name == service)
                 })
+        })
+    }
+}
+
+/// What was made of the objects before: a change of one slice makes the endpoints of that slice anew, and shares all others.
+#[derive(Debug, Default)]
+pub struct Memo {
+    backends: HashMap<String, Held>,
+    /// What was known of pods.
+    pods: Pods,
+}
+
+/// One backend as it was made.
+#[derive(Debug)]
+struct Held {
+    about: About,
+    /// In the order of [`endpoints::sort_slices`].
+    parts: Vec<Part>,
+    spec: Arc<BackendSpec>,
+}
+
+/// What all endpoints of a backend depend on.
+#[derive(Debug, PartialEq)]
+struct About {
+    service: Service,
+    port: ServicePort,
+    policy: Option<BackendTrafficPolicySpec>,
+}
+
+/// What one slice brings to a backend.
+#[derive(Debug)]
+struct Part {
+    slice: Arc<EndpointSlice>,
+    /// What was known of the pods, in no particular order.
+    facts: Vec<(EndpointKey, Option<Arc<PodFacts>>)>,
+    endpoints: Vec<Placed>,
+    problems: Vec<Problem>,
+}
+
+impl Part {
+    fn new(slice: &Arc<EndpointSlice>, about: &About, objects: &Objects) -> Self {
+        let mut report = report_of_slice(slice);
+        let found = endpoints::collect(slice, &about.service, &about.port, &objects.pods, &mut report);
+        let facts = found.iter().map(|found| (EndpointKey(found.key), found.pod.clone())).collect();
+        let place = |found: endpoints::Found| {
+            let spec = settings::endpoint(&found, about.policy.as_ref());
+            Placed::new(found, spec)
+        };
+        let mut endpoints: Vec<Placed> = found.into_iter().map(place).collect();
+        endpoints::sort(&mut endpoints);
+        let mut problems = Vec::new();
+        super::close(report, objects, &mut problems);
+        Self { slice: slice.clone(), facts, endpoints, problems }
+    }
+
+    /// Whether it still holds with what is known of pods now.
+    fn holds(&self, pods: &Pods) -> bool {
+        self.facts.iter().all(|(key, before)| match (before, pods.get(key)) {
+            (None, None) => true,
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now) || before == now,
+            _ => false,
         })
     }
 }

@@ -1,25 +1,28 @@
 //! EndpointSlices to the endpoints of one port of a Service: joined, each endpoint once, in an order that does not depend on the
 //! order of the slices.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use k8s_openapi::{
     api::{
-        core::v1::{Service, ServicePort},
+        core::v1::{ObjectReference, Service, ServicePort},
         discovery::v1::{Endpoint, EndpointSlice},
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
 use trimtab_model::observation::EndpointKey;
+use trimtab_proxy::api::v1;
 
 use super::{
-    backends::{is_tcp, report_of_slice},
+    EndpointSpec,
+    backends::is_tcp,
     fingerprint::{self, Fnv1a},
     name_of,
 };
 use crate::{
     address::{Host, HostPort, parse_host},
+    keys::KeyMap,
     objects::{PodFacts, Pods},
     problem::Report,
 };
@@ -37,41 +40,97 @@ pub(super) struct Found {
     pub pod: Option<Arc<PodFacts>>,
 }
 
-/// All endpoints of a port, sorted by address. A pod with addresses of several families is there once, with its IPv4 address.
+/// One endpoint of a backend, and what puts it into its place among the others.
+#[derive(Debug, Clone)]
+pub(super) struct Placed {
+    address: HostPort,
+    /// For the control loop.
+    pub spec: Arc<EndpointSpec>,
+    /// For proxies.
+    pub resource: v1::Endpoint,
+}
+
+impl Placed {
+    pub fn new(found: Found, spec: EndpointSpec) -> Self {
+        let resource = v1::Endpoint {
+            key: found.key,
+            host: found.address.host.to_string(),
+            port: u32::from(found.address.port),
+            name: found.name,
+            zone: found.zone.unwrap_or_default(),
+            state: state(found.ready),
+        };
+        Self { address: found.address, spec: Arc::new(spec), resource }
+    }
+
+    fn order(&self) -> (&HostPort, EndpointKey) {
+        (&self.address, self.spec.key)
+    }
+}
+
+fn state(ready: bool) -> i32 {
+    let state = if ready { v1::endpoint::State::Ready } else { v1::endpoint::State::Draining };
+    state as i32
+}
+
+/// The order in which slices are gone through: a pod with addresses of several families is taken from the first.
+pub(super) fn sort_slices(slices: &mut [&Arc<EndpointSlice>]) {
+    slices.sort_by(|a, b| {
+        let order = |slice: &EndpointSlice| family_rank(&slice.address_type);
+        (order(a), name_of(&a.metadata)).cmp(&(order(b), name_of(&b.metadata)))
+    });
+}
+
+/// The endpoints of one slice for a port, as they stand there.
 pub(super) fn collect(
-    slices: &[&EndpointSlice],
+    slice: &EndpointSlice,
     service: &Service,
     port: &ServicePort,
     pods: &Pods,
-    reports: &mut Vec<Report>,
+    report: &mut Report,
 ) -> Vec<Found> {
-    let mut slices = slices.to_vec();
-    slices.sort_by_key(|slice| (family_rank(&slice.address_type), name_of(&slice.metadata)));
-    let mut by_key = BTreeMap::new();
-    for slice in slices {
-        let mut report = report_of_slice(slice);
-        if let Some(number) = target_port(slice, service, port, &mut report) {
-            for (index, endpoint) in slice.endpoints.iter().enumerate() {
-                let Some(found) = read(endpoint, number, index, pods, &mut report) else { continue };
-                by_key.entry(found.key).or_insert(found);
-            }
-        }
-        reports.push(report);
-    }
-    let mut found: Vec<Found> = by_key.into_values().collect();
-    serve_while_terminating(&mut found);
-    found.sort_by(|a, b| (&a.address, a.key).cmp(&(&b.address, b.key)));
-    found
+    let Some(number) = target_port(slice, service, port, report) else { return Vec::new() };
+    let endpoints = slice.endpoints.iter().enumerate();
+    endpoints.filter_map(|(index, endpoint)| read(endpoint, number, index, pods, report)).collect()
+}
+
+/// Puts the endpoints of one slice into their order, so that joining them with others is little work.
+pub(super) fn sort(endpoints: &mut [Placed]) {
+    endpoints.sort_by(|a, b| a.order().cmp(&b.order()));
+}
+
+/// All endpoints of a port, sorted by address: of sorted slices, in the order of [`sort_slices`]. A pod with addresses of several families is
+/// there once, with its IPv4 address.
+pub(super) fn join<'p>(slices: impl Iterator<Item = &'p [Placed]>) -> Vec<Placed> {
+    let mut seen = KeyMap::default();
+    let mut all: Vec<Placed> =
+        slices.flatten().filter(|placed| seen.insert(placed.spec.key, ()).is_none()).cloned().collect();
+    serve_while_terminating(&mut all);
+    // A stable sort finds the runs that are sorted already.
+    sort(&mut all);
+    all
 }
 
 /// Fingerprint of keys, addresses and order: what packed tables refer to.
-pub(super) fn generation(found: &[Found]) -> u64 {
-    found
+pub(super) fn generation(endpoints: &[Placed]) -> u64 {
+    endpoints
         .iter()
-        .fold(Fnv1a::new().number(found.len() as u64), |hash, endpoint| {
-            hash.number(endpoint.key).text(&endpoint.address.to_string())
+        .fold(Fnv1a::new().number(endpoints.len() as u64), |hash, endpoint| {
+            hash.number(endpoint.spec.key.0).text(&endpoint.spec.address)
         })
         .get()
+}
+
+/// The key of an endpoint with this address: its pod's, where it has one.
+fn key_of(endpoint: &Endpoint, address: &HostPort) -> u64 {
+    match pod_of(endpoint).and_then(|pod| pod.uid.as_deref()) {
+        Some(uid) => fingerprint::endpoint_key(uid),
+        None => fingerprint::endpoint_key(&address.to_string()),
+    }
+}
+
+fn pod_of(endpoint: &Endpoint) -> Option<&ObjectReference> {
+    endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))
 }
 
 /// Checks what can be told from the slice alone.
@@ -167,11 +226,7 @@ fn read(endpoint: &Endpoint, port: u16, index: usize, pods: &Pods, report: &mut 
         return None;
     };
     let address = HostPort { host, port };
-    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    let key = match pod.and_then(|pod| pod.uid.as_deref()) {
-        Some(uid) => fingerprint::endpoint_key(uid),
-        None => fingerprint::endpoint_key(&address.to_string()),
-    };
+    let (pod, key) = (pod_of(endpoint), key_of(endpoint, &address));
     let conditions = endpoint.conditions.as_ref();
     // Unset means ready and serving, and not terminating.
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
@@ -189,10 +244,11 @@ fn read(endpoint: &Endpoint, port: u16, index: usize, pods: &Pods, report: &mut 
 }
 
 /// Where no endpoint is ready, those that are on their way out but still serve get requests (KEP-1669): better than none.
-fn serve_while_terminating(found: &mut [Found]) {
-    if found.iter().all(|endpoint| !endpoint.ready) {
-        for endpoint in found.iter_mut().filter(|endpoint| endpoint.draining) {
-            endpoint.ready = true;
+fn serve_while_terminating(endpoints: &mut [Placed]) {
+    if endpoints.iter().all(|endpoint| !endpoint.spec.ready) {
+        for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.spec.draining) {
+            Arc::make_mut(&mut endpoint.spec).ready = true;
+            endpoint.resource.state = state(true);
         }
     }
 }

@@ -16,7 +16,7 @@ pub mod settings;
 pub mod status;
 pub mod traffic;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::Uri;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -41,8 +41,8 @@ pub struct Config {
     pub listeners: Vec<v1::Listener>,
     /// Rules for them.
     pub routes: Vec<v1::HttpRoute>,
-    /// What the rules refer to.
-    pub backends: Vec<BackendSpec>,
+    /// What the rules refer to. Shared: those that a change does not touch are the same values afterwards.
+    pub backends: Vec<Arc<BackendSpec>>,
     /// What could not be translated.
     pub problems: Vec<Problem>,
     /// What is to be said of each object in its status.
@@ -54,8 +54,8 @@ pub struct Config {
 pub struct BackendSpec {
     /// What is pushed. Its `objective_ms` is the one that was set, if any.
     pub resource: v1::Backend,
-    /// In the order of `resource.endpoints`.
-    pub endpoints: Vec<EndpointSpec>,
+    /// In the order of `resource.endpoints`. Shared, as backends are.
+    pub endpoints: Vec<Arc<EndpointSpec>>,
     /// The algorithm.
     pub algorithm: Algorithm,
     /// How far the learned policy may act.
@@ -136,6 +136,24 @@ pub struct ScrapeSettings {
 
 /// Translates objects. The same objects give the same result, whatever their order.
 pub fn translate(objects: &Objects) -> Config {
+    Translator::default().translate(objects)
+}
+
+/// Translates one state of the objects after the other. What it remembers of the last one makes it quicker, and nothing else: endpoints of
+/// slices that have not changed are shared with what was made of them before.
+#[derive(Debug, Default)]
+pub struct Translator {
+    memo: backends::Memo,
+}
+
+impl Translator {
+    /// See [`translate`].
+    pub fn translate(&mut self, objects: &Objects) -> Config {
+        translate_with(objects, &mut self.memo)
+    }
+}
+
+fn translate_with(objects: &Objects, memo: &mut backends::Memo) -> Config {
     let mut problems = Vec::new();
     let listeners::Translated { listeners, attachables, mut gateways } = listeners::translate(objects, &mut problems);
     if listeners.is_empty() {
@@ -146,7 +164,7 @@ pub fn translate(objects: &Objects) -> Config {
     let mut resolver = backends::Resolver::new(objects, &mut problems);
     let (routes, route_statuses) = routes::translate(objects, &attachables, &mut resolver, &mut problems);
     let policies = resolver.take_policy_statuses();
-    let backends = resolver.into_backends(&mut problems);
+    let backends = resolver.into_backends(memo, &mut problems);
     problems.sort();
     problems.dedup();
     listeners::count_routes(&mut gateways, &attachables, &routes);

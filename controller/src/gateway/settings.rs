@@ -9,14 +9,14 @@ use trimtab_proxy::api::v1;
 
 use super::{
     BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
-    endpoints::{self, Found},
+    endpoints::{self, Found, Placed},
     traffic,
 };
 use crate::{
     duration,
     policy::{
         Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, ClassPriority, Classes,
-        Metrics, MetricsScheme, Terms,
+        MetricsScheme, Terms,
     },
     problem::Report,
 };
@@ -203,7 +203,7 @@ fn rule_terms(terms: Terms) -> v1::RuleTerms {
 /// The backend `name` with these endpoints under this policy.
 pub(super) fn backend(
     name: String,
-    found: Vec<Found>,
+    placed: &[Placed],
     protocol: v1::Protocol,
     policy: Option<&BackendTrafficPolicySpec>,
 ) -> BackendSpec {
@@ -214,8 +214,8 @@ pub(super) fn backend(
     let algorithm = algorithm(policy);
     let resource = v1::Backend {
         name,
-        generation: endpoints::generation(&found),
-        endpoints: found.iter().map(resource_endpoint).collect(),
+        generation: endpoints::generation(placed),
+        endpoints: placed.iter().map(|endpoint| endpoint.resource.clone()).collect(),
         protocol: protocol.into(),
         algorithm: algorithm.data_plane() as i32,
         outlier_detection: Some(outlier_detection(policy, algorithm)),
@@ -252,7 +252,7 @@ pub(super) fn backend(
     let scraped = metrics.scrape.unwrap_or(true);
     BackendSpec {
         resource,
-        endpoints: found.into_iter().map(|found| endpoint(found, scraped.then_some(&metrics))).collect(),
+        endpoints: placed.iter().map(|endpoint| endpoint.spec.clone()).collect(),
         algorithm,
         mode: mode(&adaptive, algorithm),
         model: adaptive.model.clone(),
@@ -278,36 +278,28 @@ fn mode(adaptive: &Adaptive, algorithm: Algorithm) -> Mode {
     }
 }
 
-fn resource_endpoint(found: &Found) -> v1::Endpoint {
-    let state = if found.ready { v1::endpoint::State::Ready } else { v1::endpoint::State::Draining };
-    v1::Endpoint {
-        key: found.key,
-        host: found.address.host.to_string(),
-        port: u32::from(found.address.port),
-        name: found.name.clone(),
-        zone: found.zone.clone().unwrap_or_default(),
-        state: state as i32,
-    }
-}
-
-fn endpoint(found: Found, metrics: Option<&Metrics>) -> EndpointSpec {
+/// What the control loop gets to know of an endpoint under this policy.
+pub(super) fn endpoint(found: &Found, policy: Option<&BackendTrafficPolicySpec>) -> EndpointSpec {
+    let metrics = policy.and_then(|policy| policy.adaptive.as_ref()?.metrics.as_ref());
+    let said = metrics.and_then(|metrics| metrics.scrape);
     // What the policy says goes before what the pod says of itself.
     let pod = found.pod.as_deref();
-    let metrics = metrics.filter(|metrics| metrics.scrape.is_some() || pod.is_none_or(|pod| pod.scrape != Some(false)));
-    let scrape_url = metrics.and_then(|metrics| {
+    let scraped = said.unwrap_or_else(|| pod.is_none_or(|pod| pod.scrape != Some(false)));
+    let scrape_url = || {
+        let (port, path) = (metrics.and_then(|m| m.port), metrics.and_then(|m| m.path.as_deref()));
         let mut target = found.address.clone();
-        target.port = metrics.port.or(pod.and_then(|pod| pod.metrics_port)).unwrap_or(target.port);
-        let path = metrics.path.as_deref().or(pod.and_then(|pod| pod.metrics_path.as_deref())).unwrap_or(METRICS_PATH);
+        target.port = port.or(pod.and_then(|pod| pod.metrics_port)).unwrap_or(target.port);
+        let path = path.or(pod.and_then(|pod| pod.metrics_path.as_deref())).unwrap_or(METRICS_PATH);
         Uri::builder().scheme("http").authority(target.to_string()).path_and_query(path).build().ok()
-    });
+    };
     EndpointSpec {
         key: EndpointKey(found.key),
-        name: found.name,
+        name: found.name.clone(),
         address: found.address.to_string(),
         ready: found.ready,
         draining: found.draining,
-        zone: found.zone,
-        scrape_url,
+        zone: found.zone.clone(),
+        scrape_url: scraped.then(scrape_url).flatten(),
         ready_since_ms: found.pod.as_ref().and_then(|pod| pod.ready_since_ms),
         restarts: None,
     }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    gateway::{self, Config},
+    gateway::{BackendSpec, Config, Translator},
     objects::Objects,
     problem::Problem,
 };
@@ -139,32 +139,46 @@ pub async fn run<P: Provider>(mut provider: P, shutdown: CancellationToken) -> R
 /// Translates every snapshot into the data plane's configuration; what the provider could not read stands among its problems. The task
 /// ends when the provider does.
 pub fn configs(mut snapshots: watch::Receiver<Arc<Snapshot>>) -> watch::Receiver<Arc<Config>> {
-    let first = translate(&snapshots.borrow_and_update());
+    let mut translator = Translator::default();
+    let first = translate(&mut translator, &snapshots.borrow_and_update());
     log(&first, &[]);
     let (sender, configs) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
         while snapshots.changed().await.is_ok() {
             let began = clock::now().instant;
-            let config = translate(&snapshots.borrow_and_update());
+            // Taken out at once: whoever brings the next snapshot waits while this one is looked at.
+            let snapshot = snapshots.borrow_and_update().clone();
+            let config = translate(&mut translator, &snapshot);
             let before = sender.borrow().clone();
+            let mut rest = clock::now().instant.saturating_duration_since(began) * 2;
             if config != *before {
                 log(&config, &before.problems);
+                rest = rest.max(REST_PER_ENDPOINT * renewed(&config, &before));
                 if sender.send(Arc::new(config)).is_err() {
                     return;
                 }
             }
-            // Where everything changes all the time, this task takes at most a third of a core; the newest state is never far behind.
-            tokio::time::sleep((clock::now().instant.saturating_duration_since(began) * 2).min(REST_MAX)).await;
+            tokio::time::sleep(rest.min(REST_MAX)).await;
         }
     });
     configs
 }
 
-/// The longest rest between two translations.
+/// Where everything changes all the time, changes that come within such a rest go out together. What a change costs grows with the endpoints of
+/// its backend, for this controller and for each of its proxies, and so does the rest: 50 ms for 5,000. A change after a while of quiet waits for nobody.
+const REST_PER_ENDPOINT: Duration = Duration::from_micros(10);
+/// The longest rest between two translations: it is part of the 200 ms within which proxies are to know.
 const REST_MAX: Duration = Duration::from_millis(50);
 
-fn translate(snapshot: &Snapshot) -> Config {
-    let mut config = gateway::translate(&snapshot.objects);
+/// Endpoints of the backends that are others than before.
+fn renewed(config: &Config, before: &Config) -> u32 {
+    let known: HashSet<*const BackendSpec> = before.backends.iter().map(Arc::as_ptr).collect();
+    let others = config.backends.iter().filter(|backend| !known.contains(&Arc::as_ptr(backend)));
+    others.map(|backend| u32::try_from(backend.endpoints.len()).unwrap_or(u32::MAX)).fold(0, u32::saturating_add)
+}
+
+fn translate(translator: &mut Translator, snapshot: &Snapshot) -> Config {
+    let mut config = translator.translate(&snapshot.objects);
     config.problems.splice(0..0, snapshot.problems.iter().cloned());
     config
 }

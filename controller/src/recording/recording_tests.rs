@@ -21,7 +21,7 @@ use crate::tick::{Backend, Deciders};
 /// The outcomes of this many ticks of a backend with 10 endpoints.
 fn outcomes(ticks: u64) -> Vec<Outcome> {
     let now = clock::now();
-    let mut backend = Backend::new(fixtures::backend("shop/cart:80", 10), now);
+    let mut backend = Backend::new(Arc::new(fixtures::backend("shop/cart:80", 10)), now);
     let mut rng = StdRng::seed_from_u64(7);
     let policy = Policy::prior_only();
     (1..=ticks)

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Uri;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use trimtab_model::observation::EndpointKey;
 
@@ -16,22 +17,52 @@ use super::names::Lexicon;
 use super::rates::rates;
 use super::{ScrapeError, ScrapeResult};
 use crate::clock;
-use crate::gateway::Config;
+use crate::gateway::{BackendSpec, Config, ScrapeSettings};
+use crate::keys::KeyMap;
 
 /// Scrapes under way at once: enough for 5,000 pods at 10 ms each within a tick, few enough to bound sockets and memory.
 const CONCURRENCY_MAX: usize = 256;
 /// No interval below this, whatever is configured.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Scrapes a second that a controller makes at most; with more endpoints than that allows, each is scraped less often. At about 0.1 ms each
+/// they take a sixth of a core; 5,000 endpoints are scraped every 3.3 s, within the 5 s after which a number is not believed any more.
+pub const SCRAPES_PER_S_MAX: f64 = 1500.0;
 
 /// What is scraped, and how.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 struct Target {
     url: Uri,
     interval: Duration,
     lexicon: Arc<Lexicon>,
 }
 
-type Identity = (Arc<str>, EndpointKey);
+impl Target {
+    fn is(&self, other: &Self) -> bool {
+        self.url == other.url && self.interval == other.interval && Arc::ptr_eq(&self.lexicon, &other.lexicon)
+    }
+}
+
+/// A backend as it is scraped.
+#[derive(Debug)]
+struct Scraped {
+    spec: Arc<BackendSpec>,
+    lexicon: Arc<Lexicon>,
+    running: KeyMap<(Target, AbortOnDropHandle<()>)>,
+}
+
+/// How many times longer than configured intervals are, shared by all scrapes: it changes with every endpoint that comes or goes.
+#[derive(Debug)]
+struct Stretch(AtomicU64);
+
+impl Stretch {
+    fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, factor: f64) {
+        self.0.store(factor.to_bits(), Ordering::Relaxed);
+    }
+}
 
 /// Runs the scrapes. Dropping it ends them.
 #[derive(Debug)]
@@ -39,7 +70,8 @@ pub struct Scraper {
     results: mpsc::Sender<ScrapeResult>,
     fetcher: Fetcher,
     slots: Arc<Semaphore>,
-    running: HashMap<Identity, (Target, AbortOnDropHandle<()>)>,
+    stretch: Arc<Stretch>,
+    backends: HashMap<Arc<str>, Scraped>,
 }
 
 impl Scraper {
@@ -49,59 +81,99 @@ impl Scraper {
             results,
             fetcher: Fetcher::default(),
             slots: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
-            running: HashMap::new(),
+            stretch: Arc::new(Stretch(AtomicU64::new(1.0_f64.to_bits()))),
+            backends: HashMap::new(),
         }
     }
 
     /// Scrapes what this configuration says; what has not changed goes on undisturbed.
     pub fn follow(&mut self, config: &Config) {
-        let mut wanted = HashMap::new();
+        let mut before = std::mem::take(&mut self.backends);
         for spec in &config.backends {
             let Some(settings) = &spec.scrape else { continue };
-            let lexicon = Arc::new(Lexicon::new(&settings.names));
-            let backend: Arc<str> = spec.name().into();
-            for endpoint in &spec.endpoints {
-                let Some(url) = endpoint.scrape_url.clone() else { continue };
-                let interval = settings.interval.max(INTERVAL_MIN);
-                let target = Target { url, interval, lexicon: lexicon.clone() };
-                wanted.insert((backend.clone(), endpoint.key), target);
+            let held = before.remove_entry(spec.name());
+            let (name, mut backend) = held.unwrap_or_else(|| {
+                let lexicon = Arc::new(Lexicon::new(&settings.names));
+                (spec.name().into(), Scraped { spec: spec.clone(), lexicon, running: KeyMap::default() })
+            });
+            if !Arc::ptr_eq(&backend.spec, spec) || backend.running.is_empty() {
+                self.follow_backend(&name, spec, settings, &mut backend);
             }
+            self.backends.insert(name, backend);
         }
-        self.running.retain(|identity, (target, _)| wanted.get(identity) == Some(target));
-        for (identity, target) in wanted {
-            if !self.running.contains_key(&identity) {
-                let scrape = Scrape {
-                    identity: identity.clone(),
-                    target: target.clone(),
-                    results: self.results.clone(),
-                    fetcher: self.fetcher.clone(),
-                    slots: self.slots.clone(),
-                };
-                let task = AbortOnDropHandle::new(tokio::spawn(scrape.run()));
-                self.running.insert(identity, (target, task));
-            }
+        let rate = |backend: &Scraped| {
+            let interval = backend.spec.scrape.as_ref().map_or(INTERVAL_MIN, interval_of);
+            backend.running.len() as f64 / interval.as_secs_f64()
+        };
+        let wanted_per_s: f64 = self.backends.values().map(rate).sum();
+        self.stretch.set((wanted_per_s / SCRAPES_PER_S_MAX).max(1.0));
+    }
+
+    fn follow_backend(
+        &self,
+        name: &Arc<str>,
+        spec: &Arc<BackendSpec>,
+        settings: &ScrapeSettings,
+        backend: &mut Scraped,
+    ) {
+        if backend.spec.scrape.as_ref() != Some(settings) {
+            backend.lexicon = Arc::new(Lexicon::new(&settings.names));
         }
+        backend.spec = spec.clone();
+        let mut running = KeyMap::default();
+        running.reserve(spec.endpoints.len());
+        for endpoint in &spec.endpoints {
+            let Some(url) = &endpoint.scrape_url else { continue };
+            let target = Target { url: url.clone(), interval: interval_of(settings), lexicon: backend.lexicon.clone() };
+            let same = backend.running.remove(&endpoint.key).filter(|(held, _)| held.is(&target));
+            let scrape = same.unwrap_or_else(|| (target.clone(), self.start(name, endpoint.key, target)));
+            running.insert(endpoint.key, scrape);
+        }
+        backend.running = running;
+    }
+
+    fn start(&self, backend: &Arc<str>, key: EndpointKey, target: Target) -> AbortOnDropHandle<()> {
+        let scrape = Scrape {
+            identity: (backend.clone(), key),
+            target,
+            results: self.results.clone(),
+            fetcher: self.fetcher.clone(),
+            slots: self.slots.clone(),
+            stretch: self.stretch.clone(),
+        };
+        AbortOnDropHandle::new(tokio::spawn(scrape.run()))
     }
 }
 
+fn now() -> Instant {
+    Instant::from_std(clock::now().instant)
+}
+
+fn interval_of(settings: &ScrapeSettings) -> Duration {
+    settings.interval.max(INTERVAL_MIN)
+}
+
 struct Scrape {
-    identity: Identity,
+    identity: (Arc<str>, EndpointKey),
     target: Target,
     results: mpsc::Sender<ScrapeResult>,
     fetcher: Fetcher,
     slots: Arc<Semaphore>,
+    stretch: Arc<Stretch>,
 }
 
 impl Scrape {
     async fn run(self) {
         let Target { url, interval, lexicon } = &self.target;
-        tokio::time::sleep(self.phase()).await;
-        let mut due = tokio::time::interval(*interval);
-        due.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let phase = self.phase();
+        // The first one soon, whatever the pace is: nothing is known of the endpoint before.
+        let mut due = now() + interval.mul_f64(phase);
+        // From the second on they are spread over the interval as it has become.
+        let mut spread = 0.5 + phase;
         let mut counters = None;
         let mut failing = false;
         loop {
-            due.tick().await;
+            tokio::time::sleep_until(due).await;
             // The semaphore is never closed.
             let Ok(slot) = self.slots.acquire().await else { return };
             let read = self.fetcher.fetch(url, lexicon, *interval).await;
@@ -121,14 +193,20 @@ impl Scrape {
             if self.results.send(ScrapeResult { backend, key, at, numbers, ignored }).await.is_err() {
                 return;
             }
+            let period = interval.mul_f64(self.stretch.get());
+            due += period.mul_f64(spread);
+            spread = 1.0;
+            // What was missed is not made up for.
+            let late = now().saturating_duration_since(due);
+            due += period.mul_f64((late.as_secs_f64() / period.as_secs_f64()).ceil());
         }
     }
 
-    /// A part of the interval, spread evenly over endpoints and the same for one endpoint every time.
-    fn phase(&self) -> Duration {
+    /// A share of the interval, spread evenly over endpoints and the same for one endpoint every time.
+    fn phase(&self) -> f64 {
         let mut hasher = DefaultHasher::new();
         self.identity.hash(&mut hasher);
-        self.target.interval.mul_f64((hasher.finish() >> 11) as f64 / (1u64 << 53) as f64)
+        (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// A line when it starts to fail and one when it works again: not two a second.

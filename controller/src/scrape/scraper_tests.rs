@@ -128,9 +128,9 @@ async fn endpoints_are_scraped_as_configured_and_no_longer_when_gone() {
     let mut spec = fixtures::backend("a/b:80", 3);
     spec.scrape = Some(ScrapeSettings { interval: Duration::from_millis(100), names: MetricNames::default() });
     let url = |path: &str| Some(format!("http://{address}{path}").parse().unwrap());
-    spec.endpoints[0].scrape_url = url("/good");
-    spec.endpoints[1].scrape_url = url("/slow");
-    let config = Config { backends: vec![spec], ..Default::default() };
+    Arc::make_mut(&mut spec.endpoints[0]).scrape_url = url("/good");
+    Arc::make_mut(&mut spec.endpoints[1]).scrape_url = url("/slow");
+    let config = Config { backends: vec![Arc::new(spec)], ..Default::default() };
     let (sender, mut results) = mpsc::channel(100);
     let mut scraper = Scraper::new(sender);
     scraper.follow(&config);
@@ -163,4 +163,28 @@ async fn endpoints_are_scraped_as_configured_and_no_longer_when_gone() {
     while results.try_recv().is_ok() {}
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(results.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn with_more_endpoints_than_can_be_scraped_in_time_each_is_scraped_less_often() {
+    let address = serve().await;
+    let mut spec = fixtures::backend("a/b:80", 600);
+    spec.scrape = Some(ScrapeSettings { interval: Duration::from_millis(100), names: MetricNames::default() });
+    for endpoint in &mut spec.endpoints {
+        Arc::make_mut(endpoint).scrape_url = Some(format!("http://{address}/good").parse().unwrap());
+    }
+    let (sender, mut results) = mpsc::channel(100);
+    let mut scraper = Scraper::new(sender);
+    scraper.follow(&Config { backends: vec![Arc::new(spec.clone())], ..Default::default() });
+    assert!((scraper.stretch.get() - 6000.0 / SCRAPES_PER_S_MAX).abs() < 1e-9, "{}", scraper.stretch.get());
+    // The first scrape of each does not wait for the pace.
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < 600 {
+        let result = tokio::time::timeout(Duration::from_secs(20), results.recv()).await.unwrap().unwrap();
+        seen.insert(result.key);
+    }
+    spec.endpoints.truncate(10);
+    scraper.follow(&Config { backends: vec![Arc::new(spec)], ..Default::default() });
+    assert_eq!(scraper.stretch.get(), 1.0);
+    assert_eq!(scraper.backends["a/b:80"].running.len(), 10);
 }

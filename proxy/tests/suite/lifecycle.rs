@@ -316,6 +316,9 @@ async fn the_admin_endpoint_shows_health_metrics_and_the_table() {
     let config: serde_json::Value = serde_json::from_str(&admin(&proxy, "/config").await.body).unwrap();
     assert_eq!(config["backends"][0]["endpoints"][0]["address"], backend.address.to_string());
     assert_eq!(config["listeners"][0]["address"], proxy.address().to_string());
+    let one: serde_json::Value = serde_json::from_str(&admin(&proxy, "/endpoints/pod-1").await.body).unwrap();
+    assert_eq!(one[0]["endpoint"]["address"], backend.address.to_string());
+    assert_eq!(admin(&proxy, "/endpoints/pod-2").await.status, 404);
 }
 
 #[tokio::test]

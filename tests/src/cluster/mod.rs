@@ -1,10 +1,12 @@
 //! A Kubernetes cluster for tests: a real etcd, kube-apiserver and kube-controller-manager, and a small node that runs Pods as processes.
 //!
-//! `network` is where all of it runs, `control_plane` the real parts, `node` what runs Pods, `access` the ways in. tests/README.md is the guide.
+//! `network` is where all of it runs, `control_plane` the real parts, `node` what runs Pods, `crowd` thousands of them in one
+//! process, `access` the ways in. tests/README.md is the guide.
 
 pub mod access;
 pub mod certificates;
 pub mod control_plane;
+pub mod crowd;
 pub mod network;
 pub mod node;
 pub mod objects;
@@ -21,6 +23,7 @@ use tokio::sync::OnceCell;
 
 use self::access::Identity;
 use self::control_plane::ControlPlane;
+use self::crowd::Crowd;
 use self::network::Network;
 use self::node::Nodes;
 use crate::tools::Tools;
@@ -125,6 +128,14 @@ impl Cluster {
     /// etcd, the API server and the controllers, for tests of outages. Held as a lock: do not keep it over an `await`.
     pub fn control_plane(&self) -> MutexGuard<'_, ControlPlane> {
         self.control_plane.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts thousands of pods that share a process; endpoints are the test's to write.
+    ///
+    /// # Errors
+    /// If their network or process cannot be had.
+    pub async fn crowd(&self) -> anyhow::Result<Crowd> {
+        Crowd::start(&self.network).await
     }
 
     /// Waits until the API server is ready (again).

@@ -4,7 +4,8 @@
 //! without anybody hearing it, as in a real cluster. It also contains everything: what runs in these namespaces is found by them and
 //! ended with them.
 //!
-//! Clusters side by side get numbers. Number N has pods in 10.(224+N).0.0/16 and Services in 10.(192+N).0.0/16. A *janitor*, a small
+//! Clusters side by side get numbers. Number N has pods in 10.(224+N).0.0/16, Services in 10.(192+N).0.0/16 and crowds (see `crowd`) in
+//! 10.(160+N).0.0/16. A *janitor*, a small
 //! shell process, holds the lock of the number. It cleans up when its standard input closes, which happens however this process
 //! ends, a kill included.
 
@@ -203,6 +204,26 @@ impl Network {
     /// Where number `index` of the nodes goes, from 1.
     pub fn node(&self, index: u8) -> Place {
         self.place(format!("node-{index}"), 0, 10 + index)
+    }
+
+    /// Where a crowd of pods that share a process goes.
+    pub fn crowd(&self) -> Place {
+        self.place("crowd".to_owned(), 0, 9)
+    }
+
+    /// The first of the 65,536 addresses of a crowd.
+    pub fn crowd_addresses(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 160 + self.number, 0, 0)
+    }
+
+    /// Has all addresses of a crowd lead to `place`, and be addresses of it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn route_crowd(&self, place: &Place) -> anyhow::Result<()> {
+        let addresses = self.crowd_addresses();
+        ip(&[], &format!("route replace {addresses}/16 via {}", place.address))?;
+        ip(&["-n", &place.namespace], &format!("route add local {addresses}/16 dev lo"))
     }
 
     fn place(&self, name: String, third: u8, fourth: u8) -> Place {

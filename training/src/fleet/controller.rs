@@ -262,12 +262,19 @@ impl Controller {
                 if let Some(rolling) = &mut self.rolling {
                     rolling.report(&report);
                 }
+                let interval_s = TICK_NS as f64 / SECOND as f64;
+                let mut idle = vec![true; self.loads.len()];
                 for load in &report.endpoints {
+                    idle[load.key as usize] = false;
                     for class in &load.classes {
                         let seen = Seen { answers: class.successes, unqueued: class.unqueued, cost_ms: class.cost_ms };
                         self.classes.add(load.key, class.key, seen);
                     }
-                    self.loads[load.key as usize].add(TICK_NS as f64 / SECOND as f64, load);
+                    self.loads[load.key as usize].add(interval_s, load);
+                }
+                // What a report leaves out is idle.
+                for (loads, _) in self.loads.iter_mut().zip(idle).filter(|(_, idle)| *idle) {
+                    loads.add(interval_s, &v1::EndpointLoad::default());
                 }
             }
             Due::Errors(proxy) => {

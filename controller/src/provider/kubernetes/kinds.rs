@@ -194,9 +194,7 @@ impl Watched for EndpointSlice {
     }
 
     fn note(state: &mut State, replaced: &Replaced<Self>) -> bool {
-        if let Some(slice) = &replaced.new {
-            state.note_slice(slice);
-        }
+        state.note_slice(replaced);
         true
     }
 }

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::Pod,
+    discovery::v1::{Endpoint, EndpointSlice},
+};
 use kube::core::PartialObjectMeta;
 use trimtab_model::observation::EndpointKey;
 
@@ -17,10 +20,19 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct PodBook {
     facts: Pods,
-    /// Pods that some slice names, and since when they have been ready.
-    named: KeyMap<Option<i64>>,
-    /// When pods were created.
+    /// Pods that slices name.
+    named: KeyMap<Named>,
+    /// When pods were created; a pod that is not here is not there, or may not be read.
     created_ms: KeyMap<i64>,
+}
+
+/// A pod that slices name, or have named.
+#[derive(Debug, Clone, Copy, Default)]
+struct Named {
+    /// Since when it has been ready.
+    since_ms: Option<i64>,
+    /// How many slices name it.
+    slices: u32,
 }
 
 impl PodBook {
@@ -32,52 +44,72 @@ impl PodBook {
     /// A pod is there, or has changed. Tells whether that matters to an endpoint.
     pub fn pod(&mut self, pod: &PartialObjectMeta<Pod>) -> bool {
         let Some(key) = pod.metadata.uid.as_deref().map(key) else { return false };
-        if let Some(created) = &pod.metadata.creation_timestamp {
-            self.created_ms.insert(key, created.0.as_millisecond());
-        }
+        let created_ms = pod.metadata.creation_timestamp.as_ref().map_or(0, |created| created.0.as_millisecond());
+        self.created_ms.insert(key, created_ms);
         let annotation = |name: &str| pod.metadata.annotations.as_ref()?.get(name).map(String::as_str);
         let path = annotation("prometheus.io/path").filter(|path| path.starts_with('/'));
         let facts = PodFacts {
-            ready_since_ms: self.named.get(&key).copied().flatten(),
+            ready_since_ms: self.named.get(&key).and_then(|named| named.since_ms),
             scrape: annotation("prometheus.io/scrape").and_then(|value| value.parse().ok()),
             metrics_port: annotation("prometheus.io/port")
                 .and_then(|value| value.parse().ok())
                 .filter(|port| *port > 0),
             metrics_path: path.map(str::to_owned),
         };
-        self.set(key, facts) && self.named.contains_key(&key)
+        self.set(key, facts) && self.named.get(&key).is_some_and(|named| named.slices > 0)
     }
 
     /// A pod is gone.
     pub fn gone(&mut self, pod: &PartialObjectMeta<Pod>) {
         if let Some(key) = pod.metadata.uid.as_deref().map(key) {
-            self.named.remove(&key);
             self.created_ms.remove(&key);
-            if self.facts.contains_key(&key) {
-                Arc::make_mut(&mut self.facts).remove(&key);
-            }
+            self.forget(key);
+        }
+    }
+
+    /// Forgets a pod that is neither there nor named: slices name pods for a moment after they are gone.
+    fn forget(&mut self, key: EndpointKey) {
+        if self.created_ms.contains_key(&key) || self.named.get(&key).is_some_and(|named| named.slices > 0) {
+            return;
+        }
+        self.named.remove(&key);
+        if self.facts.contains_key(&key) {
+            Arc::make_mut(&mut self.facts).remove(&key);
         }
     }
 
     /// Reads from a slice which pods are ready. One that was ready when the controller came is taken to be so since it was created (since
     /// ever, if nobody says when that was); another one since now: that is what slow start goes by.
-    pub fn slice(&mut self, slice: &EndpointSlice, first_listing: bool, now_ms: i64) {
-        for endpoint in &slice.endpoints {
-            let uid = endpoint.target_ref.as_ref().and_then(|target| target.uid.as_deref());
-            let Some(key) = uid.map(key) else { continue };
+    pub fn slice(
+        &mut self,
+        old: Option<&EndpointSlice>,
+        new: Option<&EndpointSlice>,
+        first_listing: bool,
+        now_ms: i64,
+    ) {
+        for endpoint in new.iter().flat_map(|slice| &slice.endpoints) {
+            let Some(key) = key_of(endpoint) else { continue };
             let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true);
-            let before = self.named.get(&key).copied().flatten();
+            let named = self.named.entry(key).or_default();
+            named.slices += 1;
+            let before = named.since_ms;
             let since = match (ready, before) {
                 (false, _) => None,
                 (true, Some(since)) => Some(since),
                 (true, None) if first_listing => Some(self.created_ms.get(&key).copied().unwrap_or(0)),
                 (true, None) => Some(now_ms),
             };
-            self.named.insert(key, since);
+            named.since_ms = since;
             if since != before || !self.facts.contains_key(&key) {
                 let facts = self.facts.get(&key).map(|facts| (**facts).clone()).unwrap_or_default();
                 self.set(key, PodFacts { ready_since_ms: since, ..facts });
             }
+        }
+        for key in old.iter().flat_map(|slice| &slice.endpoints).filter_map(key_of) {
+            if let Some(named) = self.named.get_mut(&key) {
+                named.slices = named.slices.saturating_sub(1);
+            }
+            self.forget(key);
         }
     }
 
@@ -90,6 +122,10 @@ impl PodBook {
     }
 }
 
+fn key_of(endpoint: &Endpoint) -> Option<EndpointKey> {
+    endpoint.target_ref.as_ref()?.uid.as_deref().map(key)
+}
+
 fn key(uid: &str) -> EndpointKey {
     EndpointKey(endpoint_key(uid))
 }
@@ -99,10 +135,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use k8s_openapi::{
-        api::{
-            core::v1::ObjectReference,
-            discovery::v1::{Endpoint, EndpointConditions},
-        },
+        api::{core::v1::ObjectReference, discovery::v1::EndpointConditions},
         apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
         jiff::Timestamp,
     };
@@ -139,21 +172,21 @@ mod tests {
     fn a_pod_is_new_when_it_becomes_ready_and_not_when_the_controller_comes() {
         let mut book = PodBook::default();
         book.pod(&pod(&[], 1_000));
-        book.slice(&slice(true), true, 900_000);
+        book.slice(None, Some(&slice(true)), true, 900_000);
         assert_eq!(ready_since(&book), Some(1_000));
         // It stays so, whatever else happens to the slice.
-        book.slice(&slice(true), false, 950_000);
+        book.slice(Some(&slice(true)), Some(&slice(true)), false, 950_000);
         assert_eq!(ready_since(&book), Some(1_000));
-        book.slice(&slice(false), false, 960_000);
+        book.slice(Some(&slice(true)), Some(&slice(false)), false, 960_000);
         assert_eq!(ready_since(&book), None);
-        book.slice(&slice(true), false, 970_000);
+        book.slice(Some(&slice(false)), Some(&slice(true)), false, 970_000);
         assert_eq!(ready_since(&book), Some(970_000));
     }
 
     #[test]
     fn annotations_that_make_no_sense_are_not_heeded() {
         let mut book = PodBook::default();
-        book.slice(&slice(true), false, 5);
+        book.slice(None, Some(&slice(true)), false, 5);
         let said = [("prometheus.io/scrape", "yes"), ("prometheus.io/port", "0"), ("prometheus.io/path", "metrics")];
         book.pod(&pod(&said, 1));
         assert_eq!(
@@ -175,5 +208,27 @@ mod tests {
         assert!(!book.pod(&pod(&[("prometheus.io/port", "81")], 1)));
         book.gone(&pod(&[], 1));
         assert!(book.facts().is_empty());
+    }
+
+    #[test]
+    fn what_was_known_of_a_pod_is_forgotten_when_nobody_names_it_any_more() {
+        // Either may be the last to be heard of.
+        for slice_first in [true, false] {
+            let mut book = PodBook::default();
+            book.pod(&pod(&[], 1));
+            book.slice(None, Some(&slice(true)), false, 5);
+            if slice_first {
+                book.slice(Some(&slice(true)), None, false, 6);
+                // It may move from one slice to another.
+                assert_eq!(ready_since(&book), Some(5));
+                book.gone(&pod(&[], 1));
+            } else {
+                book.gone(&pod(&[], 1));
+                book.slice(Some(&slice(true)), Some(&slice(true)), false, 6);
+                assert_eq!(ready_since(&book), Some(5));
+                book.slice(Some(&slice(true)), None, false, 7);
+            }
+            assert!(book.facts().is_empty() && book.named.is_empty(), "{slice_first}");
+        }
     }
 }

@@ -114,9 +114,9 @@ impl State {
         (id, object)
     }
 
-    pub fn note_slice(&mut self, slice: &EndpointSlice) {
+    pub fn note_slice(&mut self, replaced: &Replaced<EndpointSlice>) {
         if self.started {
-            self.book.slice(slice, false, self.now_ms);
+            self.book.slice(replaced.old.as_deref(), replaced.new.as_deref(), false, self.now_ms);
         }
     }
 
@@ -149,7 +149,7 @@ impl State {
     pub fn start(&mut self, now_ms: i64) {
         if !std::mem::replace(&mut self.started, true) {
             let slices: Vec<_> = self.endpoint_slices.iter().cloned().collect();
-            slices.iter().for_each(|slice| self.book.slice(slice, true, now_ms));
+            slices.iter().for_each(|slice| self.book.slice(None, Some(slice), true, now_ms));
         }
     }
 
