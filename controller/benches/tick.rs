@@ -43,6 +43,7 @@ fn spec() -> BackendSpec {
         model: None,
         guardrails: GuardrailSettings::default(),
         scrape: None,
+        replicas: None,
     }
 }
 

@@ -41,5 +41,6 @@ pub fn backend(name: &str, endpoints: usize) -> BackendSpec {
         model: None,
         guardrails: GuardrailSettings::default(),
         scrape: None,
+        replicas: None,
     }
 }

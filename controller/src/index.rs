@@ -300,6 +300,7 @@ impl Index {
             if let Some(last) = &backend.last {
                 self.metrics.decided(&last.decision);
                 self.metrics.rollout(name, backend);
+                self.metrics.replicas(name, backend.spec.replicas);
                 if let Some(recorder) = self.recorder.as_ref().filter(|_| leads) {
                     recorder.tick(last);
                 }

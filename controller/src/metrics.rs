@@ -13,6 +13,7 @@ use trimtab_model::decision::Decision;
 use trimtab_model::rollout::Why;
 
 use crate::gateway::Statuses;
+use crate::objects::Replicas;
 use crate::proxies::Answers;
 use crate::tick::Backend;
 
@@ -55,6 +56,12 @@ struct ByBackend {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByBackendAndWhich {
+    backend: String,
+    which: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByWhy {
     backend: String,
     why: String,
@@ -88,6 +95,7 @@ pub struct Metrics {
     rollbacks: Family<ByWhy, Counter>,
     candidate_share: Family<ByBackend, Gauge<f64, AtomicU64>>,
     drift: Family<ByBackend, Gauge<f64, AtomicU64>>,
+    replicas: Family<ByBackendAndWhich, Gauge>,
     leading: Gauge,
     status_writes: Family<ByKind, Counter>,
     status_failures: Family<ByKind, Counter>,
@@ -110,6 +118,7 @@ impl Default for Metrics {
             rollbacks: Family::default(),
             candidate_share: Family::default(),
             drift: Family::default(),
+            replicas: Family::default(),
             leading: Gauge::default(),
             status_writes: Family::default(),
             status_failures: Family::default(),
@@ -149,6 +158,11 @@ impl Default for Metrics {
             "How far the input of the policy in force has lain outside of what it was trained on over the last minutes, in \
              widths of the range that training saw",
             metrics.drift.clone(),
+        );
+        registry.register(
+            "autoscaler_replicas",
+            "Pods of a backend's workloads as their HorizontalPodAutoscalers have them: current, and desired",
+            metrics.replicas.clone(),
         );
         registry.register("leading", "1 where this controller leads, 0 where it follows", metrics.leading.clone());
         registry.register("status_writes", "Statuses written, by kind of object", metrics.status_writes.clone());
@@ -199,6 +213,21 @@ impl Metrics {
         }
     }
 
+    /// What autoscalers say of a backend.
+    pub(crate) fn replicas(&self, name: &str, replicas: Option<Replicas>) {
+        let label = |which| ByBackendAndWhich { backend: name.to_owned(), which };
+        match replicas {
+            Some(Replicas { current, desired }) => {
+                self.replicas.get_or_create(&label("current")).set(current.into());
+                self.replicas.get_or_create(&label("desired")).set(desired.into());
+            }
+            None => {
+                self.replicas.remove(&label("current"));
+                self.replicas.remove(&label("desired"));
+            }
+        }
+    }
+
     pub(crate) fn rolled_back(&self, name: &str, why: Why) {
         self.rollbacks.get_or_create(&ByWhy { backend: name.to_owned(), why: format!("{why:?}") }).inc();
     }
@@ -232,6 +261,7 @@ impl Metrics {
         let label = ByBackend { backend: name.to_owned() };
         self.drift.remove(&label);
         self.candidate_share.remove(&label);
+        self.replicas(name, None);
     }
 
     pub(crate) fn pushed(&self) {

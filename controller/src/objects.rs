@@ -42,10 +42,41 @@ pub struct Objects {
     pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
     pub policies: Vec<BackendTrafficPolicy>,
+    /// How many pods workloads have, and are to have.
+    pub autoscalers: Vec<Autoscaler>,
     /// Where clients reach the proxies, for the status of Gateways that ask for no address: IP addresses or host names.
     pub proxy_addresses: Vec<String>,
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
+}
+
+/// A HorizontalPodAutoscaler, as far as it is heeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Autoscaler {
+    /// Its namespace, and its target's.
+    pub namespace: String,
+    /// What it scales.
+    pub target: Workload,
+    /// How many pods there are, and are to be.
+    pub replicas: Replicas,
+}
+
+/// What pods belong to, such as a Deployment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Workload {
+    /// Its kind.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What an autoscaler says of a workload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Replicas {
+    /// Pods that there are.
+    pub current: u32,
+    /// Pods that there are to be.
+    pub desired: u32,
 }
 
 /// Pods by the key of their endpoint.
@@ -62,6 +93,8 @@ pub struct PodFacts {
     pub metrics_port: Option<u16>,
     /// Annotation `prometheus.io/path`.
     pub metrics_path: Option<String>,
+    /// What it belongs to.
+    pub workload: Option<Workload>,
 }
 
 impl Objects {
@@ -76,6 +109,7 @@ impl Objects {
             + self.secrets.len()
             + self.namespaces.len()
             + self.policies.len()
+            + self.autoscalers.len()
     }
 
     /// Whether there are none.

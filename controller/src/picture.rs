@@ -8,9 +8,10 @@ use trimtab_proxy::api::v1;
 
 use crate::clock::Now;
 use crate::gateway::EndpointSpec;
+use crate::objects::Replicas;
 use crate::keys::KeyMap;
 use crate::tick::{Backend, Outcome};
-use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView, ModelView};
+use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView, ModelView, ReplicasView};
 
 /// The picture of one backend.
 pub fn backend(backend: &Backend, now: Now) -> BackendView {
@@ -36,6 +37,7 @@ pub fn backend(backend: &Backend, now: Now) -> BackendView {
         model: model(backend, decision),
         guard: decision.map(|decision| guard(backend, decision)).unwrap_or_default(),
         classes: classes(backend),
+        replicas: backend.spec.replicas.map(|Replicas { current, desired }| ReplicasView { current, desired }),
         endpoints,
     }
 }

@@ -94,8 +94,20 @@ pub struct BackendView {
     /// Kinds of requests that are told apart.
     #[serde(default)]
     pub classes: Vec<ClassView>,
+    /// How many pods its autoscalers say that there are and are to be, where it has any.
+    #[serde(default)]
+    pub replicas: Option<ReplicasView>,
     /// Endpoints, in list order.
     pub endpoints: Vec<EndpointView>,
+}
+
+/// What HorizontalPodAutoscalers say of the workloads behind a backend.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicasView {
+    /// Pods that there are.
+    pub current: u32,
+    /// Pods that there are to be: more than `current` means that some are to be expected.
+    pub desired: u32,
 }
 
 /// Which policy decides on a backend, and how its rollout stands.

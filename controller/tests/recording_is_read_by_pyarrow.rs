@@ -34,6 +34,7 @@ fn config() -> Config {
         model: None,
         guardrails: GuardrailSettings::default(),
         scrape: None,
+        replicas: None,
     };
     Config { backends: vec![Arc::new(backend)], ..Default::default() }
 }

@@ -162,7 +162,7 @@ pub async fn follow_leader(
     leader: watch::Sender<Option<Channel>>,
     mut session: impl AsyncFnMut(Channel, &watch::Sender<Option<Channel>>) -> Result<(), Status>,
 ) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = Backoff::default();
     // Addresses are tried from here on: where it went well last.
     let mut first = 0;
     loop {
@@ -172,21 +172,38 @@ pub async fn follow_leader(
             Err(error) => Ended::Unreachable(error.to_string()),
         };
         if matches!(ended, Ended::Stream(_)) && now().since(began) >= BACKOFF_RESET {
-            backoff = BACKOFF_MIN;
+            backoff = Backoff::default();
         }
-        let wait = backoff.mul_f64(rng.random_range(0.5..1.0));
-        let mut limit = BACKOFF_MAX;
+        let limit = if matches!(ended, Ended::NoLeader(_)) { ELECTION_BACKOFF_MAX } else { BACKOFF_MAX };
+        let wait = backoff.wait(limit, &mut rng);
         match ended {
             Ended::Stream(Ok(())) => tracing::info!(stream = "configuration", "controller closed the stream"),
             Ended::Stream(Err(error)) => tracing::warn!(stream = "configuration", %error, "controller lost"),
             Ended::NoLeader(error) => {
-                limit = ELECTION_BACKOFF_MAX;
                 tracing::info!(reason = error.message(), retry_in = ?wait, "no controller leads");
             }
             Ended::Unreachable(error) => tracing::warn!(error, retry_in = ?wait, "controller unreachable"),
         }
-        tokio::time::sleep(wait.min(limit)).await;
-        backoff = (backoff * 2).min(limit);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// How long to wait before the next look for a controller: twice as long each time, and never quite as long as others do.
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(BACKOFF_MIN)
+    }
+}
+
+impl Backoff {
+    /// From half of the present length, which is at most `limit`, to all of it.
+    fn wait(&mut self, limit: Duration, rng: &mut SmallRng) -> Duration {
+        let length = self.0.min(limit);
+        self.0 = (length * 2).min(limit);
+        length.mul_f64(rng.random_range(0.5..1.0))
     }
 }
 
@@ -233,5 +250,33 @@ pub async fn keep_up<E: fmt::Display>(
             tracing::debug!(stream = name, %error, "stream ended");
         }
         tokio::time::sleep(BACKOFF_MIN.mul_f64(rng.random_range(0.5..1.0))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn proxies_that_lose_their_controller_come_back_after_longer_and_longer_waits_and_not_together() {
+        let mut proxies: Vec<_> = (0..50).map(|seed| (Backoff::default(), SmallRng::seed_from_u64(seed))).collect();
+        let mut longest = BACKOFF_MIN;
+        for _ in 0..12 {
+            let mut waits: Vec<Duration> =
+                proxies.iter_mut().map(|(backoff, rng)| backoff.wait(BACKOFF_MAX, rng)).collect();
+            waits.sort();
+            assert!(waits[0] >= longest / 2 && waits[49] <= longest, "{waits:?}, at most {longest:?}");
+            // They are spread: no tenth of the time sees a third of them.
+            let crowd = waits.windows(17).any(|some| some[16] - some[0] < longest / 20);
+            assert!(!crowd, "{waits:?}");
+            longest = (longest * 2).min(BACKOFF_MAX);
+        }
+        assert_eq!(longest, BACKOFF_MAX);
+        // Somebody answers, though nobody leads: waits are short again.
+        let (backoff, rng) = &mut proxies[0];
+        assert!(backoff.wait(ELECTION_BACKOFF_MAX, rng) <= ELECTION_BACKOFF_MAX);
+        assert!(backoff.wait(ELECTION_BACKOFF_MAX, rng) <= ELECTION_BACKOFF_MAX);
     }
 }

@@ -99,6 +99,19 @@ fn render(args: &WeightsArgs, mut view: View) -> anyhow::Result<String> {
     }
 }
 
+/// Pods that autoscalers have asked for and that are not there yet, or not gone.
+fn replicas_text(backend: &BackendView) -> String {
+    match backend.replicas {
+        Some(replicas) if replicas.desired > replicas.current => {
+            format!("   {} more pods expected", replicas.desired - replicas.current)
+        }
+        Some(replicas) if replicas.desired < replicas.current => {
+            format!("   {} pods will go", replicas.current - replicas.desired)
+        }
+        _ => String::new(),
+    }
+}
+
 fn problems(view: &View) -> Option<String> {
     let lines = view.problems.iter().map(|problem| format!("! {problem}\n"));
     (!view.problems.is_empty()).then(|| lines.collect())
@@ -111,7 +124,7 @@ fn backend_text(backend: &BackendView) -> String {
         (None, _) => "no objective yet".to_owned(),
     };
     let mut text = format!(
-        "{}  {}  {:?}  {}\n{:.0} req/s   p50 {}   p99 {}   errors {:.2} %   shed {:.0}/s\n",
+        "{}  {}  {:?}  {}\n{:.0} req/s   p50 {}   p99 {}   errors {:.2} %   shed {:.0}/s{}\n",
         backend.name,
         backend.algorithm,
         backend.mode,
@@ -121,6 +134,7 @@ fn backend_text(backend: &BackendView) -> String {
         milliseconds(backend.latency_ms_p99),
         backend.error_share * 100.0,
         backend.shed_rps,
+        replicas_text(backend),
     );
     text.push_str(&model_text(&backend.model));
     let mut table = Table::new();

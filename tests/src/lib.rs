@@ -5,6 +5,7 @@
 pub mod cluster;
 pub mod compare;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod smuggling;
 pub mod tools;

@@ -3,57 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use trimtab_tests::http::{Client, eventually};
+use trimtab_tests::load::Load;
 use trimtab_tests::process::Process;
 use trimtab_tests::world::{PATIENCE, State, World, brief, condition, pod_of};
 
 const GATEWAY_API: (&str, &str) = ("gateway.networking.k8s.io", "v1");
-
-/// Requests one after the other until it is stopped; what did not answer 200 is kept.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
-}
-
-impl Load {
-    fn start(address: SocketAddr, clients: usize) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let run = |_| {
-            let (stop, answered) = (stop.clone(), answered.clone());
-            tokio::spawn(async move {
-                let (client, mut failed) = (Client::default(), Vec::new());
-                while !stop.load(Ordering::Relaxed) {
-                    match client.get(address, "/").await {
-                        Ok(answer) if answer.status == 200 => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                        other => failed.push(format!("{other:?}")),
-                    }
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                failed
-            })
-        };
-        let tasks = (0..clients).map(run).collect();
-        Self { stop, answered, tasks }
-    }
-
-    fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    async fn lost_nothing(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            let failed = task.await.expect("no panic");
-            assert!(failed.is_empty(), "{} failed, first {}", failed.len(), failed[0]);
-        }
-    }
-}
 
 /// The status of the answer to `GET PATH`, or what went wrong.
 async fn status(address: SocketAddr, path: &str) -> Result<u16, String> {

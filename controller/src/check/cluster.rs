@@ -27,12 +27,13 @@ const DEFINITIONS: [(&str, &str); 5] = [
 ];
 
 /// What the controller does everywhere: group, resource, verbs. deploy/kubernetes/controller-rbac.yaml grants it.
-const PERMISSIONS: [(&str, &str, &[&str]); 14] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 15] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "secrets", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
+    ("autoscaling", "horizontalpodautoscalers", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gatewayclasses", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways", &["list", "watch"]),
     ("gateway.networking.k8s.io", "httproutes", &["list", "watch"]),

@@ -23,7 +23,7 @@ use super::{
     status::{PolicyStatus, reason},
 };
 use crate::{
-    objects::{Objects, PodFacts, Pods},
+    objects::{Autoscaler, Objects, PodFacts, Pods, Replicas},
     policy::BackendTrafficPolicySpec,
     problem::{ObjectId, Problem, Report},
 };
@@ -196,11 +196,30 @@ impl<'a> Resolver<'a> {
                 let placed = endpoints::join(parts.iter().map(|part| &*part.endpoints));
                 Arc::new(settings::backend(name.clone(), &placed, protocol, policy))
             });
+            // It changes more often than what endpoints depend on, and by itself.
+            let replicas = self.replicas(namespace_of(&service.metadata), &parts);
+            let spec = match spec.replicas == replicas {
+                true => spec,
+                false => Arc::new(BackendSpec { replicas, ..(*spec).clone() }),
+            };
             memo.backends.insert(name.clone(), Held { about, parts, spec: spec.clone() });
             backends.push(spec);
         }
         memo.pods = self.objects.pods.clone();
         backends
+    }
+
+    /// What the autoscalers of the workloads behind these endpoints say, summed up.
+    fn replicas(&self, namespace: &str, parts: &[Part]) -> Option<Replicas> {
+        let autoscalers = self.objects.autoscalers.iter().filter(|autoscaler| autoscaler.namespace == namespace);
+        let behind = |autoscaler: &&Autoscaler| {
+            let mut pods = parts.iter().flat_map(|part| &part.facts).filter_map(|(_, facts)| facts.as_ref());
+            pods.any(|facts| facts.workload.as_ref() == Some(&autoscaler.target))
+        };
+        autoscalers.filter(behind).map(|autoscaler| autoscaler.replicas).reduce(|a, b| Replicas {
+            current: a.current.saturating_add(b.current),
+            desired: a.desired.saturating_add(b.desired),
+        })
     }
 
     fn granted(&self, from: &str, to: &str, service: &str) -> bool {

@@ -26,7 +26,7 @@ use trimtab_proxy::api::v1;
 pub use status::Statuses;
 
 use crate::{
-    objects::{DEFAULT_NAMESPACE, Objects},
+    objects::{DEFAULT_NAMESPACE, Objects, Replicas},
     policy::{Algorithm, MetricNames},
     problem::{Problem, Report},
 };
@@ -66,6 +66,8 @@ pub struct BackendSpec {
     pub guardrails: GuardrailSettings,
     /// How endpoints are scraped; `None`: not at all.
     pub scrape: Option<ScrapeSettings>,
+    /// How many pods the autoscalers behind it say that there are, and are to be; `None`: there is none.
+    pub replicas: Option<Replicas>,
 }
 
 impl BackendSpec {

@@ -261,6 +261,7 @@ pub(super) fn backend(
             interval: metrics.interval.map_or(SCRAPE_INTERVAL, duration::Duration::get),
             names: metrics.names.clone().unwrap_or_default(),
         }),
+        replicas: None,
     }
 }
 

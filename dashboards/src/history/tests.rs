@@ -59,6 +59,7 @@ fn view(tick: u64, at_ms: i64, names: impl Iterator<Item = String>) -> View {
         parameters,
         model: ModelView::default(),
         guard: vec![],
+        replicas: None,
         classes: vec![],
         endpoints,
     };

@@ -225,6 +225,7 @@ impl Feed {
             },
             model: ModelView::default(),
             guard,
+            replicas: None,
             classes: [("GET /items/{}", 0.8, 4.0), ("GET /search", 0.17, 35.0), ("POST /reports 1KiB+", 0.03, 400.0)]
                 .map(|(name, share, cost_ms)| ClassView {
                     name: name.into(),

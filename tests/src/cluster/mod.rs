@@ -130,6 +130,33 @@ impl Cluster {
         self.control_plane.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has etcd forget all revisions but the present one, as it does by itself from time to time, and returns its number: watches that go on from
+    /// an older one have expired.
+    ///
+    /// # Errors
+    /// If etcd does not answer.
+    pub async fn compact(&self) -> anyhow::Result<u64> {
+        let network = Arc::clone(&self.network);
+        tokio::task::spawn_blocking(move || {
+            // The JSON face of etcd's own API.
+            let ask = |path: &str, body: &str| -> anyhow::Result<serde_json::Value> {
+                const POST: &str = r#"exec 3<>/dev/tcp/127.0.0.1/2379
+printf 'POST %s HTTP/1.0\r\nContent-Length: %s\r\n\r\n%s' "$1" "${#2}" "$2" >&3
+cat <&3"#;
+                let output = Network::command(network.namespace(), "bash").args(["-c", POST, "post", path, body]).output()?;
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+                anyhow::ensure!(head.contains(" 200 "), "{path}: {text}");
+                Ok(serde_json::from_str(body)?)
+            };
+            let status = ask("/v3/maintenance/status", "{}")?;
+            let revision = status["header"]["revision"].as_str().context("no revision")?.to_owned();
+            ask("/v3/kv/compaction", &format!(r#"{{"revision": "{revision}", "physical": true}}"#))?;
+            Ok(revision.parse()?)
+        })
+        .await?
+    }
+
     /// Starts thousands of pods that share a process; endpoints are the test's to write.
     ///
     /// # Errors

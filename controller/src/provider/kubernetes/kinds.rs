@@ -8,6 +8,7 @@ use gateway_api::{
 };
 use k8s_openapi::{
     api::{
+        autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, HorizontalPodAutoscalerStatus},
         core::v1::{Namespace, Pod, Secret, Service, ServiceStatus},
         discovery::v1::EndpointSlice,
     },
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
+    pods::TEMPLATE_HASH_LABEL,
     state::State,
     store::{Id, Replaced, Same, Store},
 };
@@ -106,7 +108,8 @@ same!(
     EndpointSlice,
     Namespace,
     Secret,
-    BackendTrafficPolicy
+    BackendTrafficPolicy,
+    HorizontalPodAutoscaler
 );
 
 impl Same for PartialObjectMeta<Pod> {
@@ -214,6 +217,27 @@ impl Watched for Namespace {
     }
 }
 
+impl Watched for HorizontalPodAutoscaler {
+    const NAME: &'static str = "HorizontalPodAutoscaler";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.autoscalers
+    }
+
+    /// What it scales, and how many pods there are and are to be. Its metrics, which change all the time, are its own affair.
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        let target = self.spec.take().map(|spec| spec.scale_target_ref).unwrap_or_default();
+        self.spec = Some(HorizontalPodAutoscalerSpec { scale_target_ref: target, ..Default::default() });
+        self.status = self.status.take().map(|status| HorizontalPodAutoscalerStatus {
+            current_replicas: status.current_replicas,
+            desired_replicas: status.desired_replicas,
+            ..Default::default()
+        });
+        None
+    }
+}
+
 impl Watched for Secret {
     const NAME: &'static str = "Secret";
 
@@ -237,8 +261,14 @@ impl Watched for PartialObjectMeta<Pod> {
     fn strip(&mut self) -> Option<Value> {
         let mut annotations = self.metadata.annotations.take().unwrap_or_default();
         annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
+        let mut labels = self.metadata.labels.take().unwrap_or_default();
+        labels.retain(|name, _| name == TEMPLATE_HASH_LABEL);
+        let mut owners = self.metadata.owner_references.take().unwrap_or_default();
+        owners.retain(|owner| owner.controller == Some(true));
         self.metadata = ObjectMeta {
             annotations: (!annotations.is_empty()).then_some(annotations),
+            labels: (!labels.is_empty()).then_some(labels),
+            owner_references: (!owners.is_empty()).then_some(owners),
             generation: None,
             ..bare(&self.metadata)
         };

@@ -17,6 +17,7 @@ use gateway_api::{
     referencegrants::{ReferenceGrant, ReferenceGrantSpec},
 };
 use k8s_openapi::api::{
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
@@ -126,6 +127,7 @@ impl Kubernetes {
         self.everywhere::<EndpointSlice>();
         self.everywhere::<BackendTrafficPolicy>();
         self.everywhere::<PartialObjectMeta<Pod>>();
+        self.everywhere::<HorizontalPodAutoscaler>();
         self.grants();
     }
 

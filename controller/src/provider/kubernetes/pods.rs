@@ -13,8 +13,11 @@ use trimtab_model::observation::EndpointKey;
 use crate::{
     gateway::fingerprint::endpoint_key,
     keys::KeyMap,
-    objects::{PodFacts, Pods},
+    objects::{PodFacts, Pods, Workload},
 };
+
+/// Label of pods of Deployments.
+pub(super) const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 
 /// Facts by endpoint, kept up with pods and slices.
 #[derive(Debug, Default)]
@@ -55,6 +58,7 @@ impl PodBook {
                 .and_then(|value| value.parse().ok())
                 .filter(|port| *port > 0),
             metrics_path: path.map(str::to_owned),
+            workload: workload(pod),
         };
         self.set(key, facts) && self.named.get(&key).is_some_and(|named| named.slices > 0)
     }
@@ -122,6 +126,18 @@ impl PodBook {
     }
 }
 
+/// What a pod belongs to. Pods of a Deployment are owned by a ReplicaSet whose name is the Deployment's and the hash that is a label of the pod:
+/// that saves watching ReplicaSets.
+fn workload(pod: &PartialObjectMeta<Pod>) -> Option<Workload> {
+    let owner = pod.metadata.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
+    let hash = pod.metadata.labels.as_ref().and_then(|labels| labels.get(TEMPLATE_HASH_LABEL));
+    let deployment = hash.filter(|_| owner.kind == "ReplicaSet").and_then(|hash| owner.name.strip_suffix(hash.as_str()));
+    match deployment.and_then(|name| name.strip_suffix('-')) {
+        Some(name) => Some(Workload { kind: "Deployment".to_owned(), name: name.to_owned() }),
+        None => Some(Workload { kind: owner.kind.clone(), name: owner.name.clone() }),
+    }
+}
+
 fn key_of(endpoint: &Endpoint) -> Option<EndpointKey> {
     endpoint.target_ref.as_ref()?.uid.as_deref().map(key)
 }
@@ -136,7 +152,7 @@ mod tests {
 
     use k8s_openapi::{
         api::{core::v1::ObjectReference, discovery::v1::EndpointConditions},
-        apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+        apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
         jiff::Timestamp,
     };
 
@@ -208,6 +224,21 @@ mod tests {
         assert!(!book.pod(&pod(&[("prometheus.io/port", "81")], 1)));
         book.gone(&pod(&[], 1));
         assert!(book.facts().is_empty());
+    }
+
+    #[test]
+    fn a_pod_belongs_to_what_its_replica_set_was_made_for() {
+        let owned = |kind: &str, name: &str| {
+            let owner = OwnerReference { kind: kind.to_owned(), name: name.to_owned(), controller: Some(true), ..OwnerReference::default() };
+            let mut pod = pod(&[], 1);
+            pod.metadata.labels = Some(BTreeMap::from([(TEMPLATE_HASH_LABEL.to_owned(), "5d5f7c8b9d".to_owned())]));
+            pod.metadata.owner_references = Some(vec![owner]);
+            workload(&pod).map(|workload| format!("{} {}", workload.kind, workload.name))
+        };
+        assert_eq!(owned("ReplicaSet", "web-app-5d5f7c8b9d").as_deref(), Some("Deployment web-app"));
+        assert_eq!(owned("ReplicaSet", "by-hand").as_deref(), Some("ReplicaSet by-hand"));
+        assert_eq!(owned("StatefulSet", "db").as_deref(), Some("StatefulSet db"));
+        assert_eq!(workload(&pod(&[], 1)), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use gateway_api::{
     gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
+    autoscaling::v2::HorizontalPodAutoscaler,
     core::v1::{Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
 };
@@ -17,7 +18,7 @@ use super::{
     store::{Id, Replaced, Scope, Store},
 };
 use crate::{
-    objects::Objects,
+    objects::{Autoscaler, Objects, Replicas, Workload},
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Problem},
     provider::Snapshot,
@@ -47,6 +48,7 @@ pub(super) struct State {
     pub namespaces: Store<Namespace>,
     pub policies: Store<BackendTrafficPolicy>,
     pub secrets: Store<Secret>,
+    pub autoscalers: Store<HorizontalPodAutoscaler>,
     pub pods: Store<PartialObjectMeta<Pod>>,
     addresses: ProxyAddresses,
     book: PodBook,
@@ -143,6 +145,7 @@ impl State {
             && self.policies.is_listed()
             && self.secrets.is_listed()
             && self.pods.is_listed()
+            && self.autoscalers.is_listed()
     }
 
     /// The first listing is over.
@@ -199,6 +202,7 @@ impl State {
                 secrets: owned(&self.secrets),
                 namespaces: owned(&self.namespaces),
                 policies: owned(&self.policies),
+                autoscalers: self.autoscalers.iter().filter_map(|one| autoscaler(one)).collect(),
                 proxy_addresses: self.proxy_addresses(),
                 origins: BTreeMap::new(),
             },
@@ -238,6 +242,7 @@ impl State {
             missing(&self.pods),
             missing(&self.namespaces),
             missing(&self.secrets),
+            missing(&self.autoscalers),
         ];
         missing
             .into_iter()
@@ -249,6 +254,20 @@ impl State {
 
 fn missing<K: Watched>(store: &Store<K>) -> Option<String> {
     store.missing().map(|reason| format!("{} objects are not read: {reason}", K::NAME))
+}
+
+/// What an autoscaler says, once it has said it.
+fn autoscaler(object: &HorizontalPodAutoscaler) -> Option<Autoscaler> {
+    let (target, status) = (&object.spec.as_ref()?.scale_target_ref, object.status.as_ref()?);
+    let count = |replicas: i32| u32::try_from(replicas).unwrap_or(0);
+    Some(Autoscaler {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        target: Workload { kind: target.kind.clone(), name: target.name.clone() },
+        replicas: Replicas {
+            current: count(status.current_replicas.unwrap_or(0)),
+            desired: count(status.desired_replicas),
+        },
+    })
 }
 
 fn owned<K: Watched>(store: &Store<K>) -> Vec<K> {

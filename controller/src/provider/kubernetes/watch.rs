@@ -69,7 +69,7 @@ pub(super) async fn keep<K: Watched>(scope: Scope, mut versions: Vec<Events<K>>,
                 }
                 None => {
                     if is_expired(&error) {
-                        tracing::debug!(kind = K::NAME, "watch expired, listing anew");
+                        tracing::info!(kind = K::NAME, "watch expired, listing anew");
                     } else {
                         tracing::warn!(kind = K::NAME, %error, retry_in = ?backoff, "watch broke; what was read stays");
                     }
