@@ -8,8 +8,8 @@ use trimtab_proxy::api::v1;
 
 use crate::clock::Now;
 use crate::gateway::EndpointSpec;
-use crate::objects::Replicas;
 use crate::keys::KeyMap;
+use crate::objects::Replicas;
 use crate::tick::{Backend, Outcome};
 use crate::view::{BackendView, ClassView, EndpointState, EndpointView, GuardView, ModelView, ReplicasView};
 

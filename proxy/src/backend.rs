@@ -21,6 +21,7 @@ use crate::{
     },
     govern::{Governor, Retrying},
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
+    newcomer::{Newcomer, Tally, Window},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
@@ -59,6 +60,9 @@ pub struct Backend {
     picker: Picker,
     /// Positions of endpoints that are tried with one request at a time.
     half_open: Box<[u32]>,
+    /// Positions of endpoints that are new, and until when the last of them is.
+    newcomers: Box<[u32]>,
+    newcomers_until: Timestamp,
 }
 
 /// One endpoint with its live load.
@@ -68,6 +72,8 @@ pub struct Endpoint {
     pub config: EndpointConfig,
     /// Shared by all tables and workers.
     pub load: Arc<EndpointLoad>,
+    /// Set where it has become ready lately.
+    pub newcomer: Option<Arc<Newcomer>>,
 }
 
 /// What outlives the values of one backend and is shared by all workers.
@@ -76,6 +82,8 @@ pub struct BackendState {
     shared: Arc<Shared>,
     admission: Admission,
     governor: Governor,
+    /// Requests for which an endpoint was chosen, while some endpoint is new.
+    picked: Tally,
     pub(crate) shed: AtomicU64,
     pub(crate) unroutable: AtomicU64,
     pub(crate) within_objective: AtomicU64,
@@ -124,6 +132,12 @@ impl Backend {
                 load: origin(endpoint).map_or_else(
                     || Arc::new(EndpointLoad::new(endpoint.key)),
                     |(previous, index)| previous.endpoints[index].load.clone(),
+                ),
+                newcomer: newcomer(
+                    endpoint,
+                    previous,
+                    origin(endpoint).map(|(previous, index)| &previous.endpoints[index]),
+                    now,
                 ),
             })
             .collect();
@@ -274,7 +288,42 @@ impl Backend {
             }
         }
         let position = self.picker.pick(&self.pool, request, now, rng)?;
-        Some(self.pool.candidates[position].index as usize)
+        let index = self.pool.candidates[position].index as usize;
+        if now >= self.newcomers_until {
+            return Some(index);
+        }
+        Some(self.within_share(index, request, now, rng))
+    }
+
+    /// The endpoint at `index`, or another one where it is new and has had its share.
+    fn within_share<R: RngCore + ?Sized>(
+        &self,
+        index: usize,
+        request: &PickRequest<'_>,
+        now: Timestamp,
+        rng: &mut R,
+    ) -> usize {
+        let window = Window::of(now);
+        let (all, count) = (self.state.picked.count(window), self.pool.candidates.len());
+        let new = |index: usize| -> Option<&Newcomer> {
+            self.endpoints[index].newcomer.as_deref().filter(|newcomer| now < newcomer.until)
+        };
+        let full = |index: usize| new(index).is_some_and(|newcomer| !newcomer.may(window, all, count));
+        let mut chosen = index;
+        if full(index) {
+            let others = self.newcomers.iter().map(|index| *index as usize).filter(|index| full(*index));
+            let others = others.map(|index| self.endpoints[index].config.key);
+            let exclude: Vec<EndpointKey> = request.exclude.iter().copied().chain(others).collect();
+            let request = PickRequest { exclude: &exclude, ..*request };
+            // Where there is nobody else it is better than nobody.
+            if let Some(position) = self.picker.pick(&self.pool, &request, now, rng) {
+                chosen = self.pool.candidates[position].index as usize;
+            }
+        }
+        if let Some(newcomer) = new(chosen) {
+            newcomer.gets(window);
+        }
+        chosen
     }
 
     /// A request is sent to the endpoint at `index`.
@@ -483,6 +532,7 @@ impl BackendState {
     fn new() -> Self {
         Self {
             shared: Arc::default(),
+            picked: Tally::default(),
             admission: Admission::new(),
             governor: Governor::default(),
             shed: AtomicU64::new(0),
@@ -560,7 +610,23 @@ impl Parts {
             Some(costs) if terms.class_shedding => admission.with_classes(costs),
             _ => admission,
         };
+        // A baseline does as its original does.
+        let adaptive = self.config.algorithm == Algorithm::Adaptive;
+        let new_until = |endpoint: &Endpoint| {
+            let until = endpoint.newcomer.as_ref().map(|newcomer| newcomer.until);
+            until.filter(|until| adaptive && now < *until)
+        };
+        let newcomers: Box<[u32]> = self
+            .endpoints
+            .iter()
+            .enumerate()
+            .filter(|(_, endpoint)| new_until(endpoint).is_some())
+            .map(|(index, _)| index as u32)
+            .collect();
+        let newcomers_until = self.endpoints.iter().filter_map(new_until).max().unwrap_or_default();
         Backend {
+            newcomers,
+            newcomers_until,
             admission,
             picker: Picker::new(self.config.algorithm, &pool, &parameters),
             half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
@@ -587,6 +653,22 @@ fn prefers(weights: &Weights, affinity: f32, index: usize) -> bool {
     affinity == 0
         || proxies <= affinity
         || (index as u64 * affinity + proxies - u64::from(position) % proxies) % proxies < affinity
+}
+
+/// An endpoint that is ready and was not before is new; but where there was nobody before, nobody is.
+fn newcomer(
+    endpoint: &EndpointConfig,
+    previous: Option<&Backend>,
+    origin: Option<&Endpoint>,
+    now: Timestamp,
+) -> Option<Arc<Newcomer>> {
+    let ready = |state: EndpointState| state == EndpointState::Ready;
+    let served = previous.is_some_and(|previous| active(&previous.endpoints).next().is_some());
+    match origin {
+        _ if !ready(endpoint.state) || !served => None,
+        Some(origin) if ready(origin.config.state) => origin.newcomer.clone(),
+        _ => Some(Arc::new(Newcomer::new(endpoint.key, now))),
+    }
 }
 
 fn active(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> + Clone {

@@ -15,6 +15,7 @@ pub mod gauge;
 pub mod govern;
 pub mod hash;
 pub mod load;
+pub mod newcomer;
 pub mod outlier;
 pub mod peers;
 pub mod pick;

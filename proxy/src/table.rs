@@ -74,10 +74,16 @@ impl BackendEntry {
             previous.targets.clone()
         } else {
             // By key: with thousands of endpoints a search for each would take longer than everything else.
-            let before: HashMap<u64, &Arc<Target>> =
-                previous.iter().flat_map(|previous| previous.targets.iter()).map(|target| (target.key, target)).collect();
+            let before: HashMap<u64, &Arc<Target>> = previous
+                .iter()
+                .flat_map(|previous| previous.targets.iter())
+                .map(|target| (target.key, target))
+                .collect();
             let old = |endpoint: &EndpointConfig| {
-                before.get(&endpoint.key.0).filter(|target| target.is(endpoint, protocol)).map(|target| Arc::clone(target))
+                before
+                    .get(&endpoint.key.0)
+                    .filter(|target| target.is(endpoint, protocol))
+                    .map(|target| Arc::clone(target))
             };
             config
                 .endpoints

@@ -44,7 +44,8 @@ impl Scene {
         world.ready(&proxy).await;
         let scene = Self { world, address, pods, leader, follower, proxy };
         eventually("the proxy is in sync", PATIENCE, || scene.view(), in_sync).await;
-        eventually("statuses are written", PATIENCE, || scene.statuses(), |(_, route)| !route["parents"].is_null()).await;
+        eventually("statuses are written", PATIENCE, || scene.statuses(), |(_, route)| !route["parents"].is_null())
+            .await;
         // Nothing changes any more.
         tokio::time::sleep(Duration::from_secs(2)).await;
         scene
@@ -71,7 +72,9 @@ impl Scene {
 
     /// The statuses of Gateway and route, with the version of the objects: a write without a change would show.
     async fn statuses(&self) -> (Value, Value) {
-        let of = |kind| self.world.status("gateway.networking.k8s.io", "v1", kind, if kind == "Gateway" { "g" } else { "app" });
+        let of = |kind| {
+            self.world.status("gateway.networking.k8s.io", "v1", kind, if kind == "Gateway" { "g" } else { "app" })
+        };
         (of("Gateway").await, of("HTTPRoute").await)
     }
 
@@ -193,16 +196,24 @@ async fn a_watch_that_has_expired_lists_anew_and_only_what_is_different_has_an_e
         let [first, second, third] = &endpoints[..] else { return false };
         first.contains("Draining") && !second.contains("Draining") && third.contains("app-3")
     };
-    eventually("what happened meanwhile is known", PATIENCE, || async {
-        let mut endpoints = scene.endpoints().await;
-        endpoints.sort();
-        endpoints
-    }, caught_up)
+    eventually(
+        "what happened meanwhile is known",
+        PATIENCE,
+        || async {
+            let mut endpoints = scene.endpoints().await;
+            endpoints.sort();
+            endpoints
+        },
+        caught_up,
+    )
     .await;
     scene.world.endpoint("app", 0, &scene.pods[0], State::Ready).await;
-    eventually("a change afterwards is followed", PATIENCE, || scene.endpoints(), |endpoints| {
-        endpoints.len() == 3 && endpoints.iter().all(|endpoint| !endpoint.contains("Draining"))
-    })
+    eventually(
+        "a change afterwards is followed",
+        PATIENCE,
+        || scene.endpoints(),
+        |endpoints| endpoints.len() == 3 && endpoints.iter().all(|endpoint| !endpoint.contains("Draining")),
+    )
     .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(scene.statuses().await, statuses, "nothing was written that had not changed");

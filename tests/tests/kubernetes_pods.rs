@@ -59,7 +59,8 @@ async fn a_pod_with_addresses_of_two_families_is_one_endpoint_and_stays_itself_w
         assert!(endpoint["address"].as_str().expect("a text").starts_with(&world.host.to_string()), "{endpoint}");
     }
     let mut seen = [0; 2];
-    for answer in futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await {
+    for answer in futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await
+    {
         let answer = answer.expect("an answer");
         assert_eq!(answer.status, 200);
         seen[pod_of(&answer) as usize] += 1;
@@ -69,7 +70,8 @@ async fn a_pod_with_addresses_of_two_families_is_one_endpoint_and_stays_itself_w
     // The pod loses its IPv4 address, and is still the pod that is known.
     slices.delete("app-1", &Default::default()).await.expect("deleted");
     let other = |endpoints: &Vec<Value>| {
-        endpoints.len() == 2 && endpoints.iter().any(|one| one["address"].as_str().is_some_and(|it| it.starts_with("[fd00::2]")))
+        endpoints.len() == 2
+            && endpoints.iter().any(|one| one["address"].as_str().is_some_and(|it| it.starts_with("[fd00::2]")))
     };
     eventually("it has the other address", PATIENCE, endpoints, other).await;
     let keys = |endpoints: &[Value]| {
@@ -139,7 +141,8 @@ spec:
         let line = format!("trimtab_controller_autoscaler_replicas{{backend=\"autoscaled/app:80\",{line}");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
-    let weights = Process::start(["weights".to_owned(), format!("--address=http://{}", controller.address("dashboard"))]).end();
+    let weights =
+        Process::start(["weights".to_owned(), format!("--address=http://{}", controller.address("dashboard"))]).end();
     assert!(weights.text.contains("3 more pods expected"), "{}", weights.text);
     say("app", 4, 4).await;
     let settled = json!({ "current": 4, "desired": 4 });

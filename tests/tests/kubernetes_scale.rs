@@ -122,7 +122,10 @@ impl Writer {
     async fn write(&self, index: usize) {
         // Of two writes that overtake each other the older would stand.
         let _alone = self.writing[index].lock().await;
-        self.slices.replace(&format!("app-{index}"), &PostParams::default(), &self.slice(index)).await.expect("written");
+        self.slices
+            .replace(&format!("app-{index}"), &PostParams::default(), &self.slice(index))
+            .await
+            .expect("written");
     }
 
     /// Replaces the oldest pod of a slice, and says when the API server had taken it, and who is new.
@@ -304,7 +307,11 @@ async fn five_thousand_endpoints_of_which_twenty_a_second_are_replaced_are_route
         at(1.0)
     );
     println!("controller: {:.2} cores, at most {rss_mib:.0} MiB", cores[PROXIES]);
-    println!("proxies: {:.2?} cores, at most {:.0?} MiB", &cores[..PROXIES], after[..PROXIES].iter().map(|(_, mib)| *mib).collect::<Vec<_>>());
+    println!(
+        "proxies: {:.2?} cores, at most {:.0?} MiB",
+        &cores[..PROXIES],
+        after[..PROXIES].iter().map(|(_, mib)| *mib).collect::<Vec<_>>()
+    );
     let tick = |quantile| quantile_ms(&metrics, "trimtab_controller_tick_seconds", quantile);
     println!("ticks: p50 <= {:.0} ms, p99 <= {:.0} ms", tick(0.5), tick(0.99));
 

@@ -143,7 +143,8 @@ impl Cluster {
                 const POST: &str = r#"exec 3<>/dev/tcp/127.0.0.1/2379
 printf 'POST %s HTTP/1.0\r\nContent-Length: %s\r\n\r\n%s' "$1" "${#2}" "$2" >&3
 cat <&3"#;
-                let output = Network::command(network.namespace(), "bash").args(["-c", POST, "post", path, body]).output()?;
+                let output =
+                    Network::command(network.namespace(), "bash").args(["-c", POST, "post", path, body]).output()?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
                 let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
                 anyhow::ensure!(head.contains(" 200 "), "{path}: {text}");

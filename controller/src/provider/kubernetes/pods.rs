@@ -131,7 +131,8 @@ impl PodBook {
 fn workload(pod: &PartialObjectMeta<Pod>) -> Option<Workload> {
     let owner = pod.metadata.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))?;
     let hash = pod.metadata.labels.as_ref().and_then(|labels| labels.get(TEMPLATE_HASH_LABEL));
-    let deployment = hash.filter(|_| owner.kind == "ReplicaSet").and_then(|hash| owner.name.strip_suffix(hash.as_str()));
+    let deployment =
+        hash.filter(|_| owner.kind == "ReplicaSet").and_then(|hash| owner.name.strip_suffix(hash.as_str()));
     match deployment.and_then(|name| name.strip_suffix('-')) {
         Some(name) => Some(Workload { kind: "Deployment".to_owned(), name: name.to_owned() }),
         None => Some(Workload { kind: owner.kind.clone(), name: owner.name.clone() }),
@@ -229,7 +230,12 @@ mod tests {
     #[test]
     fn a_pod_belongs_to_what_its_replica_set_was_made_for() {
         let owned = |kind: &str, name: &str| {
-            let owner = OwnerReference { kind: kind.to_owned(), name: name.to_owned(), controller: Some(true), ..OwnerReference::default() };
+            let owner = OwnerReference {
+                kind: kind.to_owned(),
+                name: name.to_owned(),
+                controller: Some(true),
+                ..OwnerReference::default()
+            };
             let mut pod = pod(&[], 1);
             pod.metadata.labels = Some(BTreeMap::from([(TEMPLATE_HASH_LABEL.to_owned(), "5d5f7c8b9d".to_owned())]));
             pod.metadata.owner_references = Some(vec![owner]);
