@@ -50,6 +50,13 @@ struct Scraped {
     running: KeyMap<(Target, AbortOnDropHandle<()>)>,
 }
 
+/// Connections are kept while endpoints are scraped as often as they should be, and not where there are too many for that.
+#[derive(Debug, Clone)]
+struct Fetchers {
+    keeping: Fetcher,
+    fresh: Fetcher,
+}
+
 /// How many times longer than configured intervals are, shared by all scrapes: it changes with every endpoint that comes or goes.
 #[derive(Debug)]
 struct Stretch(AtomicU64);
@@ -68,7 +75,7 @@ impl Stretch {
 #[derive(Debug)]
 pub struct Scraper {
     results: mpsc::Sender<ScrapeResult>,
-    fetcher: Fetcher,
+    fetchers: Fetchers,
     slots: Arc<Semaphore>,
     stretch: Arc<Stretch>,
     backends: HashMap<Arc<str>, Scraped>,
@@ -79,7 +86,7 @@ impl Scraper {
     pub fn new(results: mpsc::Sender<ScrapeResult>) -> Self {
         Self {
             results,
-            fetcher: Fetcher::default(),
+            fetchers: Fetchers { keeping: Fetcher::default(), fresh: Fetcher::without_idle() },
             slots: Arc::new(Semaphore::new(CONCURRENCY_MAX)),
             stretch: Arc::new(Stretch(AtomicU64::new(1.0_f64.to_bits()))),
             backends: HashMap::new(),
@@ -137,7 +144,7 @@ impl Scraper {
             identity: (backend.clone(), key),
             target,
             results: self.results.clone(),
-            fetcher: self.fetcher.clone(),
+            fetchers: self.fetchers.clone(),
             slots: self.slots.clone(),
             stretch: self.stretch.clone(),
         };
@@ -157,7 +164,7 @@ struct Scrape {
     identity: (Arc<str>, EndpointKey),
     target: Target,
     results: mpsc::Sender<ScrapeResult>,
-    fetcher: Fetcher,
+    fetchers: Fetchers,
     slots: Arc<Semaphore>,
     stretch: Arc<Stretch>,
 }
@@ -176,7 +183,8 @@ impl Scrape {
             tokio::time::sleep_until(due).await;
             // The semaphore is never closed.
             let Ok(slot) = self.slots.acquire().await else { return };
-            let read = self.fetcher.fetch(url, lexicon, *interval).await;
+            let fetcher = if self.stretch.get() > 1.0 { &self.fetchers.fresh } else { &self.fetchers.keeping };
+            let read = fetcher.fetch(url, lexicon, *interval).await;
             drop(slot);
             let at = clock::now().instant;
             let (numbers, ignored) = match read {
