@@ -1,6 +1,6 @@
-//! Holds endpoints that have just become ready to their share. They look idle, their latency is that of a server without a queue, and for a
-//! second or two the rule would send them about twice what they will get in the end: too much for one that starts cold, and a burst for what is
-//! behind it. Pure; counted only while there are newcomers.
+//! Holds endpoints that have just become ready to their share. They look idle, and their latency is that of a server without a queue; the rule
+//! gives any endpoint about twice its share in some seconds, which is too much for one that starts cold, and a burst for what is behind it. Pure;
+//! counted only while there are newcomers.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
