@@ -122,7 +122,7 @@ impl Backend {
             .map(|endpoint| Endpoint {
                 config: endpoint.clone(),
                 load: origin(endpoint).map_or_else(
-                    || Arc::new(EndpointLoad::new(endpoint.key)),
+                    || Arc::new(EndpointLoad::new(endpoint.key, now)),
                     |(previous, index)| previous.endpoints[index].load.clone(),
                 ),
             })
@@ -306,6 +306,7 @@ impl Backend {
         if outcome == Outcome::Success {
             self.state.shared.latency.answered(now, millis(latency) / attempt.relative_cost());
         }
+        self.state.shared.in_flight.ended(now, latency);
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 

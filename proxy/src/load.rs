@@ -122,6 +122,7 @@ pub struct EndpointLoad {
     consecutive_5xx: AtomicU32,
     consecutive_failures: AtomicU32,
     key: EndpointKey,
+    known_since: Coarse,
     successes: AtomicU64,
     errors: AtomicU64,
     failures: AtomicU64,
@@ -206,8 +207,8 @@ impl EndpointLoad {
         self.peers.is_fresh(now).then(|| self.peers.counts.get())
     }
 
-    /// Of an endpoint that has not been sent anything yet.
-    pub fn new(key: EndpointKey) -> Self {
+    /// Of an endpoint that is known from `now` on and has not been sent anything yet.
+    pub fn new(key: EndpointKey, now: Timestamp) -> Self {
         Self {
             in_flight: InFlight::default(),
             reported: Reported::default(),
@@ -219,6 +220,7 @@ impl EndpointLoad {
             consecutive_5xx: AtomicU32::new(0),
             consecutive_failures: AtomicU32::new(0),
             key,
+            known_since: Coarse::of(now),
             in_flight_by_class: ClassCounts::default(),
             peers: PeerCounts::default(),
             successes: AtomicU64::new(0),
@@ -234,6 +236,11 @@ impl EndpointLoad {
     /// Which endpoint.
     pub fn key(&self) -> EndpointKey {
         self.key
+    }
+
+    /// For how many seconds it has been known.
+    pub(crate) fn known_for_s(&self, now: Coarse) -> f32 {
+        now.seconds_since(self.known_since)
     }
 
     /// A request is sent to the endpoint.
@@ -355,8 +362,8 @@ impl EndpointLoad {
     }
 
     #[inline]
-    pub(crate) fn latency_at(&self, now: Coarse) -> Option<f32> {
-        self.latency.at(now)
+    pub(crate) fn latency_at(&self, now: Coarse, haste: f32) -> Option<f32> {
+        self.latency.at(now, haste)
     }
 
     /// Peak-sensitive average latency in milliseconds (Linkerd's).
@@ -504,7 +511,7 @@ mod tests {
     const T: Timestamp = Timestamp::from_millis(5_000);
 
     fn load() -> EndpointLoad {
-        EndpointLoad::new(EndpointKey(7))
+        EndpointLoad::new(EndpointKey(7), T)
     }
 
     fn finish(load: &EndpointLoad, now: Timestamp, outcome: Outcome) -> Option<OutlierKind> {

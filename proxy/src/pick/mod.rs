@@ -9,6 +9,8 @@ pub mod consistent;
 pub mod costs;
 pub mod least_request;
 pub mod peak_ewma;
+#[cfg(test)]
+mod quiet_tests;
 pub mod random;
 pub mod round_robin;
 pub mod rule;
@@ -21,7 +23,7 @@ use std::sync::{Arc, atomic::AtomicU64};
 use rand::RngCore;
 
 use crate::{
-    average::LatencyAverage,
+    average::{LatencyAverage, MeanInFlight},
     config::{Algorithm, EndpointKey, RuleParameters},
     load::{EndpointLoad, RequestClass},
     time::{Coarse, Timestamp},
@@ -80,6 +82,8 @@ pub struct Shared {
     pub cursor: AtomicU64,
     /// Average latency over all endpoints: what an endpoint that has not answered yet is taken for.
     pub latency: LatencyAverage,
+    /// Own requests in flight at all endpoints, on average: whether there is little to do.
+    pub in_flight: MeanInFlight,
 }
 
 /// The one interface of all algorithms.
@@ -220,9 +224,14 @@ struct Ties(u64);
 impl Ties {
     fn one_in(&mut self, n: u64) -> bool {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed >> 32).wrapping_mul(n) >> 32 == 0
+        (mixed(self.0) >> 32).wrapping_mul(n) >> 32 == 0
     }
+}
+
+/// A number whose upper half looks random for every input.
+#[inline]
+fn mixed(number: u64) -> u64 {
+    (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// A uniformly random number below `n`, for n < 2³² (the bias is below n/2³²).
