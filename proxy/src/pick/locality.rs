@@ -97,9 +97,9 @@ mod tests {
 
     #[test]
     fn weights_are_what_a_unit_of_load_is() {
-        let pool = pool(&[Spec { weight: 3.0, in_flight: 5, ..IDLE }, Spec { in_flight: 1, ..IDLE }, IDLE], 1.0);
+        let pool = pool(&[Spec { weight: 4.0, in_flight: 7, ..IDLE }, Spec { in_flight: 1, ..IDLE }, IDLE], 1.0);
         let picker = Locality::new(&pool, 2.0, |index| index < 2);
-        // (5 + 1) / 3 = (1 + 1) / 1 = 2: both are as loaded, and twice as much as the third.
+        // (7 + 1) / 4 = (1 + 1) / 1 = 2: both are as loaded, and twice as much as the third.
         let counts = histogram(&picker, &pool, 1_000);
         assert!(counts[0] > 400 && counts[1] > 400 && counts[2] == 0, "{counts:?}");
     }

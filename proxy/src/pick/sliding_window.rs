@@ -29,6 +29,11 @@ impl Window {
         present as f64 + before as f64 * (1.0 - elapsed)
     }
 
+    /// Takes over what another one has counted.
+    fn take_over(&self, other: &Self) {
+        self.0.store(other.0.load(Relaxed), Relaxed);
+    }
+
     /// Requests are sent.
     fn add(&self, requests: u64, now: Timestamp, window: Duration) {
         let (bucket, _) = bucket(now, window);
@@ -84,24 +89,17 @@ impl Pick for SlidingWindow {
         rng: &mut R,
     ) -> Option<usize> {
         let count = |candidate: &Candidate| candidate.load.window().count(now, self.window);
-        let (mut some_new, mut least) = (false, f64::INFINITY);
-        for candidate in &pool.candidates {
-            if self.is_new(candidate, now) {
-                some_new = true;
-            } else {
-                least = least.min(count(candidate));
+        // One that comes begins level with the others: it must not get all requests until it has had as many as they.
+        if pool.candidates.iter().any(|candidate| self.is_new(candidate, now)) {
+            let old = pool.candidates.iter().filter(|candidate| !self.is_new(candidate, now));
+            if let Some(least) = old.min_by(|a, b| count(a).total_cmp(&count(b))) {
+                let new = pool.candidates.iter().filter(|candidate| self.is_new(candidate, now));
+                new.filter(|candidate| count(candidate) + 1.0 < count(least))
+                    .for_each(|candidate| candidate.load.window().take_over(least.load.window()));
             }
         }
-        // One that comes begins level with the others: it must not get all requests until it has had as many as they.
-        let level = if some_new && least.is_finite() { least } else { 0.0 };
-        let score = |candidate: &Candidate| {
-            let count = count(candidate);
-            if some_new && self.is_new(candidate, now) { count.max(level) } else { count }
-        };
-        let picked = lowest(pool, request, 0..pool.candidates.len(), rng, score)?;
-        let candidate = &pool.candidates[picked];
-        let behind = if some_new && self.is_new(candidate, now) { level - count(candidate) } else { 0.0 };
-        candidate.load.window().add(1 + behind.max(0.0) as u64, now, self.window);
+        let picked = lowest(pool, request, 0..pool.candidates.len(), rng, count)?;
+        pool.candidates[picked].load.window().add(1, now, self.window);
         Some(picked)
     }
 }
