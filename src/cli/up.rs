@@ -39,7 +39,14 @@ pub struct DataPlaneArgs {
     #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch, help_heading = "Data plane")]
     fast_path: bool,
     /// The zone that this proxy runs in, as `topology.kubernetes.io/zone` names it; `loadBalancer.type: Locality` prefers endpoints there
-    #[arg(long, value_name = "ZONE", env = "TRIMTAB_ZONE", default_value = "", hide_default_value = true, help_heading = "Data plane")]
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "TRIMTAB_ZONE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Data plane"
+    )]
     zone: String,
 }
 

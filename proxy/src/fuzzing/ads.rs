@@ -71,8 +71,11 @@ fn picks(backend: &Backend) {
 /// Four bytes a weight; of the first byte, the algorithm and whether there are adjustments.
 pub fn weights(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
-    let values: Vec<f32> =
-        rest.chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).take(64).collect();
+    let values: Vec<f32> = rest
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+        .take(64)
+        .collect();
     let (weights, adjustments) =
         if first & 0x80 == 0 { (&values[..], &[][..]) } else { values.split_at(values.len() / 2) };
     let endpoint = |key: usize| v1::Endpoint {

@@ -44,8 +44,12 @@ mod tests {
 
     use super::*;
 
-    /// Inputs made of each of the corpus.
-    const ROUNDS: usize = 3_000;
+    /// Inputs made of each corpus; `FUZZ_ROUNDS` and `FUZZ_SEED` ask for others.
+    const ROUNDS: u64 = 3_000;
+
+    fn set(name: &str, default: u64) -> u64 {
+        std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    }
 
     fn corpus(name: &str) -> Vec<Vec<u8>> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(name);
@@ -86,12 +90,14 @@ mod tests {
         for (number, (name, target)) in TARGETS.into_iter().enumerate() {
             let corpus = corpus(name);
             assert!(corpus.len() >= 3, "{name}: {} inputs", corpus.len());
-            let mut rng = SmallRng::seed_from_u64(number as u64);
-            let chance = (0..ROUNDS).map(|_| mutated(&corpus, &mut rng)).collect::<Vec<_>>();
-            for input in corpus.iter().chain(&chance) {
+            let seed = set("FUZZ_SEED", number as u64);
+            let mut rng = SmallRng::seed_from_u64(seed);
+            let check = |input: &[u8]| {
                 let caught = std::panic::catch_unwind(|| target(input));
-                assert!(caught.is_ok(), "{name}: {:?}", String::from_utf8_lossy(input));
-            }
+                assert!(caught.is_ok(), "{name}, seed {seed}: {:?}", String::from_utf8_lossy(input));
+            };
+            corpus.iter().for_each(|input| check(input));
+            (0..set("FUZZ_ROUNDS", ROUNDS)).for_each(|_| check(&mutated(&corpus, &mut rng)));
         }
     }
 

@@ -154,9 +154,7 @@ impl Picker {
             Algorithm::C3Local => Self::C3Local(c3_local::C3Local::new()),
             Algorithm::RingHash => Self::RingHash(consistent::Ring::new(pool)),
             Algorithm::Maglev => Self::Maglev(consistent::Maglev::new(pool)),
-            Algorithm::SlidingWindowRoundRobin => {
-                Self::SlidingWindow(sliding_window::SlidingWindow::new(set.window))
-            }
+            Algorithm::SlidingWindowRoundRobin => Self::SlidingWindow(sliding_window::SlidingWindow::new(set.window)),
             Algorithm::DecayingWeights => {
                 Self::DecayingWeights(decaying_weights::DecayingWeights::new(pool, set.start, set.half_life))
             }

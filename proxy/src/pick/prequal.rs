@@ -21,7 +21,11 @@ pub fn badness<T: PartialOrd>(in_flight: T, hot_above: &T, latency: T) -> (bool,
 }
 
 /// The value at a quantile of some; `None` if there are none.
-pub fn quantile<T: Copy>(values: &mut [T], quantile: f64, order: impl FnMut(&T, &T) -> std::cmp::Ordering) -> Option<T> {
+pub fn quantile<T: Copy>(
+    values: &mut [T],
+    quantile: f64,
+    order: impl FnMut(&T, &T) -> std::cmp::Ordering,
+) -> Option<T> {
     let last = values.len().checked_sub(1)?;
     let rank = (last as f64 * quantile).round() as usize;
     Some(*values.select_nth_unstable_by(rank.min(last), order).1)

@@ -37,7 +37,12 @@ struct Case {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 /// A request that is forwarded and answered `OK`.
-const fn passes(section: &'static str, what: &'static str, request: &'static str, seen: &'static [&'static str]) -> Case {
+const fn passes(
+    section: &'static str,
+    what: &'static str,
+    request: &'static str,
+    seen: &'static [&'static str],
+) -> Case {
     Case { section, what, request, seen, endpoint: OK, status: 200, headers: &[], body: "ok", then: Stays }
 }
 
@@ -60,7 +65,12 @@ const fn answered(
 }
 
 /// The same to `HEAD /`.
-const fn to_head(section: &'static str, what: &'static str, endpoint: &'static str, headers: &'static [&'static str]) -> Case {
+const fn to_head(
+    section: &'static str,
+    what: &'static str,
+    endpoint: &'static str,
+    headers: &'static [&'static str],
+) -> Case {
     let request = "HEAD / HTTP/1.1\r\nhost: t\r\n\r\n";
     Case { section, what, request, seen: &["head / http/1.1"], endpoint, status: 200, headers, body: "", then: Stays }
 }
@@ -241,7 +251,8 @@ async fn play(case: &Case, proxy: &Proxy, script: &Mutex<Script>) -> Result<(), 
         Some(start) => lines.iter().any(|line| line.starts_with(start)),
         None => lines.iter().any(|line| line == wanted),
     };
-    let named = |lines: &[String], name: &str| lines.iter().any(|line| line == name || line.starts_with(&format!("{name}:")));
+    let named =
+        |lines: &[String], name: &str| lines.iter().any(|line| line == name || line.starts_with(&format!("{name}:")));
     let mut check = |what: &str, lines: &[String], wanted: &[&str]| {
         for text in wanted {
             let holds = match text.strip_prefix('!') {

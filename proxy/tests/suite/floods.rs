@@ -79,8 +79,7 @@ async fn each_kind_of_flood_ends_its_connection_and_no_other() {
     };
     // Of heads that never end (CVE-2024-27316), empty ones, and on one stream.
     let field = [&b"\x00\x01a\x7f\x81\x7e"[..], &[b'x'; 381]].concat();
-    let continued =
-        move |number: u32| if number == 0 { frame(1, 1, 1, HEAD) } else { frame(9, 0, 1, &field) };
+    let continued = move |number: u32| if number == 0 { frame(1, 1, 1, HEAD) } else { frame(9, 0, 1, &field) };
     let continued_by_nothing =
         |number: u32| if number == 0 { frame(1, 1, 1, HEAD) } else { frame(9, 0, 1, &[]).repeat(50) };
     let open_first = |then: Vec<u8>| {

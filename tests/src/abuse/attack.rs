@@ -114,7 +114,9 @@ pub async fn begin(attack: Attack, target: &Target, clients: usize) -> JoinSet<(
     let mut all = JoinSet::new();
     match attack {
         Attack::None => {}
-        Attack::SlowHeads => (0..clients).for_each(|_| drop(all.spawn(slow(address, b"GET / HTTP/1.1\r\nhost: t\r\nx: ")))),
+        Attack::SlowHeads => {
+            (0..clients).for_each(|_| drop(all.spawn(slow(address, b"GET / HTTP/1.1\r\nhost: t\r\nx: "))))
+        }
         Attack::SlowBodies => (0..clients).for_each(|_| {
             all.spawn(slow(address, b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n"));
         }),

@@ -40,7 +40,12 @@ pub async fn half_load(target: &Arc<Target>, length: Duration) -> f64 {
 ///
 /// # Errors
 /// If the proxy ended.
-pub async fn step(target: &Arc<Target>, rate: f64, length: Duration, minute: f64) -> anyhow::Result<(Step, Vec<String>)> {
+pub async fn step(
+    target: &Arc<Target>,
+    rate: f64,
+    length: Duration,
+    minute: f64,
+) -> anyhow::Result<(Step, Vec<String>)> {
     let outcome = load::steady(target, rate, length).await;
     // Its connections end with the step; those of one that is counted are gone.
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -65,7 +65,13 @@ async fn idling(connections: usize) -> anyhow::Result<()> {
         // Each its own process: what one kind has freed must not be used by the next.
         let target = Target::start(&[]).await?;
         let found = idle::measure(&target, kind, connections).await?;
-        writeln!(out, "{:<14} {:>7} connections  {:>6.1} KiB each", format!("{kind:?}"), connections, found.bytes_each / 1024.0)?;
+        writeln!(
+            out,
+            "{:<14} {:>7} connections  {:>6.1} KiB each",
+            format!("{kind:?}"),
+            connections,
+            found.bytes_each / 1024.0
+        )?;
         out.flush()?;
         target.stop().await?;
     }
@@ -104,7 +110,12 @@ async fn others(length: Duration, turns: usize, rate: f64, clients: usize) -> an
             }
         }
         ratios.sort_by(f64::total_cmp);
-        writeln!(out, "{:<18} p99 x {:.2} (median of {turns}), {failed} failed", format!("{attack:?}"), ratios[turns / 2])?;
+        writeln!(
+            out,
+            "{:<18} p99 x {:.2} (median of {turns}), {failed} failed",
+            format!("{attack:?}"),
+            ratios[turns / 2]
+        )?;
     }
     Ok(())
 }
