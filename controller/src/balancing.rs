@@ -6,29 +6,27 @@ use trimtab_proxy::api::v1;
 
 use crate::{duration::Duration, policy::Algorithm, problem::Report};
 
-/// Settings of the algorithm, each of one of them.
+/// Settings of the algorithm, each of one of them: the definition has no defaults for them, or the API server would fill in those of the others.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Parameters {
     /// SlidingWindowRoundRobin: how long requests count, up to 1h. Default: 1s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = "1s"))]
     pub window: Option<Duration>,
     /// DecayingWeights: the weight of an endpoint that comes to others begins at this percentage of its own. Default: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1000), extend("default" = 10))]
+    #[schemars(range(min = 1, max = 1000))]
     pub start_percent: Option<u32>,
     /// DecayingWeights: after this long, up to 1h, half of the difference is left. Default: 10s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("default" = "10s"))]
     pub half_life: Option<Duration>,
     /// Locality: requests leave the proxy's zone where it is loaded by more than this percentage of another one's load. Default: 200.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 100, max = 10000), extend("default" = 200))]
+    #[schemars(range(min = 100, max = 10000))]
     pub spillover_percent: Option<u32>,
     /// Prequal: endpoints with more in flight than this percentile of all are hot. Default: 84.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100), extend("default" = 84))]
+    #[schemars(range(min = 0, max = 100))]
     pub hot_percentile: Option<u32>,
 }
 
