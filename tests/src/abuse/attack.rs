@@ -165,13 +165,12 @@ async fn slow(address: SocketAddr, first: &'static [u8]) {
     }
 }
 
-/// Many requests whose answers are left where they are.
+/// Requests whose answers are left where they are: one a second, so that it is no flood of requests, and the buffers fill.
 async fn unread(address: SocketAddr) {
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await {
-            let requests = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n".repeat(100);
-            while stream.write_all(&requests).await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            while stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -199,6 +198,7 @@ async fn stalled(address: SocketAddr) {
             let _ = stream.write_all(b"GET /stall HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Those that break off at once must be no flood of requests.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
