@@ -14,8 +14,11 @@ pub use ads::{ads, weights};
 pub use bodies::chunked;
 pub use routes::route;
 
-/// What is fuzzed, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+/// The name of a corpus, and what takes its inputs.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// What is fuzzed.
+pub const TARGETS: [Target; 6] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),

@@ -12,6 +12,9 @@ use crate::{
     http2::{HEAD, body_of, client, echo, frame, literal, raw, request},
 };
 
+/// The frames of each round.
+type Frames = Box<dyn Fn(u32) -> Vec<u8>>;
+
 /// What an attacker gets to write at most before it finds the connection closed, buffers of both sockets included.
 const TAKEN_BYTES_MAX: usize = 64 << 20;
 
@@ -86,7 +89,7 @@ async fn each_kind_of_flood_ends_its_connection_and_no_other() {
         move |number: u32| if number == 0 { frame(1, 4, 1, b"\x83\x84\x86\x41\x01t") } else { then.repeat(50) }
     };
     // One of the two ways to be cut off may win the race, but a flood is told from all else.
-    let floods: [(&str, &[&str], Box<dyn Fn(u32) -> Vec<u8>>); 10] = [
+    let floods: [(&str, &[&str], Frames); 10] = [
         ("pings", &["ping"], Box::new(many(frame(6, 0, 0, b"12345678")))),
         ("answers to no ping", &["ping"], Box::new(many(frame(6, 1, 0, b"12345678")))),
         ("settings", &["settings"], Box::new(many(frame(4, 0, 0, &[0, 1, 0, 0, 0, 0])))),

@@ -1,5 +1,6 @@
 //! The fast path's heads against their slow twins: whatever it accepts, hyper's path reads the same way, and says the same to the other side.
 //! Fuzzing runs the same checks. Here heads are made of good and bad parts and then damaged, so that most are nearly right.
+#![allow(clippy::unwrap_used, reason = "a finding is a panic")]
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response as HttpResponse, Version};
