@@ -67,7 +67,7 @@ async fn ask(connection: &mut Connection, target: &Target, index: usize, number:
     if matches!(connection, Connection::None) {
         let socket = TcpStream::connect(target.http).await?;
         socket.set_nodelay(true)?;
-        *connection = if index % 4 == 0 {
+        *connection = if index.is_multiple_of(4) {
             let (sender, driven) = http2::handshake(TokioExecutor::new(), TokioIo::new(socket)).await?;
             tokio::spawn(driven);
             Connection::Http2(sender)
