@@ -139,6 +139,10 @@ impl<'h, 'b> Request<'h, 'b> {
                 _ => {}
             }
         }
+        // Then `Connection` names a field that is there, and which must stop here.
+        if last && fields.iter().any(|field| field.name.eq_ignore_ascii_case("close")) {
+            return Err(Unusual);
+        }
         let authority = authority.ok_or(Unusual)?;
         let host = plain_host(authority).ok_or(Unusual)?;
         Ok(Some(Self { method, target, host, authority, body, last, len, fields, kinds }))
