@@ -125,6 +125,8 @@ pub struct ProxySettings {
     pub peers: Option<PeerListen>,
     /// Whether plain HTTP/1.1 takes the fast path.
     pub fast_path: bool,
+    /// The zone that it runs in; empty: unknown.
+    pub zone: String,
 }
 
 impl Default for ProxySettings {
@@ -137,6 +139,7 @@ impl Default for ProxySettings {
             share_ports: false,
             peers: None,
             fast_path: true,
+            zone: String::new(),
         }
     }
 }
@@ -482,6 +485,7 @@ fn spawn_proxy(
     options.share_ports = settings.share_ports;
     options.peers = settings.peers;
     options.fast_path = settings.fast_path;
+    options.zone = settings.zone;
     let status = options.status.subscribe();
     let mut parts = Parts::default();
     let stopped = stop.clone();

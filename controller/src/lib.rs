@@ -1,6 +1,7 @@
 //! The controller: providers of configuration, scraping, the control tick, push to proxies, recording.
 
 pub mod address;
+pub mod balancing;
 pub mod crds;
 pub mod duration;
 pub mod gateway;

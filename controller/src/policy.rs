@@ -32,8 +32,8 @@ use crate::{duration::Duration, policy_status::PolicyStatus};
 )]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "!has(self.adaptive) || !has(self.adaptive.mode) || self.adaptive.mode != 'Active' || !has(self.loadBalancer) || \
-             !has(self.loadBalancer.type) || self.loadBalancer.type in ['Trimtab', 'WeightedRoundRobin']",
-    "message": "adaptive.mode Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow",
+             !has(self.loadBalancer.type) || self.loadBalancer.type in ['Trimtab', 'WeightedRoundRobin', 'DecayingWeights', 'Locality']",
+    "message": "adaptive.mode Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab, WeightedRoundRobin, DecayingWeights or Locality, or mode Shadow",
     "fieldPath": ".adaptive.mode"
 }]))]
 #[serde(rename_all = "camelCase")]
@@ -113,6 +113,9 @@ pub struct LoadBalancer {
     /// What RingHash and Maglev go by. Default: the address of the client's connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistent_hash: Option<ConsistentHash>,
+    /// What the algorithms that came last can be told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<crate::balancing::Parameters>,
 }
 
 /// Requests that are alike in this go to the same endpoint. Where a request lacks it, the address of the client's connection counts.
@@ -176,11 +179,19 @@ pub enum Algorithm {
     RingHash,
     /// The same by a Maglev table: shares are more even, a few more requests move.
     Maglev,
+    /// The endpoint that got the fewest requests in a sliding window: round robin that makes up for who was passed over.
+    SlidingWindowRoundRobin,
+    /// One after the other, in proportion to the weights; that of an endpoint that comes to others begins elsewhere and approaches its own.
+    DecayingWeights,
+    /// The least loaded for its weight, those of the proxy's zone first: requests spill over to other zones by load.
+    Locality,
+    /// Prequal's choice by what answers tell: of those that are not hot, the quickest.
+    Prequal,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Algorithm; 10] = [
+    pub const ALL: [Algorithm; 14] = [
         Algorithm::Trimtab,
         Algorithm::RoundRobin,
         Algorithm::Random,
@@ -191,6 +202,10 @@ impl Algorithm {
         Algorithm::C3Local,
         Algorithm::RingHash,
         Algorithm::Maglev,
+        Algorithm::SlidingWindowRoundRobin,
+        Algorithm::DecayingWeights,
+        Algorithm::Locality,
+        Algorithm::Prequal,
     ];
 
     /// In the spelling of `--algorithm`.
@@ -206,6 +221,10 @@ impl Algorithm {
             Algorithm::C3Local => "c3-local",
             Algorithm::RingHash => "ring-hash",
             Algorithm::Maglev => "maglev",
+            Algorithm::SlidingWindowRoundRobin => "sliding-window-round-robin",
+            Algorithm::DecayingWeights => "decaying-weights",
+            Algorithm::Locality => "locality",
+            Algorithm::Prequal => "prequal",
         }
     }
 
@@ -222,12 +241,19 @@ impl Algorithm {
             Algorithm::C3Local => v1::Algorithm::C3Local,
             Algorithm::RingHash => v1::Algorithm::RingHash,
             Algorithm::Maglev => v1::Algorithm::Maglev,
+            Algorithm::SlidingWindowRoundRobin => v1::Algorithm::SlidingWindowRoundRobin,
+            Algorithm::DecayingWeights => v1::Algorithm::DecayingWeights,
+            Algorithm::Locality => v1::Algorithm::Locality,
+            Algorithm::Prequal => v1::Algorithm::Prequal,
         }
     }
 
     /// Whether it heeds the weights that a tick pushes.
     pub const fn uses_weights(self) -> bool {
-        matches!(self, Algorithm::Trimtab | Algorithm::WeightedRoundRobin)
+        matches!(
+            self,
+            Algorithm::Trimtab | Algorithm::WeightedRoundRobin | Algorithm::DecayingWeights | Algorithm::Locality
+        )
     }
 }
 

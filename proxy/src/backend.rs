@@ -122,7 +122,12 @@ impl Backend {
             .map(|endpoint| Endpoint {
                 config: endpoint.clone(),
                 load: origin(endpoint).map_or_else(
-                    || Arc::new(EndpointLoad::new(endpoint.key, now)),
+                    || {
+                        // One that comes to others.
+                        let others = previous.is_some_and(|previous| !previous.endpoints.is_empty());
+                        let key = endpoint.key;
+                        Arc::new(if others { EndpointLoad::joined(key, now) } else { EndpointLoad::new(key, now) })
+                    },
                     |(previous, index)| previous.endpoints[index].load.clone(),
                 ),
             })
@@ -563,7 +568,11 @@ impl Parts {
         };
         Backend {
             admission,
-            picker: Picker::new(self.config.algorithm, &pool, &parameters),
+            picker: {
+                let set = &self.config.traffic.balancing;
+                let is_near = |index: usize| !set.zone.is_empty() && self.endpoints[index].config.zone == set.zone;
+                Picker::new(self.config.algorithm, &pool, &parameters, set, is_near)
+            },
             half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
             pool,
             parameters,

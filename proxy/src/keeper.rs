@@ -40,6 +40,8 @@ pub struct Keeper {
     status: watch::Sender<ProxyStatus>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     share_ports: bool,
+    /// Where this proxy is; empty where that is not known.
+    zone: String,
     /// This proxy's key, as it stands in weight tables.
     proxy_key: u64,
     /// Who the other proxies are, for the exchange with them.
@@ -73,6 +75,11 @@ struct Bound {
 }
 
 impl Keeper {
+    /// The same for a proxy in this zone.
+    pub fn in_zone(self, zone: String) -> Self {
+        Self { zone, ..self }
+    }
+
     /// An empty table for these workers, of the proxy with this key.
     pub fn new(
         table: Arc<ArcSwap<Table>>,
@@ -87,6 +94,7 @@ impl Keeper {
             status,
             workers,
             share_ports,
+            zone: String::new(),
             proxy_key,
             peers,
             openings: Vec::new(),
@@ -228,7 +236,8 @@ impl Keeper {
         }
     }
 
-    fn set_backend(&mut self, config: BackendConfig, now: Timestamp) {
+    fn set_backend(&mut self, mut config: BackendConfig, now: Timestamp) {
+        config.traffic.balancing.zone.clone_from(&self.zone);
         let name = config.name.clone();
         let previous = self.backends.get(&name);
         if previous.is_some_and(|entry| *entry.backend.config() == config) {

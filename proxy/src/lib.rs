@@ -39,6 +39,9 @@ pub mod server;
 pub mod status;
 pub mod telemetry;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use link::Controller;
 pub use peers::exchange::PeerListen;
 pub use server::{ProxyError, ProxyOptions, run};

@@ -14,6 +14,7 @@ use crate::{
     config::{EndpointKey, OutlierDetection},
     gauge::InFlight,
     outlier::{OutlierEvent, OutlierKind},
+    pick::sliding_window::Window,
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis, nanos},
 };
@@ -129,6 +130,8 @@ pub struct EndpointLoad {
     cancelled: AtomicU64,
     latency_us_sum: AtomicU64,
     service: [ServiceTime; CLASSES_MAX],
+    window: Window,
+    joined_at: Option<Timestamp>,
     pub(crate) sketch: AtomicSketch,
 }
 
@@ -229,8 +232,25 @@ impl EndpointLoad {
             cancelled: AtomicU64::new(0),
             latency_us_sum: AtomicU64::new(0),
             service: Default::default(),
+            window: Window::default(),
+            joined_at: None,
             sketch: AtomicSketch::new(),
         }
+    }
+
+    /// Of one that came to others at `now`.
+    pub fn joined(key: EndpointKey, now: Timestamp) -> Self {
+        Self { joined_at: Some(now), ..Self::new(key) }
+    }
+
+    /// When it came to others; `None`: it was there from the start.
+    pub fn joined_at(&self) -> Option<Timestamp> {
+        self.joined_at
+    }
+
+    /// What sliding-window round robin counts.
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Which endpoint.

@@ -15,7 +15,7 @@ use crate::{
     backend::Backend,
     clock,
     counters::{Counter, Counters},
-    http::error::Reason,
+    http::{error::Reason, http2::flood::Flood},
     load::{CLASSES_MAX, RequestClass},
     peers::{FRESH, heard::Rejected, stats::PeerStats},
     pick::costs::Costs,
@@ -91,6 +91,11 @@ impl Sources {
             self.sum(|c| &c.header_timeouts),
         )?;
         out.counter("malformed_requests", "Requests that do not parse", self.sum(|c| &c.malformed))?;
+        out.family("http2_floods", "Connections over HTTP/2 cut off for a flood", MetricType::Counter, |out| {
+            Flood::NAMES.iter().enumerate().try_for_each(|(index, kind)| {
+                out.labelled(&vec![("kind", *kind)], |out| out.count(self.sum(|c| &c.floods[index])))
+            })
+        })?;
         out.counter("upstream_connects", "Connection attempts to endpoints", self.sum(|c| &c.connects))?;
         out.counter(
             "upstream_connect_failures",

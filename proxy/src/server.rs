@@ -55,6 +55,8 @@ pub struct ProxyOptions {
     pub peers: Option<PeerListen>,
     /// Whether plain HTTP/1.1 takes the fast path; otherwise hyper serves everything. It changes what a request costs, not what becomes of it.
     pub fast_path: bool,
+    /// The zone that it runs in, for the algorithm that prefers near endpoints; empty: unknown.
+    pub zone: String,
     /// Seed of all random choices; `None`: the system's.
     pub seed: Option<u64>,
     /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
@@ -73,6 +75,7 @@ impl ProxyOptions {
             share_ports: false,
             peers: None,
             fast_path: true,
+            zone: String::new(),
             seed: None,
             status: watch::Sender::default(),
         }
@@ -119,8 +122,19 @@ pub enum ProxyError {
 /// # Errors
 /// If it cannot start, or a thread of it dies.
 pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
-    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, peers, fast_path, seed, status } =
-        options;
+    let ProxyOptions {
+        id,
+        workers,
+        controller,
+        admin,
+        drain_timeout,
+        share_ports,
+        peers,
+        fast_path,
+        zone,
+        seed,
+        status,
+    } = options;
     if workers == 0 {
         return Err(ProxyError::NoWorkers);
     }
@@ -187,7 +201,8 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
     let finder = Finder::new(table.clone(), class_samples, status.subscribe());
     let control = Control {
-        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender),
+        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender)
+            .in_zone(zone),
         telemetry: Telemetry::new(id.clone(), table, sampling, samples, finder.found()),
         finder,
         id,

@@ -42,7 +42,8 @@ pub struct SourceArgs {
     #[arg(short = 'f', long = "config", value_name = "PATH", conflicts_with_all = ["to", "algorithm", "slo", "mode"], help_heading = "Routing")]
     pub config: Option<PathBuf>,
     /// How to choose among the servers: trimtab, round-robin, random, weighted-round-robin, least-request,
-    /// least-request-p2c, peak-ewma, c3-local, ring-hash, maglev
+    /// least-request-p2c, peak-ewma, c3-local, ring-hash, maglev, sliding-window-round-robin,
+    /// decaying-weights, locality, prequal
     #[arg(long, value_name = "NAME", default_value_t = Algorithm::Trimtab, help_heading = "Routing")]
     pub algorithm: Algorithm,
     /// Latency objective, e.g. 150ms; without it, one is derived from what the service does when it is not overloaded

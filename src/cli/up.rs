@@ -38,6 +38,16 @@ pub struct DataPlaneArgs {
     /// Whether plain HTTP/1.1 takes the fast path; `off` serves everything by the slower one, with the same outcome
     #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch, help_heading = "Data plane")]
     fast_path: bool,
+    /// The zone that this proxy runs in, as `topology.kubernetes.io/zone` names it; `loadBalancer.type: Locality` prefers endpoints there
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "TRIMTAB_ZONE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Data plane"
+    )]
+    zone: String,
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -60,6 +70,7 @@ impl DataPlaneArgs {
             share_ports,
             peers: None,
             fast_path: self.fast_path,
+            zone: self.zone.clone(),
         }
     }
 }

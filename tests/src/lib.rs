@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
+pub mod abuse;
 pub mod cluster;
 pub mod compare;
 pub mod http;

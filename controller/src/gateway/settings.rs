@@ -13,6 +13,7 @@ use super::{
     traffic,
 };
 use crate::{
+    balancing::Parameters,
     duration,
     policy::{
         Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, ClassPriority, Classes,
@@ -93,7 +94,7 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
 
 fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report) {
     if adaptive.mode == Some(AdaptiveMode::Active) && !algorithm.uses_weights() {
-        let message = "Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow";
+        let message = "Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab, WeightedRoundRobin, DecayingWeights or Locality, or mode Shadow";
         report.invalid("spec.adaptive.mode", message);
     }
     positive(
@@ -226,6 +227,7 @@ pub(super) fn backend(
         }),
         retry: Some(traffic::retry(policy.retry.as_ref(), algorithm)),
         hash: policy.load_balancer.as_ref().and_then(|b| b.consistent_hash.as_ref()).map(traffic::hash),
+        balancing: policy.load_balancer.as_ref().and_then(|b| b.parameters.as_ref()).map(Parameters::data_plane),
         rate_limits: traffic::rate_limits(policy),
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),

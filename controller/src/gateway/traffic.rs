@@ -38,6 +38,9 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
             _ => {}
         }
     }
+    if let Some(parameters) = spec.load_balancer.as_ref().and_then(|balancer| balancer.parameters.as_ref()) {
+        parameters.check(algorithm, report);
+    }
     if let Some(settings) = &spec.retry {
         percent(settings.budget.as_ref().and_then(|budget| budget.percent), "spec.retry.budget.percent", report);
         let timeout = settings.per_retry.as_ref().and_then(|per_retry| per_retry.timeout);

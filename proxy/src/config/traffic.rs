@@ -4,7 +4,7 @@ use std::{net::IpAddr, num::NonZeroU32, time::Duration};
 
 use http::{HeaderName, StatusCode};
 
-use super::{Check, InvalidResource, millis};
+use super::{Balancing, Check, InvalidResource, millis};
 use crate::api::v1;
 
 /// Everything of it. The default asks for nothing.
@@ -20,6 +20,8 @@ pub struct TrafficPolicy {
     pub faults: Faults,
     /// What consistent hashing goes by.
     pub hash: HashPolicy,
+    /// Settings of the algorithms.
+    pub balancing: Balancing,
 }
 
 /// What makes requests alike for consistent hashing.
@@ -130,6 +132,7 @@ impl TrafficPolicy {
             rate_limits,
             access: wire.access.as_ref().map(|access| Access::check(access, check)).transpose()?,
             hash: wire.hash.as_ref().map(|hash| HashPolicy::check(hash, check)).transpose()?.unwrap_or_default(),
+            balancing: wire.balancing.as_ref().map(|set| Balancing::check(set, check)).transpose()?.unwrap_or_default(),
             faults: wire.faults.as_ref().map(|faults| Faults::check(faults, check)).transpose()?.unwrap_or_default(),
         })
     }

@@ -19,7 +19,7 @@ use super::{
     connection::Connection,
     error::Reason,
     framing::Refusal,
-    grpc, headers, orca,
+    grpc, headers, max_forwards, orca,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
 };
@@ -108,6 +108,10 @@ async fn forward(
     }
     let patience = if grpc { grpc::timeout(request.headers()) } else { None };
     let host = headers::validate_target(&mut request, client.client.scheme())?;
+    if let Some(answer) = max_forwards::step(&mut request)? {
+        client.end_request(clock::now());
+        return Ok(answer);
+    }
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
     let routed = route(worker, socket, client, &host, &head);

@@ -7,13 +7,17 @@ pub mod alias;
 pub mod c3_local;
 pub mod consistent;
 pub mod costs;
+pub mod decaying_weights;
 pub mod least_request;
+pub mod locality;
 pub mod peak_ewma;
+pub mod prequal;
 #[cfg(test)]
 mod quiet_tests;
 pub mod random;
 pub mod round_robin;
 pub mod rule;
+pub mod sliding_window;
 #[cfg(test)]
 mod testing;
 pub mod weighted_round_robin;
@@ -24,7 +28,7 @@ use rand::RngCore;
 
 use crate::{
     average::{LatencyAverage, MeanInFlight},
-    config::{Algorithm, EndpointKey, RuleParameters},
+    config::{Algorithm, Balancing, EndpointKey, RuleParameters},
     load::{EndpointLoad, RequestClass},
     time::{Coarse, Timestamp},
 };
@@ -121,11 +125,26 @@ pub enum Picker {
     RingHash(consistent::Ring),
     /// A Maglev table.
     Maglev(consistent::Maglev),
+    /// The fewest in a sliding window.
+    SlidingWindow(sliding_window::SlidingWindow),
+    /// In turn by weights that decay.
+    DecayingWeights(decaying_weights::DecayingWeights),
+    /// Those of the own zone first.
+    Locality(locality::Locality),
+    /// Prequal's.
+    Prequal(prequal::Prequal),
 }
 
 impl Picker {
-    /// Prepares `algorithm` for `pool`. `parameters` are those of the rule.
-    pub fn new(algorithm: Algorithm, pool: &Pool, parameters: &RuleParameters) -> Self {
+    /// Prepares `algorithm` for `pool`. `parameters` are those of the rule; `is_near` says of an endpoint's position in the backend's list whether it is in
+    /// the proxy's zone.
+    pub fn new(
+        algorithm: Algorithm,
+        pool: &Pool,
+        parameters: &RuleParameters,
+        set: &Balancing,
+        is_near: impl Fn(usize) -> bool,
+    ) -> Self {
         match algorithm {
             Algorithm::Adaptive => Self::Adaptive(rule::Rule::new(pool, parameters)),
             Algorithm::RoundRobin => Self::RoundRobin(round_robin::RoundRobin),
@@ -139,6 +158,12 @@ impl Picker {
             Algorithm::C3Local => Self::C3Local(c3_local::C3Local::new()),
             Algorithm::RingHash => Self::RingHash(consistent::Ring::new(pool)),
             Algorithm::Maglev => Self::Maglev(consistent::Maglev::new(pool)),
+            Algorithm::SlidingWindowRoundRobin => Self::SlidingWindow(sliding_window::SlidingWindow::new(set.window)),
+            Algorithm::DecayingWeights => {
+                Self::DecayingWeights(decaying_weights::DecayingWeights::new(pool, set.start, set.half_life))
+            }
+            Algorithm::Locality => Self::Locality(locality::Locality::new(pool, set.spillover, is_near)),
+            Algorithm::Prequal => Self::Prequal(prequal::Prequal::new(set.hot_quantile)),
         }
     }
 }
@@ -162,6 +187,10 @@ impl Pick for Picker {
             Self::C3Local(picker) => picker.pick(pool, request, now, rng),
             Self::RingHash(picker) => picker.pick(pool, request, now, rng),
             Self::Maglev(picker) => picker.pick(pool, request, now, rng),
+            Self::SlidingWindow(picker) => picker.pick(pool, request, now, rng),
+            Self::DecayingWeights(picker) => picker.pick(pool, request, now, rng),
+            Self::Locality(picker) => picker.pick(pool, request, now, rng),
+            Self::Prequal(picker) => picker.pick(pool, request, now, rng),
         }
     }
 }

@@ -4,10 +4,12 @@
 mod harness;
 
 mod classes;
+mod conformance;
 mod differential;
 mod failures;
 mod fast;
 mod filters;
+mod floods;
 mod hostile;
 mod http2;
 mod lifecycle;

@@ -92,7 +92,7 @@ fn missing_fields_and_other_spellings_of_enums_are_named() {
         &policy("  loadBalancer:\n    type: round-robin\n"),
         &[
             "f.yaml:9: spec.loadBalancer.type: expected one of Trimtab, RoundRobin, Random, WeightedRoundRobin, LeastRequest, LeastRequestP2C, \
-             PeakEwma, C3Local, RingHash, Maglev, found \"round-robin\"",
+             PeakEwma, C3Local, RingHash, Maglev, SlidingWindowRoundRobin, DecayingWeights, Locality, Prequal, found \"round-robin\"",
         ],
     );
 }

@@ -100,6 +100,11 @@ impl<'h, 'b> Request<'h, 'b> {
         if method == Method::CONNECT {
             return Err(Unusual);
         }
+        // How far they may go is counted on hyper's path.
+        let counts = || fields.iter().any(|field| field.name.eq_ignore_ascii_case("max-forwards"));
+        if (method == Method::OPTIONS || method == Method::TRACE) && counts() {
+            return Err(Unusual);
+        }
         let (mut authority, mut body, mut last) = (None, Body::Absent, false);
         let mut kinds = [Field::Other; FIELDS_MAX];
         for (field, kind) in fields.iter().zip(&mut kinds) {
@@ -133,6 +138,10 @@ impl<'h, 'b> Request<'h, 'b> {
                 | Field::Upgrade => return Err(Unusual),
                 _ => {}
             }
+        }
+        // Then `Connection` names a field that is there, and which must stop here.
+        if last && fields.iter().any(|field| field.name.eq_ignore_ascii_case("close")) {
+            return Err(Unusual);
         }
         let authority = authority.ok_or(Unusual)?;
         let host = plain_host(authority).ok_or(Unusual)?;
