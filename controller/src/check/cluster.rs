@@ -27,7 +27,7 @@ const DEFINITIONS: [(&str, &str); 5] = [
 ];
 
 /// What the controller does everywhere: group, resource, verbs. deploy/kubernetes/controller-rbac.yaml grants it.
-const PERMISSIONS: [(&str, &str, &[&str]); 14] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 17] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
@@ -37,6 +37,9 @@ const PERMISSIONS: [(&str, &str, &[&str]); 14] = [
     ("gateway.networking.k8s.io", "gateways", &["list", "watch"]),
     ("gateway.networking.k8s.io", "httproutes", &["list", "watch"]),
     ("gateway.networking.k8s.io", "referencegrants", &["list", "watch"]),
+    ("networking.k8s.io", "ingresses", &["list", "watch"]),
+    ("networking.k8s.io", "ingressclasses", &["list", "watch"]),
+    ("networking.k8s.io", "ingresses/status", &["patch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
     ("gateway.networking.k8s.io", "httproutes/status", &["patch"]),
     ("trimtab.dev", "backendtrafficpolicies", &["list", "watch"]),
