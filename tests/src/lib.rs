@@ -4,7 +4,9 @@
 
 pub mod cluster;
 pub mod compare;
+pub mod echo;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod smuggling;
 pub mod tools;

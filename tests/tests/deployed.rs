@@ -63,6 +63,10 @@ async fn install(cluster: &Cluster, release: &str, chart: &str, values: &str) {
     let mut command = Command::new(tools.path("helm").expect("helm is named"));
     command.args(["install", release, "--namespace", "trimtab", "--create-namespace", "--set", values, "--kubeconfig"]);
     command.arg(cluster.kubeconfig_file()).arg(chart);
+    // Everything is ready before there is any Gateway. (A load balancer, which nobody makes here, would be waited for in vain.)
+    if values.contains("service.type=ClusterIP") {
+        command.args(["--wait", "--timeout", "3m"]);
+    }
     let status = command.status().await.expect("helm runs");
     assert!(status.success(), "helm install {release} --set {values}");
 }
