@@ -164,7 +164,11 @@ impl Default for Metrics {
             "Conditions that a person should see to, by kind of object, type and reason",
             metrics.conditions.clone(),
         );
-        registry.register("problems", "Problems of the configuration that a person should see to", metrics.problems.clone());
+        registry.register(
+            "problems",
+            "Problems of the configuration that a person should see to",
+            metrics.problems.clone(),
+        );
         Self { registry, ..metrics }
     }
 }

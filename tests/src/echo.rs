@@ -45,7 +45,8 @@ impl Echo {
                 });
                 tokio::spawn(async move {
                     // Who goes away in the middle is no concern of an endpoint.
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
                 });
             }
         });

@@ -23,8 +23,10 @@ pub(super) async fn view(client: &Client, options: &CheckOptions) -> Result<View
     let holder = lease.holder_identity.filter(|holder| !holder.is_empty()).ok_or("nobody holds the lease")?;
     let path = format!("/api/v1/namespaces/{namespace}/pods/{holder}:{DASHBOARD_PORT}/proxy/api/v1/view");
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
-    let text = answer(client.request_text(request)).await.map_err(|error| format!("pod {namespace}/{holder}: {error}"))?;
-    serde_json::from_str(&text).map_err(|error| format!("pod {namespace}/{holder} does not speak this version's API: {error}"))
+    let text =
+        answer(client.request_text(request)).await.map_err(|error| format!("pod {namespace}/{holder}: {error}"))?;
+    serde_json::from_str(&text)
+        .map_err(|error| format!("pod {namespace}/{holder} does not speak this version's API: {error}"))
 }
 
 /// What the view comes to. Without one, that is the one thing that does not hold.
@@ -185,7 +187,10 @@ mod tests {
 
     #[test]
     fn a_policy_that_cannot_be_loaded_is_told() {
-        let view = |problems: &[&str]| View { problems: problems.iter().map(|one| (*one).to_owned()).collect(), ..View::default() };
+        let view = |problems: &[&str]| View {
+            problems: problems.iter().map(|one| (*one).to_owned()).collect(),
+            ..View::default()
+        };
         assert!(models(&view(&["something else"])).holds);
         assert!(!models(&view(&["p: cannot be read; builtin stays in force"])).holds);
     }

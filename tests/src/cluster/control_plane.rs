@@ -26,7 +26,8 @@ const CONTROLLERS: &str = "deployment-controller,replicaset-controller,daemonset
 pub(super) const AUDIT_LOG: &str = "audit.log";
 
 /// Who did what to which kind of object, without the objects.
-const AUDIT_POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+const AUDIT_POLICY: &str =
+    "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
 
 /// A process of the control plane that can be stopped, paused and started again.
 #[derive(Debug)]

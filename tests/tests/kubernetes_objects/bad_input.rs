@@ -85,7 +85,10 @@ spec:
     for told in ["younger PortUnavailable", "nowhere NoMatchingParent", "no-port BackendNotFound"] {
         world.told(told).await;
     }
-    for series in ["kind=\"Gateway\",condition=\"Accepted\",reason=\"PortUnavailable\"", "kind=\"HTTPRoute\",condition=\"ResolvedRefs\""] {
+    for series in [
+        "kind=\"Gateway\",condition=\"Accepted\",reason=\"PortUnavailable\"",
+        "kind=\"HTTPRoute\",condition=\"ResolvedRefs\"",
+    ] {
         let name = format!("trimtab_controller_bad_conditions{{{series}");
         eventually(series, PATIENCE, || metric(&controller, &name), |count| *count >= 1.0).await;
     }
@@ -107,7 +110,9 @@ async fn of_two_classes_both_are_served_and_one_of_somebody_else_is_left_alone()
         )
     };
     let class = |name: &str, more: &str| {
-        format!("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: {name}}}\nspec: {{{more}}}\n---\n")
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {{name: {name}}}\nspec: {{{more}}}\n---\n"
+        )
     };
     world
         .apply(
@@ -159,12 +164,6 @@ metadata: {{name: without-service, namespace: NAMESPACE}}
 addressType: IPv4
 ports: [{{name: http, port: 80}}]
 endpoints: [{{addresses: [10.1.2.3]}}]
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {{name: no-ports, namespace: NAMESPACE, labels: {{kubernetes.io/service-name: app}}}}
-addressType: IPv4
-endpoints: [{{addresses: [10.1.2.4]}}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -254,7 +253,12 @@ spec: {{targetRefs: [{{name: brief}}]}}
     }
     world.route("later", "app").await;
     world.route_says("later", "Accepted", "True Accepted").await;
-    assert_eq!(metric(&controller, "trimtab_controller_status_write_failures_total").await, 0.0, "{}", controller.text());
+    assert_eq!(
+        metric(&controller, "trimtab_controller_status_write_failures_total").await,
+        0.0,
+        "{}",
+        controller.text()
+    );
     load.lost_nothing().await;
 }
 

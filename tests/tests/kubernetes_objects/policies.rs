@@ -35,13 +35,17 @@ async fn a_policy_of_a_route_is_for_its_requests_alone_and_names_the_gateway() {
     world.endpoints("app", &[(&pod, State::Ready)]).await;
     world.route("app", "app").await;
     world.apply(POLICIES).await;
-    let wrong = POLICIES.replace("kind: HTTPRoute, name: gone", "kind: Gateway, name: g").replace("NAMESPACE", "route-policies");
+    let wrong = POLICIES
+        .replace("kind: HTTPRoute, name: gone", "kind: Gateway, name: g")
+        .replace("NAMESPACE", "route-policies");
     let refused = world.cluster.apply(&wrong).await.expect_err("a Gateway is no target");
     assert!(format!("{refused:#}").contains("can only be a Service"), "{refused:#}");
     let (_controller, _proxy) = world.served(&[]).await;
     eventually("faults are made up", PATIENCE, || status(address, "/faulty"), |status| *status == Ok(418)).await;
     assert_eq!(status(address, "/").await, Ok(200), "the other route to the same Service has none");
-    for (name, ancestor, said) in [("faults", "Gateway g", "True Accepted"), ("lost", "HTTPRoute gone", "False TargetNotFound")] {
+    for (name, ancestor, said) in
+        [("faults", "Gateway g", "True Accepted"), ("lost", "HTTPRoute gone", "False TargetNotFound")]
+    {
         let ask = || async {
             let status = world.status("trimtab.dev", "v1alpha1", "BackendTrafficPolicy", name).await;
             let one = &status["ancestors"][0];

@@ -98,8 +98,10 @@ spec:
 async fn filters_and_matches_do_to_requests_what_the_route_says() {
     let world = World::new("filters").await;
     let address = world.gateway().await;
-    let (one, two) =
-        (Echo::start("one", SocketAddr::new(world.host, 0)).await, Echo::start("two", SocketAddr::new(world.host, 0)).await);
+    let (one, two) = (
+        Echo::start("one", SocketAddr::new(world.host, 0)).await,
+        Echo::start("two", SocketAddr::new(world.host, 0)).await,
+    );
     for (name, echo) in [("one", &one), ("two", &two)] {
         world.service(name).await;
         world.endpoint_at(name, 0, echo.address(), State::Ready).await;
