@@ -107,9 +107,9 @@ fn a_policy_of_one_rule_goes_before_that_of_its_route() {
     assert_eq!(
         in_force(&config),
         [
-            "default/s:80 Some(1) None trimtab".replace("Some(1)", "None"),
-            "default/s:80@default/r Some(5) Some(3) trimtab".to_owned(),
-            "default/s:80@default/r#slow Some(9) Some(3) trimtab".to_owned(),
+            "default/s:80 None None trimtab",
+            "default/s:80@default/r Some(5) Some(3) trimtab",
+            "default/s:80@default/r#slow Some(9) Some(3) trimtab",
         ]
     );
     let rules = &config.routes[1].rules;
