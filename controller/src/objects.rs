@@ -50,6 +50,8 @@ pub struct Objects {
     pub policies: Vec<BackendTrafficPolicy>,
     /// The ports of Ingresses.
     pub ingress_ports: IngressPorts,
+    /// Whether some Gateways or classes may be missing here because they could not be read: nothing is taken away for that.
+    pub gateways_unread: bool,
     /// How clients reach Gateways.
     pub exposure: Exposure,
     /// Where clients reach the proxies, but for Gateways with an address of their own: IP addresses or host names.

@@ -144,8 +144,12 @@ impl<'a> Exposures<'a> {
         }
     }
 
-    /// What has to be made for the Gateways that were asked about, and what is left over.
+    /// What has to be made for the Gateways that were asked about, and what is left over. Where Gateways could not be read nothing is: an address
+    /// that is given back may be somebody else's afterwards.
     pub fn into_services(mut self) -> GatewayServices {
+        if self.objects.gateways_unread {
+            return self.services;
+        }
         let wanted: BTreeSet<&str> =
             self.services.wanted.iter().map(|wanted| name_of(&wanted.service.metadata)).collect();
         let gone = self.standing.values().filter(|service| !wanted.contains(name_of(&service.metadata)));

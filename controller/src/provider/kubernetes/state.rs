@@ -225,6 +225,7 @@ impl State {
                 secrets: owned(&self.secrets),
                 namespaces: owned(&self.namespaces),
                 policies: owned(&self.policies),
+                gateways_unread: self.gateways.missing().is_some() || self.gateway_classes.missing().is_some(),
                 exposure: self.exposure(),
                 proxy_addresses: self.proxy_addresses(),
                 origins: BTreeMap::new(),
