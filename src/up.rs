@@ -250,7 +250,10 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
 async fn until_bound(
     status: &mut watch::Receiver<ProxyStatus>,
 ) -> anyhow::Result<Option<(Vec<SocketAddr>, Option<SocketAddr>)>> {
-    let tried = |status: &ProxyStatus| status.ready || status.listeners.iter().any(|listener| listener.bound.is_err());
+    let tried = |status: &ProxyStatus| {
+        let any = !status.listeners.is_empty();
+        (any && status.ready) || status.listeners.iter().any(|listener| listener.bound.is_err())
+    };
     let status = tokio::time::timeout(START_PATIENCE, status.wait_for(tried)).await;
     let Ok(status) = status.context("the proxy got no listener from its controller in time")? else { return Ok(None) };
     let status = status.clone();

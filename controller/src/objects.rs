@@ -8,9 +8,11 @@ use gateway_api::{
 use k8s_openapi::api::{
     core::v1::{Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
 };
 
 use crate::{
+    gateway::{exposure::Exposure, ingress::IngressPorts},
     keys::KeyMap,
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Origin},
@@ -28,6 +30,10 @@ pub struct Objects {
     pub gateways: Vec<Gateway>,
     /// Where they go.
     pub http_routes: Vec<HttpRoute>,
+    /// The older way of saying both.
+    pub ingresses: Vec<Ingress>,
+    /// Classes of them.
+    pub ingress_classes: Vec<IngressClass>,
     /// Who may refer across namespaces.
     pub reference_grants: Vec<ReferenceGrant>,
     /// What routes refer to.
@@ -42,7 +48,13 @@ pub struct Objects {
     pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
     pub policies: Vec<BackendTrafficPolicy>,
-    /// Where clients reach the proxies, for the status of Gateways that ask for no address: IP addresses or host names.
+    /// The ports of Ingresses.
+    pub ingress_ports: IngressPorts,
+    /// Whether some Gateways or classes may be missing here because they could not be read: nothing is taken away for that.
+    pub gateways_unread: bool,
+    /// How clients reach Gateways.
+    pub exposure: Exposure,
+    /// Where clients reach the proxies, but for Gateways with an address of their own: IP addresses or host names.
     pub proxy_addresses: Vec<String>,
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
@@ -70,6 +82,8 @@ impl Objects {
         self.gateway_classes.len()
             + self.gateways.len()
             + self.http_routes.len()
+            + self.ingresses.len()
+            + self.ingress_classes.len()
             + self.reference_grants.len()
             + self.services.len()
             + self.endpoint_slices.len()

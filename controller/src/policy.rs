@@ -1,4 +1,4 @@
-//! The one policy of ours: `BackendTrafficPolicy` (`trimtab.dev/v1alpha1`), attached to a Service. Field names are those that users of
+//! The one policy of ours: `BackendTrafficPolicy` (`trimtab.dev/v1alpha1`), attached to a Service or an HTTPRoute. Field names are those that users of
 //! Envoy Gateway and Istio know; what is only ours is under `adaptive`. These are wire types: `gateway` turns them into a `BackendSpec`.
 
 use std::{fmt, str::FromStr};
@@ -38,8 +38,9 @@ use crate::{duration::Duration, policy_status::PolicyStatus};
 }]))]
 #[serde(rename_all = "camelCase")]
 pub struct BackendTrafficPolicySpec {
-    /// The Services that it is for, in the policy's own namespace. With `sectionName`, one port of the Service; such a policy goes
-    /// before one for the whole Service.
+    /// The Services and HTTPRoutes that it is for, in the policy's own namespace. With `sectionName`, one port of the Service or one rule of
+    /// the HTTPRoute; such a policy goes before one for the whole. What an HTTPRoute's policy sets goes before what its Services' policies
+    /// set, section by section; the route then has backends of its own, with connections and counts of their own.
     #[schemars(length(min = 1, max = 16))]
     pub target_refs: Vec<TargetRef>,
     /// How an endpoint is chosen for a request.
@@ -77,26 +78,27 @@ pub struct BackendTrafficPolicySpec {
     pub adaptive: Option<Adaptive>,
 }
 
-/// A Service in the policy's namespace, or one port of it.
+/// A Service or an HTTPRoute in the policy's namespace, or a part of it.
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "(!has(self.group) || self.group == '') && (!has(self.kind) || self.kind == 'Service')",
-    "message": "only a Service (group \"\") can be the target, expected kind Service"
+    "rule": "((!has(self.group) || self.group == '') && (!has(self.kind) || self.kind == 'Service')) || \
+             (has(self.group) && self.group == 'gateway.networking.k8s.io' && has(self.kind) && self.kind == 'HTTPRoute')",
+    "message": "can only be a Service (group \"\") or an HTTPRoute (group gateway.networking.k8s.io)"
 }]))]
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
-    /// API group; only the core group, "". Default: "".
+    /// API group: "" for a Service, gateway.networking.k8s.io for an HTTPRoute. Default: "".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = ""), length(max = 253))]
     pub group: Option<String>,
-    /// Only "Service". Default: "Service".
+    /// "Service" or "HTTPRoute". Default: "Service".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = "Service"), length(max = 63))]
     pub kind: Option<String>,
-    /// Name of the Service.
+    /// Its name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Name of a port of the Service. Default: all of its ports.
+    /// Name of a port of the Service, or of a rule of the HTTPRoute. Default: all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub section_name: Option<String>,

@@ -64,7 +64,9 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     match (status.ready, status.draining) {
         (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (true, false) => (StatusCode::OK, "ready\n"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "no listener is bound yet\n"),
+        (false, false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no configuration yet, or none of its listeners is bound\n")
+        }
     }
 }
 

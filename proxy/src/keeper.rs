@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::SocketAddr,
+    num::NonZeroU16,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -57,6 +58,8 @@ pub struct Keeper {
     routing_stale: bool,
     next_socket: u32,
     updated_at: Option<Timestamp>,
+    /// The controller has said which listeners there are, if only that there are none.
+    configured: bool,
 }
 
 /// Listeners share a socket by address; one with port 0 has one of its own.
@@ -106,6 +109,7 @@ impl Keeper {
             routing_stale: false,
             next_socket: 0,
             updated_at: None,
+            configured: false,
         }
     }
 
@@ -168,7 +172,7 @@ impl Keeper {
                 Vec::new()
             }
             Change::Listeners(set, removed) => {
-                self.routing_stale = true;
+                (self.routing_stale, self.configured) = (true, true);
                 let changed: Vec<String> = set.iter().map(|listener| listener.name.clone()).collect();
                 self.listeners.extend(set.into_iter().map(|listener| (listener.name.clone(), listener)));
                 removed.iter().for_each(|name| drop(self.listeners.remove(name)));
@@ -366,8 +370,9 @@ impl Keeper {
             let mut by_socket: BTreeMap<u32, Vec<ListenerConfig>> = BTreeMap::new();
             for listener in self.listeners.values() {
                 if let Some(bound) = self.sockets.get(&SocketKey::of(listener)) {
-                    // With the port that was bound: it is said in redirects.
-                    let port = bound.local.as_ref().map_or(listener.port, SocketAddr::port);
+                    // With the port that clients know: it is said in redirects.
+                    let own = bound.local.as_ref().map_or(listener.port, SocketAddr::port);
+                    let port = listener.public_port.map_or(own, NonZeroU16::get);
                     by_socket.entry(bound.id).or_default().push(ListenerConfig { port, ..listener.clone() });
                 }
             }
@@ -405,7 +410,8 @@ impl Keeper {
             let _ = worker.send(command);
         }
         self.status.send_if_modified(|status| {
-            let ready = listed.iter().any(|listener| listener.bound.is_ok());
+            // One that is told of no listener has all that there is to have: whoever waits for it need not wait for a Gateway.
+            let ready = self.configured && (listed.is_empty() || listed.iter().any(|listener| listener.bound.is_ok()));
             let changed = status.listeners != listed || status.ready != ready;
             status.listeners = listed;
             status.ready = ready;

@@ -154,7 +154,11 @@ impl Sources {
             "1 while the controller's stream is open",
             f64::from(u8::from(status.connected)),
         )?;
-        out.gauge("ready", "1 while a listener is bound", f64::from(u8::from(status.ready)))?;
+        out.gauge(
+            "ready",
+            "1 once it is configured, while one of its listeners is bound if it has any",
+            f64::from(u8::from(status.ready)),
+        )?;
         out.family("listener_up", "1 if the listener is bound", MetricType::Gauge, |out| {
             status.listeners.iter().try_for_each(|listener| {
                 let labels = vec![("listener", listener.name.as_str())];

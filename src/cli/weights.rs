@@ -66,7 +66,8 @@ pub async fn run(args: WeightsArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn fetch(address: &http::Uri) -> anyhow::Result<View> {
+/// The view of the controller whose dashboard is there.
+pub(super) async fn fetch(address: &http::Uri) -> anyhow::Result<View> {
     let base = address.to_string();
     let uri: http::Uri = format!("{}/api/v1/view", base.trim_end_matches('/')).parse().context("--address")?;
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();

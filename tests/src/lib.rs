@@ -5,7 +5,9 @@
 pub mod abuse;
 pub mod cluster;
 pub mod compare;
+pub mod echo;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod smuggling;
 pub mod tools;

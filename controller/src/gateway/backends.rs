@@ -12,7 +12,7 @@ use trimtab_proxy::api::v1;
 
 use super::{
     BackendSpec, GROUP, endpoints, name_of, namespace_of,
-    policies::Policies,
+    policies::{OfRoute, Place, Policies},
     settings,
     status::{PolicyStatus, reason},
 };
@@ -30,7 +30,9 @@ pub(super) struct Resolver<'a> {
     services: HashMap<(&'a str, &'a str), &'a Service>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     policies: Policies<'a>,
-    referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
+    referred: BTreeMap<String, (&'a Service, &'a ServicePort, Option<OfRoute<'a>>)>,
+    /// The policy of what is resolved for.
+    route: Option<OfRoute<'a>>,
     /// Whether what is resolved is remembered.
     keep: bool,
 }
@@ -60,7 +62,7 @@ impl<'a> Resolver<'a> {
             }
         }
         let policies = Policies::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), keep: true }
+        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), route: None, keep: true }
     }
 
     /// Whether what is resolved from now on becomes a backend of the data plane.
@@ -68,9 +70,20 @@ impl<'a> Resolver<'a> {
         self.keep = keep;
     }
 
+    /// What is resolved from now on is referred to from here; `None`: not from an HTTPRoute.
+    pub fn refer_from(&mut self, place: Option<Place<'a>>) {
+        self.route = place.and_then(|place| self.policies.of_route(place));
+    }
+
     /// What is to be said of the policies.
     pub fn take_policy_statuses(&mut self) -> Vec<PolicyStatus> {
         std::mem::take(&mut self.policies.statuses)
+    }
+
+    /// The number of a Service's port by its name.
+    pub fn port_named(&self, namespace: &str, service: &str, name: &str) -> Option<i32> {
+        let ports = self.services.get(&(namespace, service))?.spec.as_ref()?.ports.as_deref()?;
+        ports.iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.port)
     }
 
     /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
@@ -130,9 +143,10 @@ impl<'a> Resolver<'a> {
             );
             return None;
         };
-        let name = format!("{namespace}/{}:{port}", reference.name);
+        let suffix = self.route.map(|route| route.suffix()).unwrap_or_default();
+        let name = format!("{namespace}/{}:{port}{suffix}", reference.name);
         if self.keep {
-            self.referred.insert(name.clone(), (service, service_port));
+            self.referred.insert(name.clone(), (service, service_port, self.route));
         }
         Some(name)
     }
@@ -140,9 +154,9 @@ impl<'a> Resolver<'a> {
     /// The time limit that the policies of these backends set for a request, in milliseconds: the longest, if all of them set one.
     pub fn request_timeout_ms<'n>(&self, backends: impl Iterator<Item = &'n str>) -> Option<u32> {
         let timeout = |name: &str| {
-            let (service, port) = self.referred.get(name)?;
-            let policy = self.policies.of(service, port)?;
-            policy.spec.timeout.as_ref()?.http.as_ref()?.request_timeout
+            let (service, port, route) = self.referred.get(name)?;
+            let policy = self.policies.of(service, port, *route)?;
+            policy.timeout.as_ref()?.http.as_ref()?.request_timeout
         };
         let all: Option<Vec<_>> = backends.filter(|name| !name.is_empty()).map(timeout).collect();
         all?.into_iter().max().map(|timeout| timeout.as_millis_u32())
@@ -151,7 +165,7 @@ impl<'a> Resolver<'a> {
     /// All backends that were referred to, by name.
     pub fn into_backends(self, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
         let mut backends = Vec::with_capacity(self.referred.len());
-        for (name, (service, port)) in &self.referred {
+        for (name, (service, port, route)) in &self.referred {
             let mut report =
                 Report::new(ObjectId::new("Service", namespace_of(&service.metadata), name_of(&service.metadata)));
             let slices = self.slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
@@ -161,7 +175,7 @@ impl<'a> Resolver<'a> {
                     format!("no EndpointSlice has the label {SERVICE_NAME_LABEL}: {}", name_of(&service.metadata));
                 report.unresolved("metadata.name", message);
             }
-            let policy = self.policies.of(service, port).map(|policy| &policy.spec);
+            let policy = self.policies.of(service, port, *route);
             let mut slice_problems = Vec::new();
             let endpoints = endpoints::collect(slices, service, port, &self.objects.pods, &mut slice_problems);
             for report in slice_problems {
@@ -169,7 +183,7 @@ impl<'a> Resolver<'a> {
             }
             let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            backends.push(settings::backend(name.clone(), endpoints, protocol, policy));
+            backends.push(settings::backend(name.clone(), endpoints, protocol, policy.as_deref()));
         }
         backends
     }

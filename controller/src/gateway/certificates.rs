@@ -93,22 +93,27 @@ fn certificate(
             format!("no ReferenceGrant in {namespace} lets a Gateway of {from} refer to Secret {id}"),
         ));
     }
-    let found =
-        |secret: &&Secret| namespace_of(&secret.metadata) == namespace && name_of(&secret.metadata) == reference.name;
-    let secret = objects.secrets.iter().find(found).ok_or_else(|| ("name", format!("there is no Secret {id}")))?;
+    of_secret(namespace, &reference.name, objects).map_err(|message| ("name", message))
+}
+
+/// The certificate in a Secret, or what is wrong with it.
+pub(super) fn of_secret(namespace: &str, name: &str, objects: &Objects) -> Result<v1::Certificate, String> {
+    let id = format!("{namespace}/{name}");
+    let found = |secret: &&Secret| namespace_of(&secret.metadata) == namespace && name_of(&secret.metadata) == name;
+    let secret = objects.secrets.iter().find(found).ok_or_else(|| format!("there is no Secret {id}"))?;
     let of_type = secret.type_.as_deref().unwrap_or_default();
     if of_type != TLS_SECRET {
-        return Err(("name", format!("Secret {id} is of type \"{of_type}\", expected {TLS_SECRET}")));
+        return Err(format!("Secret {id} is of type \"{of_type}\", expected {TLS_SECRET}"));
     }
     let part = |name: &str| {
         let bytes = secret.data.as_ref().and_then(|data| data.get(name)).map(|bytes| bytes.0.clone());
-        bytes.ok_or_else(|| ("name", format!("Secret {id} has no {name}")))
+        bytes.ok_or_else(|| format!("Secret {id} has no {name}"))
     };
     let certificate = v1::Certificate { name: id.clone(), chain_pem: part("tls.crt")?, key_pem: part("tls.key")? };
     match api::refusal_of_certificate(&certificate) {
         Some((field, reason)) => {
             let part = if field == "chain_pem" { "tls.crt" } else { "tls.key" };
-            Err(("name", format!("Secret {id}: {part} {reason}")))
+            Err(format!("Secret {id}: {part} {reason}"))
         }
         None => Ok(certificate),
     }

@@ -4,9 +4,11 @@
 pub mod backends;
 pub mod certificates;
 pub mod endpoints;
+pub mod exposure;
 pub mod filters;
 pub mod fingerprint;
 pub mod hostname;
+pub mod ingress;
 pub mod listeners;
 pub mod matches;
 pub mod policies;
@@ -43,6 +45,8 @@ pub struct Config {
     pub routes: Vec<v1::HttpRoute>,
     /// What the rules refer to.
     pub backends: Vec<BackendSpec>,
+    /// Services that Gateways are to have of their own.
+    pub gateway_services: exposure::GatewayServices,
     /// What could not be translated.
     pub problems: Vec<Problem>,
     /// What is to be said of each object in its status.
@@ -137,22 +141,28 @@ pub struct ScrapeSettings {
 /// Translates objects. The same objects give the same result, whatever their order.
 pub fn translate(objects: &Objects) -> Config {
     let mut problems = Vec::new();
-    let listeners::Translated { listeners, attachables, mut gateways } = listeners::translate(objects, &mut problems);
+    let mut translated = listeners::translate(objects, &mut problems);
+    let mut resolver = backends::Resolver::new(objects, &mut problems);
+    let (mut routes, route_statuses) =
+        routes::translate(objects, &translated.attachables, &mut resolver, &mut problems);
+    listeners::count_routes(&mut translated, &routes);
+    let (more, ingresses) = ingress::translate(objects, &mut translated, &mut resolver, &mut problems);
+    routes.extend(more);
+    routes.sort_by(|a, b| a.name.cmp(&b.name));
+    let listeners::Translated { mut listeners, gateways, services: gateway_services, .. } = translated;
+    listeners.sort_by(|a, b| a.name.cmp(&b.name));
     if listeners.is_empty() {
         let message =
             format!("no Gateway of class {} has a listener that can be served: nothing is", listeners::GATEWAY_CLASS);
         problems.push(Problem { origin: None, object: None, field: None, message });
     }
-    let mut resolver = backends::Resolver::new(objects, &mut problems);
-    let (routes, route_statuses) = routes::translate(objects, &attachables, &mut resolver, &mut problems);
     let policies = resolver.take_policy_statuses();
     let backends = resolver.into_backends(&mut problems);
     problems.sort();
     problems.dedup();
-    listeners::count_routes(&mut gateways, &attachables, &routes);
     let classes = listeners::our_classes(objects).map(status::class).collect();
-    let statuses = Statuses { classes, gateways, routes: route_statuses, policies };
-    Config { listeners, routes, backends, problems, statuses }
+    let statuses = Statuses { classes, gateways, routes: route_statuses, ingresses, policies };
+    Config { listeners, routes, backends, gateway_services, problems, statuses }
 }
 
 fn namespace_of(metadata: &ObjectMeta) -> &str {

@@ -8,9 +8,9 @@ use trimtab_model::{decision::Mode, observation::EndpointKey};
 use trimtab_proxy::api::v1;
 
 use super::{
-    BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
+    BackendSpec, EndpointSpec, GROUP, GuardrailSettings, ScrapeSettings,
     endpoints::{self, Found},
-    traffic,
+    policies, traffic,
 };
 use crate::{
     balancing::Parameters,
@@ -41,18 +41,19 @@ pub const METRICS_PATH: &str = "/metrics";
 pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
     let spec = &policy.spec;
     if spec.target_refs.is_empty() {
-        report.invalid("spec.targetRefs", "is empty, expected at least one Service");
+        report.invalid("spec.targetRefs", "is empty, expected at least one Service or HTTPRoute");
     }
     for (index, target) in spec.target_refs.iter().enumerate() {
         let kind = target.kind.as_deref().unwrap_or("Service");
-        if (target.group.as_deref().unwrap_or_default(), kind) != ("", "Service") {
+        if (target.group.as_deref().unwrap_or_default(), kind) != ("", "Service") && !policies::is_route(target) {
             report.invalid(
                 format!("spec.targetRefs[{index}].kind"),
-                format!("{kind} is not supported, expected Service (group \"\")"),
+                format!("{kind} is not supported, expected Service (group \"\") or HTTPRoute (group {GROUP})"),
             );
         }
         if target.name.is_empty() {
-            report.invalid(format!("spec.targetRefs[{index}].name"), "is empty, expected the name of a Service");
+            let field = format!("spec.targetRefs[{index}].name");
+            report.invalid(field, "is empty, expected the name of a Service or HTTPRoute");
         }
     }
     if let Some(health) = &spec.health_check {

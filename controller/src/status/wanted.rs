@@ -107,6 +107,20 @@ pub fn writes(
             json!({ "parents": parents })
         });
     }
+    for ingress in &statuses.ingresses {
+        compare(object("Ingress", &ingress.subject), &|_, _| {
+            let entry = |address: &String| match address.parse::<std::net::IpAddr>() {
+                Ok(_) => json!({ "ip": address }),
+                Err(_) => json!({ "hostname": address }),
+            };
+            match ingress.addresses.is_empty() {
+                true => json!({ "loadBalancer": {} }),
+                false => {
+                    json!({ "loadBalancer": { "ingress": ingress.addresses.iter().map(entry).collect::<Vec<_>>() } })
+                }
+            }
+        });
+    }
     for policy in &statuses.policies {
         let id = object("BackendTrafficPolicy", &policy.subject);
         said.insert(id.clone(), ());

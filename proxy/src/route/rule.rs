@@ -1,6 +1,6 @@
 //! Validated routes and listeners, as they come from the wire.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use super::{
     filter::Filters,
@@ -136,6 +136,8 @@ pub struct ListenerConfig {
     pub address: IpAddr,
     /// 0: the system chooses.
     pub port: u16,
+    /// The port that clients connect to, where it is another one.
+    pub public_port: Option<NonZeroU16>,
     /// Hosts it answers for.
     pub hostname: Hostname,
     /// Its limits.
@@ -206,6 +208,8 @@ impl TryFrom<v1::Listener> for ListenerConfig {
             .map_err(|_| field.error("address", format!("{:?} is not an IP address", wire.address)))?;
         let port = u16::try_from(wire.port)
             .map_err(|_| field.error("port", format!("{} is not a port: 0..=65535", wire.port)))?;
+        let public_port = u16::try_from(wire.public_port)
+            .map_err(|_| field.error("public_port", format!("{} is not a port: 0..=65535", wire.public_port)))?;
         let hostname = Hostname::parse(&wire.hostname).map_err(|reason| field.error("hostname", reason))?;
         let limits = wire.limits.unwrap_or_default();
         let default = Limits::default();
@@ -226,6 +230,7 @@ impl TryFrom<v1::Listener> for ListenerConfig {
         Ok(Self {
             address,
             port,
+            public_port: NonZeroU16::new(public_port),
             hostname,
             tls: tls.map(Arc::new),
             limits: Limits {

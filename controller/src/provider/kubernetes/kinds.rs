@@ -10,6 +10,7 @@ use k8s_openapi::{
     api::{
         core::v1::{Namespace, Pod, Secret, Service, ServiceStatus},
         discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -21,7 +22,14 @@ use super::{
     state::State,
     store::{Id, Replaced, Same, Store},
 };
-use crate::{gateway::backends::SERVICE_NAME_LABEL, policy::BackendTrafficPolicy};
+use crate::{
+    gateway::{
+        backends::SERVICE_NAME_LABEL,
+        exposure::GATEWAY_LABEL,
+        ingress::{CLASS_ANNOTATION, DEFAULT_CLASS_ANNOTATION},
+    },
+    policy::BackendTrafficPolicy,
+};
 
 /// Annotations of pods that are heeded.
 pub(super) const POD_ANNOTATIONS: [&str; 3] = ["prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path"];
@@ -83,6 +91,13 @@ fn bare(metadata: &ObjectMeta) -> ObjectMeta {
     }
 }
 
+/// The same with those of its annotations that are heeded.
+fn with_annotations(metadata: &mut ObjectMeta, heeded: &[&str]) -> ObjectMeta {
+    let mut annotations = metadata.annotations.take().unwrap_or_default();
+    annotations.retain(|name, _| heeded.contains(&name.as_str()));
+    ObjectMeta { annotations: (!annotations.is_empty()).then_some(annotations), ..bare(metadata) }
+}
+
 fn as_value(status: Option<impl serde::Serialize>) -> Option<Value> {
     Some(status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or(Value::Null))
 }
@@ -101,6 +116,8 @@ same!(
     GatewayClass,
     Gateway,
     HttpRoute,
+    Ingress,
+    IngressClass,
     ReferenceGrant,
     Service,
     EndpointSlice,
@@ -137,6 +154,32 @@ with_status!(Gateway, "Gateway", gateways);
 with_status!(HttpRoute, "HTTPRoute", http_routes);
 with_status!(BackendTrafficPolicy, "BackendTrafficPolicy", policies);
 
+impl Watched for Ingress {
+    const NAME: &'static str = "Ingress";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.ingresses
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = with_annotations(&mut self.metadata, &[CLASS_ANNOTATION]);
+        as_value(self.status.take())
+    }
+}
+
+impl Watched for IngressClass {
+    const NAME: &'static str = "IngressClass";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.ingress_classes
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = with_annotations(&mut self.metadata, &[DEFAULT_CLASS_ANNOTATION]);
+        None
+    }
+}
+
 impl Watched for ReferenceGrant {
     const NAME: &'static str = "ReferenceGrant";
 
@@ -159,7 +202,10 @@ impl Watched for Service {
 
     /// Of its status only the load balancer's addresses are read, for those of Gateways.
     fn strip(&mut self) -> Option<Value> {
-        self.metadata = bare(&self.metadata);
+        let mut labels = self.metadata.labels.take().unwrap_or_default();
+        labels.retain(|name, _| name == GATEWAY_LABEL);
+        let labels = (!labels.is_empty()).then_some(labels);
+        self.metadata = ObjectMeta { labels, ..bare(&self.metadata) };
         let load_balancer = self.status.take().and_then(|status| status.load_balancer);
         self.status = load_balancer
             .map(|load_balancer| ServiceStatus { load_balancer: Some(load_balancer), ..ServiceStatus::default() });
@@ -237,13 +283,7 @@ impl Watched for PartialObjectMeta<Pod> {
     }
 
     fn strip(&mut self) -> Option<Value> {
-        let mut annotations = self.metadata.annotations.take().unwrap_or_default();
-        annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
-        self.metadata = ObjectMeta {
-            annotations: (!annotations.is_empty()).then_some(annotations),
-            generation: None,
-            ..bare(&self.metadata)
-        };
+        self.metadata = ObjectMeta { generation: None, ..with_annotations(&mut self.metadata, &POD_ANNOTATIONS) };
         None
     }
 

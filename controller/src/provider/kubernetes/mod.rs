@@ -19,6 +19,7 @@ use gateway_api::{
 use k8s_openapi::api::{
     core::v1::{Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
 };
 use kube::{
     Api, Client, Config, Resource,
@@ -41,7 +42,7 @@ use self::{
     watch::{Change, Events, events},
 };
 use super::{Provider, ProviderError, Snapshot};
-use crate::{clock, policy::BackendTrafficPolicy, problem::Problem};
+use crate::{clock, gateway::ingress::IngressPorts, policy::BackendTrafficPolicy, problem::Problem};
 
 /// A change waits so long for others that come with it: a Deployment's rollout touches several objects at once.
 const GATHER: Duration = Duration::from_millis(5);
@@ -60,6 +61,8 @@ pub struct KubernetesOptions {
     pub namespaces: Vec<String>,
     /// Where clients reach the proxies.
     pub addresses: ProxyAddresses,
+    /// The ports of Ingresses.
+    pub ingress_ports: IngressPorts,
 }
 
 /// A client for the API server that `kubeconfig` names, or the environment.
@@ -85,6 +88,8 @@ pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, ProviderErro
 pub struct Kubernetes {
     client: Client,
     namespaces: Vec<String>,
+    /// The namespace of the Services in front of the proxies.
+    home: Option<String>,
     state: State,
     sender: mpsc::Sender<Change>,
     changes: mpsc::Receiver<Change>,
@@ -99,10 +104,14 @@ impl Kubernetes {
     /// Follows the cluster that `client` talks to.
     pub fn new(client: Client, options: KubernetesOptions) -> Self {
         let (sender, changes) = mpsc::channel(WAITING_MAX);
+        let ProxyAddresses { service, per_gateway, .. } = &options.addresses;
+        let made = per_gateway.as_ref().and_then(|template| template.metadata.namespace.clone());
+        let home = service.as_ref().map(|(namespace, _)| namespace.clone()).or(made);
         Self {
             client,
             namespaces: options.namespaces,
-            state: State::new(options.addresses),
+            home,
+            state: State::new(options.addresses, options.ingress_ports),
             sender,
             changes,
             currents: channel::channel(Arc::default()).0,
@@ -122,8 +131,11 @@ impl Kubernetes {
         self.follow(|client| vec![events(Api::<Namespace>::all(client.clone()), None)]);
         self.everywhere::<Gateway>();
         self.everywhere::<HttpRoute>();
+        self.follow(|client| vec![events(Api::<IngressClass>::all(client.clone()), None)]);
+        self.everywhere::<Ingress>();
         self.everywhere::<Service>();
         self.everywhere::<EndpointSlice>();
+        self.proxies();
         self.everywhere::<BackendTrafficPolicy>();
         self.everywhere::<PartialObjectMeta<Pod>>();
         self.grants();
@@ -145,6 +157,15 @@ impl Kubernetes {
                 Some(namespace) => vec![events(Api::<K>::namespaced(client.clone(), namespace), None)],
                 None => vec![events(Api::<K>::all(client.clone()), None)],
             });
+        }
+    }
+
+    /// The Services in front of the proxies, whose namespace need not be among those that are followed.
+    fn proxies(&mut self) {
+        let Some(namespace) = self.home.clone() else { return };
+        if !self.namespaces.is_empty() && !self.namespaces.contains(&namespace) {
+            self.follow(|client| vec![events(Api::<Service>::namespaced(client.clone(), &namespace), None)]);
+            self.follow(|client| vec![events(Api::<EndpointSlice>::namespaced(client.clone(), &namespace), None)]);
         }
     }
 
