@@ -1,0 +1,121 @@
+//! The one policy of ours: `BackendTrafficPolicy` (`trimtab.dev/v1alpha1`), attached to a Service. Field names are those that users of
+//! Envoy Gateway and Istio know; what is only ours is under `adaptive`. These are wire types: `gateway` turns them into a `BackendSpec`.
+
+mod access;
+mod adaptive;
+mod balancing;
+mod health;
+mod limits;
+mod retry;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use access::{
+    Authorization, AuthorizationAction, AuthorizationRule, FaultAbort, FaultDelay, FaultInjection, Principal,
+};
+pub use adaptive::{
+    Adaptive, AdaptiveMode, ClassPriority, Classes, Guardrails, MetricNames, Metrics, MetricsScheme, Objective, Terms,
+};
+pub use balancing::{Algorithm, ConsistentHash, ConsistentHashType, HashName, LoadBalancer, UnknownAlgorithm};
+pub use health::{HealthCheck, PassiveHealthCheck, SlowStart};
+pub use limits::{
+    AdmissionControl, CircuitBreaker, ClientSelector, LocalRateLimit, RateLimit, RateLimitRule, RateLimitUnit,
+    RateLimitValue, SourceCidr, SourceMatch,
+};
+pub use retry::{HttpTimeout, PerRetry, Retry, RetryBudget, RetryOn, RetryTrigger, TcpTimeout, Timeout};
+
+use crate::policy_status::PolicyStatus;
+
+/// How requests are spread over the endpoints of a Service, how failing endpoints are avoided, and how far Trimtab's learned policy
+/// may act. Everything is optional: a Service without a policy is routed adaptively with the defaults below.
+#[derive(CustomResource, Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[kube(
+    group = "trimtab.dev",
+    version = "v1alpha1",
+    kind = "BackendTrafficPolicy",
+    plural = "backendtrafficpolicies",
+    shortname = "btp",
+    namespaced,
+    category = "gateway-api",
+    status = "PolicyStatus",
+    printcolumn = r#"{"name": "Target", "type": "string", "jsonPath": ".spec.targetRefs[0].name"}"#,
+    printcolumn = r#"{"name": "Algorithm", "type": "string", "jsonPath": ".spec.loadBalancer.type"}"#,
+    printcolumn = r#"{"name": "Mode", "type": "string", "jsonPath": ".spec.adaptive.mode"}"#,
+    printcolumn = r#"{"name": "Accepted", "type": "string", "jsonPath": ".status.ancestors[0].conditions[?(@.type==\"Accepted\")].status"}"#,
+    printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#,
+    derive = "PartialEq",
+    derive = "Default"
+)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.adaptive) || !has(self.adaptive.mode) || self.adaptive.mode != 'Active' || !has(self.loadBalancer) || \
+             !has(self.loadBalancer.type) || self.loadBalancer.type in ['Trimtab', 'WeightedRoundRobin']",
+    "message": "adaptive.mode Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow",
+    "fieldPath": ".adaptive.mode"
+}]))]
+#[serde(rename_all = "camelCase")]
+pub struct BackendTrafficPolicySpec {
+    /// The Services that it is for, in the policy's own namespace. With `sectionName`, one port of the Service; such a policy goes
+    /// before one for the whole Service.
+    #[schemars(length(min = 1, max = 16))]
+    pub target_refs: Vec<TargetRef>,
+    /// How an endpoint is chosen for a request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
+    /// How failing endpoints are found and avoided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Bounds on what one proxy process sends to the Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub circuit_breaker: Option<CircuitBreaker>,
+    /// When a request is tried on another endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Requests over time; what is beyond is answered 429.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+    /// Which clients may ask; others are answered 403.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorization: Option<Authorization>,
+    /// Faults that are made up, to see what becomes of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_injection: Option<FaultInjection>,
+    /// Time limits towards the endpoints.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Timeout>,
+    /// Answering 503 at once instead of queueing what cannot be answered in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission_control: Option<AdmissionControl>,
+    /// How a new endpoint gets up to its share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+    /// Trimtab's own part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive: Option<Adaptive>,
+}
+
+/// A Service in the policy's namespace, or one port of it.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "(!has(self.group) || self.group == '') && (!has(self.kind) || self.kind == 'Service')",
+    "message": "only a Service (group \"\") can be the target, expected kind Service"
+}]))]
+#[serde(rename_all = "camelCase")]
+pub struct TargetRef {
+    /// API group; only the core group, "". Default: "".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = ""), length(max = 253))]
+    pub group: Option<String>,
+    /// Only "Service". Default: "Service".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("default" = "Service"), length(max = 63))]
+    pub kind: Option<String>,
+    /// Name of the Service.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Name of a port of the Service. Default: all of its ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub section_name: Option<String>,
+}
