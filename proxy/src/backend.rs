@@ -2,7 +2,7 @@
 //! pick. Every change makes a new value that shares the live loads with the old one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{
         Arc,
@@ -52,6 +52,7 @@ pub struct Backend {
     errors: Option<Received<Arc<[f32]>>>,
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
+    failing: Failing,
     trust: f32,
     admission: AdmissionRules,
     parameters: RuleParameters,
@@ -80,7 +81,13 @@ pub struct BackendState {
     pub(crate) unroutable: AtomicU64,
     pub(crate) within_objective: AtomicU64,
     pub(crate) latency: AtomicSketch,
+    /// Active health checks by what came of them.
+    pub(crate) checks_passed: AtomicU64,
+    pub(crate) checks_failed: AtomicU64,
 }
+
+/// Endpoints that active health checks keep out, and why.
+type Failing = Arc<BTreeMap<EndpointKey, Arc<str>>>;
 
 /// Something pushed, and when it came.
 #[derive(Debug, Clone)]
@@ -162,7 +169,15 @@ impl Backend {
             let staying: Vec<EndpointKey> = active(&endpoints).map(|endpoint| endpoint.config.key).collect();
             Arc::new(previous.ejections.restricted(now, staying.into_iter(), &config.outlier_detection))
         });
-        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections }.build(now)
+        let checked = previous.filter(|_| config.traffic.active.is_some());
+        let failing = checked.map_or_else(Arc::default, |previous| {
+            let failing = |endpoint: &Endpoint| {
+                let key = endpoint.config.key;
+                previous.failing.get(&key).map(|reason| (key, reason.clone()))
+            };
+            Arc::new(endpoints.iter().filter_map(failing).collect())
+        });
+        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections, failing }.build(now)
     }
 
     /// With the weights of another tick. `Ok(None)` if they are about another list of endpoints: the next tick brings the right ones.
@@ -243,6 +258,26 @@ impl Backend {
         let known = endpoints.clone().any(|endpoint| endpoint.config.key == event.endpoint);
         let next = self.ejections.on_event(now, event, endpoints.count(), &self.config.outlier_detection)?;
         known.then(|| Parts { ejections: Arc::new(next), ..self.parts() }.build(now))
+    }
+
+    /// With what active health checks say of an endpoint: why it is not well, or that it is; `None` if that changes nothing.
+    pub fn with_check(&self, endpoint: EndpointKey, failing: Option<&str>, now: Timestamp) -> Option<Self> {
+        // What a check of another configuration, or of an endpoint that has left, still had to say.
+        let known = self.config.traffic.active.is_some() && self.endpoints.iter().any(|e| e.config.key == endpoint);
+        if !known || self.failing(endpoint) == failing {
+            return None;
+        }
+        let mut next = BTreeMap::clone(&self.failing);
+        match failing {
+            Some(reason) => drop(next.insert(endpoint, reason.into())),
+            None => drop(next.remove(&endpoint)),
+        }
+        Some(Parts { failing: Arc::new(next), ..self.parts() }.build(now))
+    }
+
+    /// Why active health checks keep an endpoint out; `None`: they do not.
+    pub fn failing(&self, endpoint: EndpointKey) -> Option<&str> {
+        self.failing.get(&endpoint).map(|reason| &**reason)
     }
 
     /// With what the passing of time changes: ejections that are over, and weights that have aged; `None` if nothing. Worth calling
@@ -475,6 +510,7 @@ impl Backend {
             errors: self.errors.clone(),
             costs: self.costs.clone(),
             ejections: self.ejections.clone(),
+            failing: self.failing.clone(),
         }
     }
 }
@@ -489,6 +525,8 @@ impl BackendState {
             unroutable: AtomicU64::new(0),
             within_objective: AtomicU64::new(0),
             latency: AtomicSketch::new(),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
         }
     }
 }
@@ -502,6 +540,7 @@ struct Parts {
     errors: Option<Received<Arc<[f32]>>>,
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
+    failing: Failing,
 }
 
 impl Parts {
@@ -525,19 +564,32 @@ impl Parts {
                 preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
             }
         };
-        let available = |ejected_too: bool| {
+        let available = |ejected_too: bool, failing_too: bool| {
             let may = |(_, endpoint): &(usize, &Endpoint)| {
                 endpoint.config.state == EndpointState::Ready
                     && (ejected_too || !self.ejections.is_out(endpoint.config.key))
+                    && (failing_too || !self.failing.contains_key(&endpoint.config.key))
             };
             self.endpoints.iter().enumerate().filter(may).map(|(index, _)| candidate(index)).collect::<Box<[_]>>()
         };
-        let healthy = available(false);
-        // Panic: if all are out, all that are not draining are better than none.
-        let candidates = if healthy.is_empty() { available(true) } else { healthy };
+        let healthy = available(false, false);
+        let panic_percent = match &self.config.traffic.active {
+            Some(active) if !self.failing.is_empty() => usize::from(active.panic_threshold),
+            _ => 0,
+        };
+        // Panic: if too few are well, or all are ejected, all that are not draining are better than none. That checks keep all out is believed
+        // where the threshold is 0.
+        let candidates = if healthy.len() * 100 < panic_percent * active(&self.endpoints).count() {
+            available(true, true)
+        } else if healthy.is_empty() {
+            available(true, false)
+        } else {
+            healthy
+        };
         let half_open = |(_, endpoint): &(usize, &Endpoint)| {
             endpoint.config.state == EndpointState::Ready
                 && self.ejections.phase(endpoint.config.key) == Some(Phase::HalfOpen)
+                && !self.failing.contains_key(&endpoint.config.key)
         };
         let pool = Pool {
             candidates,
@@ -574,6 +626,7 @@ impl Parts {
             errors: self.errors,
             costs: self.costs,
             ejections: self.ejections,
+            failing: self.failing,
         }
     }
 }

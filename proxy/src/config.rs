@@ -12,6 +12,7 @@ use std::{
 use crate::api::v1;
 
 mod classes;
+pub mod health;
 mod peers;
 pub mod traffic;
 

@@ -24,6 +24,7 @@ pub mod time;
 
 pub mod clock;
 pub mod counters;
+pub mod health;
 pub mod http;
 pub mod sample;
 pub mod sockets;

@@ -11,10 +11,12 @@ use k8s_openapi::api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    BackendSpec, GROUP, endpoints, name_of, namespace_of,
+    BackendSpec, GROUP,
+    backend_tls::{BackendTls, Uses},
+    endpoints, name_of, namespace_of,
     policies::Policies,
     settings,
-    status::{PolicyStatus, reason},
+    status::{PolicyStatus, TlsPolicyStatus, reason},
 };
 use crate::{
     objects::Objects,
@@ -30,6 +32,7 @@ pub(super) struct Resolver<'a> {
     services: HashMap<(&'a str, &'a str), &'a Service>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     policies: Policies<'a>,
+    tls: BackendTls<'a>,
     referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
     /// Whether what is resolved is remembered.
     keep: bool,
@@ -60,7 +63,8 @@ impl<'a> Resolver<'a> {
             }
         }
         let policies = Policies::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), keep: true }
+        let tls = BackendTls::new(objects, &services, problems);
+        Resolver { objects, services, slices, policies, tls, referred: BTreeMap::new(), keep: true }
     }
 
     /// Whether what is resolved from now on becomes a backend of the data plane.
@@ -71,6 +75,11 @@ impl<'a> Resolver<'a> {
     /// What is to be said of the policies.
     pub fn take_policy_statuses(&mut self) -> Vec<PolicyStatus> {
         std::mem::take(&mut self.policies.statuses)
+    }
+
+    /// What is to be said of the BackendTLSPolicies, once all routes are resolved.
+    pub fn tls_policy_statuses(&self, uses: &Uses) -> Vec<TlsPolicyStatus> {
+        self.tls.statuses(self.referred.iter().map(|(name, of)| (name.as_str(), *of)), uses)
     }
 
     /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
@@ -149,7 +158,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// All backends that were referred to, by name.
-    pub fn into_backends(self, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
+    pub fn into_backends(self, uses: &Uses, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
         let mut backends = Vec::with_capacity(self.referred.len());
         for (name, (service, port)) in &self.referred {
             let mut report =
@@ -169,7 +178,10 @@ impl<'a> Resolver<'a> {
             }
             let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            backends.push(settings::backend(name.clone(), endpoints, protocol, policy));
+            let tls = self.tls.of((service, port), name, uses, self.objects, problems);
+            let mut backend = settings::backend(name.clone(), endpoints, protocol, policy);
+            backend.resource.tls = tls;
+            backends.push(backend);
         }
         backends
     }
@@ -193,7 +205,7 @@ impl<'a> Resolver<'a> {
 /// What the endpoints of a port speak: its `appProtocol`, by the names of Kubernetes (KEP-3726) and the common one of gRPC.
 fn protocol(port: &ServicePort, report: &mut Report) -> v1::Protocol {
     match port.app_protocol.as_deref() {
-        None | Some("http" | "http1" | "kubernetes.io/ws") => v1::Protocol::Http11,
+        None | Some("http" | "http1" | "https" | "kubernetes.io/ws" | "kubernetes.io/wss") => v1::Protocol::Http11,
         Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => v1::Protocol::H2c,
         Some(other) => {
             let message = format!(

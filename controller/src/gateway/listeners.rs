@@ -100,6 +100,8 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     let mut taken: BTreeMap<(String, u32, String), String> = BTreeMap::new();
     // Whether a socket is over TLS: its first listener says.
     let mut secured: BTreeMap<(String, u32), bool> = BTreeMap::new();
+    // What clients must prove there, likewise.
+    let mut proofs: BTreeMap<(String, u32), Option<v1::ClientValidation>> = BTreeMap::new();
     let gateways = ours(objects);
     for gateway in &objects.gateways {
         let class = gateway.spec.gateway_class_name.as_str();
@@ -156,6 +158,16 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                             "{} does not go with an older listener of the same address and port: it is not served",
                             spec.protocol
                         ),
+                    );
+                    continue;
+                }
+                let asked = tls.as_ref().and_then(|tls| tls.client.clone());
+                let first = proofs.entry((address.to_string(), port)).or_insert_with(|| asked.clone());
+                if port != 0 && *first != asked {
+                    report.refused(
+                        reason::PROTOCOL_CONFLICT,
+                        format!("{field}.tls"),
+                        "spec.tls.frontend asks clients for something else than an older listener of the same address and port: it is not served",
                     );
                     continue;
                 }
@@ -262,7 +274,8 @@ fn selects(selector: &Selector, namespace: &str, objects: &Objects) -> bool {
         })
 }
 
-fn report_of(gateway: &Gateway) -> Report {
+/// An empty report on a Gateway.
+pub(super) fn report_of(gateway: &Gateway) -> Report {
     Report::new(ObjectId::new("Gateway", namespace_of(&gateway.metadata), super::name_of(&gateway.metadata)))
 }
 

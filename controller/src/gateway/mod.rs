@@ -1,11 +1,13 @@
 //! From objects to what the data plane gets: pure, and total. Whatever is wrong becomes a problem that names object and field, and
 //! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
 
+pub mod backend_tls;
 pub mod backends;
 pub mod certificates;
 pub mod endpoints;
 pub mod filters;
 pub mod fingerprint;
+mod health;
 pub mod hostname;
 pub mod listeners;
 pub mod matches;
@@ -15,6 +17,7 @@ pub mod services;
 pub mod settings;
 pub mod status;
 pub mod traffic;
+mod trust;
 
 use std::time::Duration;
 
@@ -146,12 +149,14 @@ pub fn translate(objects: &Objects) -> Config {
     let mut resolver = backends::Resolver::new(objects, &mut problems);
     let (routes, route_statuses) = routes::translate(objects, &attachables, &mut resolver, &mut problems);
     let policies = resolver.take_policy_statuses();
-    let backends = resolver.into_backends(&mut problems);
+    let uses = backend_tls::Uses::of(&routes);
+    let tls_policies = resolver.tls_policy_statuses(&uses);
+    let backends = resolver.into_backends(&uses, &mut problems);
     problems.sort();
     problems.dedup();
     listeners::count_routes(&mut gateways, &attachables, &routes);
     let classes = listeners::our_classes(objects).map(status::class).collect();
-    let statuses = Statuses { classes, gateways, routes: route_statuses, policies };
+    let statuses = Statuses { classes, gateways, routes: route_statuses, policies, tls_policies };
     Config { listeners, routes, backends, problems, statuses }
 }
 

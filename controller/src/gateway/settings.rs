@@ -10,7 +10,7 @@ use trimtab_proxy::api::v1;
 use super::{
     BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
     endpoints::{self, Found},
-    traffic,
+    health, traffic,
 };
 use crate::{
     duration,
@@ -54,9 +54,12 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
             report.invalid(format!("spec.targetRefs[{index}].name"), "is empty, expected the name of a Service");
         }
     }
-    if let Some(health) = &spec.health_check {
-        percent(health.panic_threshold, "spec.healthCheck.panicThreshold", report);
-        if let Some(passive) = &health.passive {
+    if let Some(said) = &spec.health_check {
+        percent(said.panic_threshold, "spec.healthCheck.panicThreshold", report);
+        if let Some(active) = &said.active {
+            health::check(active, report);
+        }
+        if let Some(passive) = &said.passive {
             let field = "spec.healthCheck.passive";
             percent(passive.max_ejection_percent, &format!("{field}.maxEjectionPercent"), report);
             positive(passive.base_ejection_time, &format!("{field}.baseEjectionTime"), report);
@@ -229,6 +232,8 @@ pub(super) fn backend(
         rate_limits: traffic::rate_limits(policy),
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),
+        active_health_check: policy.health_check.as_ref().and_then(health::active),
+        tls: None,
         timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
             connect_timeout_ms: timeout
                 .tcp

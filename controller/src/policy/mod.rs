@@ -19,7 +19,10 @@ pub use adaptive::{
     Adaptive, AdaptiveMode, ClassPriority, Classes, Guardrails, MetricNames, Metrics, MetricsScheme, Objective, Terms,
 };
 pub use balancing::{Algorithm, ConsistentHash, ConsistentHashType, HashName, LoadBalancer, UnknownAlgorithm};
-pub use health::{HealthCheck, PassiveHealthCheck, SlowStart};
+pub use health::{
+    ActiveHealthCheck, ActiveHealthCheckType, GrpcHealthCheck, HealthCheck, HttpHealthCheck, PassiveHealthCheck,
+    SlowStart,
+};
 pub use limits::{
     AdmissionControl, CircuitBreaker, ClientSelector, LocalRateLimit, RateLimit, RateLimitRule, RateLimitUnit,
     RateLimitValue, SourceCidr, SourceMatch,

@@ -1,11 +1,11 @@
 //! What a backend's policy says of its requests before and beside routing: retries, rate limits, who may ask, injected faults.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use http::{HeaderName, StatusCode};
 
-use super::{Check, InvalidResource, millis};
-use crate::api::v1;
+use super::{Check, InvalidResource, health::ActiveHealthCheck, millis};
+use crate::{api::v1, tls::endpoints::EndpointTls};
 
 /// Everything of it. The default asks for nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -20,6 +20,10 @@ pub struct TrafficPolicy {
     pub faults: Faults,
     /// What consistent hashing goes by.
     pub hash: HashPolicy,
+    /// How endpoints are asked whether they are well; `None`: not at all.
+    pub active: Option<ActiveHealthCheck>,
+    /// How endpoints are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Arc<EndpointTls>>,
 }
 
 /// What makes requests alike for consistent hashing.
@@ -125,7 +129,12 @@ impl TrafficPolicy {
                 per_client: limit.per_client,
             });
         }
+        let active = wire.active_health_check.as_ref();
+        let tls = wire.tls.as_ref().map(EndpointTls::new).transpose();
+        let tls = tls.map_err(|(field, reason)| check.error(format_args!("tls.{field}"), reason))?;
         Ok(Self {
+            tls: tls.map(Arc::new),
+            active: active.map(|active| ActiveHealthCheck::check(active, check)).transpose()?,
             retry: wire.retry.as_ref().map(|retry| RetryPolicy::check(retry, check)).transpose()?.unwrap_or_default(),
             rate_limits,
             access: wire.access.as_ref().map(|access| Access::check(access, check)).transpose()?,

@@ -76,7 +76,7 @@ pub fn route(
 ) -> Result<Routed, Reason> {
     let table = worker.table();
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
-    if let Security::Tls { sni: Some(sni) } = &client.security
+    if let Security::Tls { sni: Some(sni), .. } = &client.security
         && routes.is_misdirected(sni, host)
     {
         return Err(Reason::Misdirected);

@@ -179,7 +179,7 @@ async fn connect<C: Pooled>(
     let timeouts = &account.entry().backend.config().timeouts;
     progress.touch_until(now, now + timeouts.connect);
     worker.counters.connects.add(1);
-    let socket = upstream::connect(&target.address);
+    let socket = upstream::connect(target);
     let mut connecting = pin!(C::open(worker, target, timeouts.connection_idle, permit, socket));
     let connected = std::future::poll_fn(|cx| {
         if client.is_expired() {

@@ -26,7 +26,7 @@ pub struct SocketRoutes {
     /// The strictest limits of its listeners.
     pub limits: Limits,
     /// How clients are spoken to over TLS; `None`: in clear text.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::SocketTls>,
     /// The port that clients connect to.
     pub port: u16,
     /// Most specific host first; a request belongs to the first that matches, and to no other.

@@ -5,6 +5,7 @@ mod filters;
 mod listeners;
 mod policies;
 mod routes;
+mod tls;
 mod traffic;
 
 use std::fmt::Write as _;

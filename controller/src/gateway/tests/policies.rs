@@ -123,3 +123,55 @@ fn endpoints_without_metrics_are_not_scraped() {
     )));
     assert_eq!((config.backends[0].scrape.as_ref(), config.backends[0].endpoints[0].scrape_url.as_ref()), (None, None));
 }
+
+#[test]
+fn active_health_checks_become_what_the_data_plane_asks() {
+    let spec = "targetRefs: [{name: s}]
+  healthCheck:
+    panicThreshold: 20
+    active:
+      type: HTTP
+      interval: 1s
+      timeout: 200ms
+      unhealthyThreshold: 2
+      http: {path: /healthz, hostname: well.test, expectedStatuses: [200, 204]}";
+    let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", policy("p", spec))));
+    let expected = v1::ActiveHealthCheck {
+        kind: v1::active_health_check::Kind::Http.into(),
+        interval_ms: Some(1_000),
+        timeout_ms: Some(200),
+        unhealthy_threshold: Some(2),
+        path: "/healthz".to_owned(),
+        hostname: "well.test".to_owned(),
+        expected_statuses: vec![200, 204],
+        panic_threshold: Some(20),
+        ..Default::default()
+    };
+    assert_eq!(config.problems, []);
+    assert_eq!(config.backends[0].resource.active_health_check, Some(expected));
+}
+
+#[test]
+fn active_health_checks_that_make_no_sense_are_named_by_their_field() {
+    let spec = "targetRefs: [{name: s}]
+  healthCheck:
+    active:
+      type: TCP
+      interval: 10ms
+      unhealthyThreshold: 0
+      http: {path: healthz, expectedStatuses: [99]}
+      grpc: {hostname: 'a b'}";
+    let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", policy("p", spec))));
+    let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+    for expected in [
+        "spec.healthCheck.active.interval: 10ms is too often, expected at least 50ms",
+        "spec.healthCheck.active.unhealthyThreshold: is 0, expected at least 1",
+        "spec.healthCheck.active.http: goes with type HTTP or HTTPS, expected none",
+        "spec.healthCheck.active.grpc: goes with type GRPC, expected none",
+        "spec.healthCheck.active.grpc.hostname: \"a b\" is not a host, expected one such as api.example.com",
+        "spec.healthCheck.active.http.path: \"healthz\" is not a path, expected one such as /healthz",
+        "spec.healthCheck.active.http.expectedStatuses[0]: 99 is not a status, expected 100 to 599",
+    ] {
+        assert!(problems.iter().any(|problem| problem.ends_with(expected)), "{expected}\nnot in {problems:#?}");
+    }
+}

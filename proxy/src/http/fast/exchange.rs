@@ -111,6 +111,8 @@ impl Exchange {
                     Poll::Pending => break,
                 }
             }
+            // What TLS still holds goes as the socket takes it; a failure shows at the next read.
+            let _ = std::pin::Pin::new(&mut endpoint.stream).poll_flush(cx);
             if sent == session.flight.len()
                 && let Poll::Ready(reason) = self.poll_upload(session, endpoint, cx)
             {
