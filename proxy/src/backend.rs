@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue};
 use rand::RngCore;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         InvalidResource, RuleParameters, WeightTable,
     },
     govern::{Governor, Retrying},
+    head::RequestHead,
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
@@ -27,6 +29,7 @@ use crate::{
         costs::Costs,
         rule::{Terms, expected_wait, in_flight_all},
     },
+    session::{Session, Sessions},
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -53,6 +56,7 @@ pub struct Backend {
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
     failing: Failing,
+    sessions: Option<Arc<Sessions>>,
     trust: f32,
     admission: AdmissionRules,
     parameters: RuleParameters,
@@ -177,7 +181,13 @@ impl Backend {
             };
             Arc::new(endpoints.iter().filter_map(failing).collect())
         });
-        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections, failing }.build(now)
+        let sessions = config
+            .traffic
+            .session
+            .as_ref()
+            .map(|_| Arc::new(Sessions::new(&config.name, config.endpoints.iter().map(|endpoint| endpoint.key))));
+        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections, failing, sessions }
+            .build(now)
     }
 
     /// With the weights of another tick. `Ok(None)` if they are about another list of endpoints: the next tick brings the right ones.
@@ -348,8 +358,30 @@ impl Backend {
     ///
     /// # Errors
     /// How long the client should wait.
-    pub fn take_rate(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
-        self.state.governor.take(&self.config.traffic.rate_limits, client, now)
+    pub fn take_rate(
+        &self,
+        client: IpAddr,
+        route: &str,
+        head: &impl RequestHead,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
+        self.state.governor.take(&self.config.traffic.rate_limits, (client, route, head), now)
+    }
+
+    /// The session that a request belongs to; `None` if it says none that holds, or there are none here.
+    pub fn session(&self, head: &impl RequestHead, now_s: u64) -> Option<Session> {
+        self.sessions.as_ref()?.read(self.config.traffic.session.as_ref()?, head, now_s)
+    }
+
+    /// What tells a client that its session is with the endpoint at `index`.
+    pub fn told_session(&self, index: usize, times: (u64, u64), secure: bool) -> Option<(HeaderName, HeaderValue)> {
+        self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, index, times, secure)
+    }
+
+    /// Whether the endpoint at `index` is one that may be picked.
+    pub fn is_candidate(&self, index: usize) -> bool {
+        // They stand in the order of the endpoints.
+        self.pool.candidates.binary_search_by_key(&index, |candidate| candidate.index as usize).is_ok()
     }
 
     /// Leave to send a request, of which `tries` were made, to another endpoint though it had reached one.
@@ -511,6 +543,7 @@ impl Backend {
             costs: self.costs.clone(),
             ejections: self.ejections.clone(),
             failing: self.failing.clone(),
+            sessions: self.sessions.clone(),
         }
     }
 }
@@ -541,6 +574,7 @@ struct Parts {
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
     failing: Failing,
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl Parts {
@@ -627,6 +661,7 @@ impl Parts {
             costs: self.costs,
             ejections: self.ejections,
             failing: self.failing,
+            sessions: self.sessions,
         }
     }
 }

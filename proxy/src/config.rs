@@ -14,6 +14,7 @@ use crate::api::v1;
 mod classes;
 pub mod health;
 mod peers;
+pub mod session;
 pub mod traffic;
 
 pub use classes::{ClassPriority, RequestClasses, RuleTerms};

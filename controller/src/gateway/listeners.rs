@@ -15,7 +15,7 @@ use gateway_api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    certificates, hostname, namespace_of,
+    certificates, client_address, hostname, namespace_of,
     status::{self, GatewayStatus, reason},
 };
 use crate::{
@@ -73,6 +73,7 @@ fn is_class(objects: &Objects, name: &str) -> bool {
 /// Checks what can be told from the Gateway alone.
 pub fn check(gateway: &Gateway, report: &mut Report) {
     addresses(gateway, report);
+    client_address::translate(gateway, report);
     if gateway.spec.listeners.is_empty() {
         report.invalid("spec.listeners", "is empty, expected at least one listener");
     }
@@ -118,6 +119,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
         let mut report = report_of(gateway);
         let addresses = addresses(gateway, &mut report);
         let conflicts = conflicts(gateway);
+        let client_address = client_address::translate(gateway, &mut report);
         let mut served = vec![false; gateway.spec.listeners.len()];
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
@@ -179,6 +181,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     hostname: hostname.clone().unwrap_or_default(),
                     limits: None,
                     tls: tls.clone(),
+                    client_address: client_address.clone(),
                 });
                 names.push(name);
             }

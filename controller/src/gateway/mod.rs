@@ -4,6 +4,7 @@
 pub mod backend_tls;
 pub mod backends;
 pub mod certificates;
+mod client_address;
 pub mod endpoints;
 pub mod filters;
 pub mod fingerprint;

@@ -233,6 +233,8 @@ pub(super) fn backend(
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),
         active_health_check: policy.health_check.as_ref().and_then(health::active),
+        session: policy.session_persistence.as_ref().map(traffic::session),
+        max_request_body_bytes: policy.request_buffer.as_ref().and_then(|buffer| traffic::bytes(&buffer.limit)),
         tls: None,
         timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
             connect_timeout_ms: timeout

@@ -41,6 +41,9 @@ pub struct RateLimitRule {
     /// Which requests are counted together. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_selectors: Option<Vec<ClientSelector>>,
+    /// For each rule of a route by itself. Default: false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_route: Option<bool>,
     /// How many. Default: 2000 a second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<RateLimitValue>,
@@ -53,6 +56,43 @@ pub struct ClientSelector {
     /// By the address of the client's connection.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "sourceCIDR")]
     pub source_cidr: Option<SourceCidr>,
+    /// By headers: only requests that have all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub headers: Option<Vec<HeaderMatch>>,
+}
+
+/// A header.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct HeaderMatch {
+    /// Its name.
+    pub name: String,
+    /// Exact: one value, counted together. Distinct: any value, each by itself. Default: Exact.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "type")]
+    #[schemars(extend("default" = "Exact"))]
+    pub kind: Option<HeaderMatchType>,
+    /// With type Exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// How values of a header are counted.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HeaderMatchType {
+    /// One value.
+    #[default]
+    Exact,
+    /// Any, each by itself.
+    Distinct,
+}
+
+/// How large the bodies of requests may be. They are not held back: what is too large is cut off where it is noticed.
+#[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestBuffer {
+    /// In bytes, such as 512Ki, 10Mi or 1G.
+    pub limit: String,
 }
 
 /// Addresses of clients.

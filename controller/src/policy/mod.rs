@@ -7,6 +7,7 @@ mod balancing;
 mod health;
 mod limits;
 mod retry;
+mod session;
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -24,10 +25,11 @@ pub use health::{
     SlowStart,
 };
 pub use limits::{
-    AdmissionControl, CircuitBreaker, ClientSelector, LocalRateLimit, RateLimit, RateLimitRule, RateLimitUnit,
-    RateLimitValue, SourceCidr, SourceMatch,
+    AdmissionControl, CircuitBreaker, ClientSelector, HeaderMatch, HeaderMatchType, LocalRateLimit, RateLimit,
+    RateLimitRule, RateLimitUnit, RateLimitValue, RequestBuffer, SourceCidr, SourceMatch,
 };
 pub use retry::{HttpTimeout, PerRetry, Retry, RetryBudget, RetryOn, RetryTrigger, TcpTimeout, Timeout};
+pub use session::{CookieConfig, LifetimeType, SessionPersistence, SessionType};
 
 use crate::policy_status::PolicyStatus;
 
@@ -78,6 +80,12 @@ pub struct BackendTrafficPolicySpec {
     /// Requests over time; what is beyond is answered 429.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+    /// A client that was answered by an endpoint goes there again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_persistence: Option<SessionPersistence>,
+    /// How large the bodies of requests may be; what is beyond is answered 413.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_buffer: Option<RequestBuffer>,
     /// Which clients may ask; others are answered 403.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authorization: Option<Authorization>,

@@ -10,9 +10,9 @@ use crate::duration::Duration;
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Retry {
-    /// How often a request is tried on another endpoint. 0 to 10. Default: 1.
+    /// How often a request is tried on another endpoint. 0 to 10. Default: 3 where the algorithm is Trimtab, otherwise 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 10), extend("default" = 1))]
+    #[schemars(range(min = 0, max = 10))]
     pub num_retries: Option<u32>,
     /// What is worth another try beside a failure to connect. Default: reset and 503 where the algorithm is Trimtab, otherwise nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -70,8 +70,10 @@ async fn endpoints<C: Pooled, R, A>(
     }
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
+        let kept = if tried.is_empty() { account.session_endpoint() } else { None };
         let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried };
-        let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
+        let picked = kept.or_else(|| entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()));
+        let Some(index) = picked else {
             break;
         };
         if let Some(reason) = &failure {

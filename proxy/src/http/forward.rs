@@ -153,6 +153,7 @@ async fn forward(
     if grpc {
         account.grpc_ended(response.headers());
     }
+    let told = account.told_session();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         if !prepared.upgrade {
             account.finish(Outcome::Failure, clock::now());
@@ -169,11 +170,17 @@ async fn forward(
         if let Some(edits) = &edits {
             edits.apply_to_answer(&mut response);
         }
+        if let Some((name, value)) = told {
+            response.headers_mut().append(name, value);
+        }
         return Ok(response.map(|_| ResponseBody::empty()));
     }
     headers::prepare_response(&mut response);
     if let Some(edits) = &edits {
         edits.apply_to_answer(&mut response);
+    }
+    if let Some((name, value)) = told {
+        response.headers_mut().append(name, value);
     }
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {

@@ -76,3 +76,33 @@ spec: {controllerName: trimtab.dev/gateway-controller}
         ",
     );
 }
+
+#[test]
+fn a_gateway_says_who_may_speak_for_clients() {
+    let gateway = |annotations: &str| {
+        GATEWAY.replace("spec:", &format!("spec:\n  infrastructure: {{annotations: {{{annotations}}}}}"))
+    };
+    let config = translate(&objects(&gateway(
+        "trimtab.dev/proxy-protocol-from: '10.0.0.0/8, 192.0.2.1', trimtab.dev/trusted-hops: '2'",
+    )));
+    let expected = v1::ClientAddress {
+        proxy_protocol_from: vec!["10.0.0.0/8".into(), "192.0.2.1".into()],
+        trusted_hops: 2,
+        trusted_networks: Vec::new(),
+    };
+    assert_eq!(config.listeners[0].client_address, Some(expected));
+    let check = |annotations: &str, expected: &str| {
+        let problems = document::read("f.yaml", gateway(annotations).as_bytes()).expect_err("a problem");
+        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(text.iter().any(|problem| problem.contains(expected)), "{text:#?}");
+    };
+    check(
+        "trimtab.dev/proxy-protocol-from: all",
+        "spec.infrastructure.annotations[trimtab.dev/proxy-protocol-from]: \"all\" is not a range",
+    );
+    check("trimtab.dev/trusted-hops: '-1'", "\"-1\" is not a number of hops, expected 0 to 32");
+    check(
+        "trimtab.dev/trusted-hops: '1', trimtab.dev/trusted-networks: 10.0.0.0/8",
+        "stands beside trimtab.dev/trusted-networks",
+    );
+}
