@@ -13,6 +13,7 @@ pub mod provider;
 pub mod view;
 
 pub mod check;
+pub mod checks;
 pub mod classes;
 pub mod clock;
 pub mod collect;

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -44,6 +45,10 @@ pub struct Objects {
     pub pods: Pods,
     /// What Gateways present to clients: those of type `kubernetes.io/tls` that they refer to.
     pub secrets: Vec<Secret>,
+    /// Which Services are spoken to over TLS.
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
+    /// Certificates of authorities: those that Gateways and BackendTLSPolicies refer to.
+    pub config_maps: Vec<ConfigMap>,
     /// Namespaces, for their labels: `allowedRoutes` selects by them.
     pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
@@ -88,6 +93,8 @@ impl Objects {
             + self.services.len()
             + self.endpoint_slices.len()
             + self.secrets.len()
+            + self.backend_tls_policies.len()
+            + self.config_maps.len()
             + self.namespaces.len()
             + self.policies.len()
     }

@@ -15,6 +15,7 @@ const STATES = {
   SlowStart: ['slow start', 'notice', 'New: its share ramps up.'],
   PartlyEjected: ['partly ejected', 'warning', 'Ejected by some of the proxies, because it failed.'],
   Ejected: ['ejected', 'fault', 'Ejected by all proxies, because it failed.'],
+  Unhealthy: ['unhealthy', 'fault', 'Its health checks fail: `trimtab weights` says why.'],
   Draining: ['draining', '', 'No new requests; those in flight finish.'],
 };
 

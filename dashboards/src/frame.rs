@@ -20,12 +20,13 @@ use crate::reasons;
 const SCRAPE_ERRORS_MAX: usize = 50;
 
 /// The states in the order in which the `state` column numbers them.
-const STATES: [EndpointState; 5] = [
+const STATES: [EndpointState; 6] = [
     EndpointState::Active,
     EndpointState::SlowStart,
     EndpointState::PartlyEjected,
     EndpointState::Ejected,
     EndpointState::Draining,
+    EndpointState::Unhealthy,
 ];
 
 /// A view with its events.
@@ -266,6 +267,7 @@ fn state_index(state: EndpointState) -> u8 {
         EndpointState::PartlyEjected => 2,
         EndpointState::Ejected => 3,
         EndpointState::Draining => 4,
+        EndpointState::Unhealthy => 5,
     }
 }
 

@@ -129,6 +129,7 @@ fn backend(entry: &BackendEntry) -> Value {
         .map(|(index, ((endpoint, target), weight))| {
             json!({
                 "key": endpoint.config.key.to_string(),
+                "failing_check": backend.failing(endpoint.config.key),
                 "name": endpoint.config.name,
                 "address": target.address.to_string(),
                 "state": format!("{:?}", endpoint.config.state),

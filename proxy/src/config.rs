@@ -13,7 +13,9 @@ use crate::api::v1;
 
 mod balancing;
 mod classes;
+pub mod health;
 mod peers;
+pub mod session;
 pub mod traffic;
 
 pub use balancing::Balancing;

@@ -158,7 +158,7 @@ impl Keeper {
     /// # Errors
     /// Resources that hold by themselves but not here: a port in use, weights that do not fit the endpoints.
     pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<(), Vec<InvalidResource>> {
-        let by_controller = !matches!(change, Change::OwnClasses(_));
+        let by_controller = !matches!(change, Change::OwnClasses(_) | Change::Checked(_));
         let errors = match change {
             Change::Backends(set, removed) => {
                 set.into_iter().for_each(|config| self.set_backend(config, now));
@@ -192,6 +192,11 @@ impl Keeper {
             Change::Classes(set) | Change::OwnClasses(set) => {
                 self.with_backends(set, |table| &table.backend, |backend, table| backend.with_classes(table, now))
             }
+            Change::Checked(set) => self.with_backends(
+                set,
+                |checked| &checked.backend,
+                |backend, checked| Ok(backend.with_check(checked.endpoint, checked.failing.as_deref(), now)),
+            ),
             Change::Peers(set) => {
                 // Not part of the table that requests are routed by.
                 if let Some(table) = set.into_iter().next_back() {

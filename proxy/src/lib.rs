@@ -22,10 +22,13 @@ pub mod report;
 pub mod sketch;
 pub mod time;
 
+pub mod client;
 pub mod clock;
 pub mod counters;
+pub mod health;
 pub mod http;
 pub mod sample;
+pub mod session;
 pub mod sockets;
 pub mod worker;
 

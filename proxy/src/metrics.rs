@@ -198,6 +198,12 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     counters("backend_within_objective", "Answers within the objective", &|b| {
         b.state().within_objective.load(Relaxed)
     })?;
+    counters("backend_health_checks_passed", "Active health checks that went well", &|b| {
+        b.state().checks_passed.load(Relaxed)
+    })?;
+    counters("backend_health_checks_failed", "Active health checks that did not", &|b| {
+        b.state().checks_failed.load(Relaxed)
+    })?;
     let mut gauges = |name, help, value: &dyn Fn(&Backend) -> Option<f64>| {
         out.family(name, help, MetricType::Gauge, |out| {
             backends.iter().try_for_each(|backend| match value(backend) {
@@ -308,6 +314,9 @@ fn per_endpoint(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result 
     })?;
     gauges("endpoint_ejected", "1 while outlier detection keeps it out", &|b, i| {
         Some(f64::from(u8::from(b.is_ejected(b.endpoints()[i].config.key))))
+    })?;
+    gauges("endpoint_failing_checks", "1 while active health checks keep it out", &|b, i| {
+        Some(f64::from(u8::from(b.failing(b.endpoints()[i].config.key).is_some())))
     })?;
     out.family("endpoint_weight", "Weight in force, relative to the mean", MetricType::Gauge, |out| {
         backends.iter().try_for_each(|backend| {

@@ -69,7 +69,8 @@ impl BackendReporter {
             let reported = self.endpoints.entry(key).or_insert_with(|| Reported::new(&endpoint.load));
             let classes = reported.classes(backend.costs());
             let ejected = backend.is_ejected(key);
-            endpoints.push(v1::EndpointLoad { ejected, classes, ..reported.delta(now, interval_s) });
+            let failing_check = backend.failing(key).unwrap_or_default().to_owned();
+            endpoints.push(v1::EndpointLoad { ejected, classes, failing_check, ..reported.delta(now, interval_s) });
         }
         if self.endpoints.len() > endpoints.len() {
             let listed: HashSet<_> = backend.endpoints().iter().map(|endpoint| endpoint.config.key).collect();
@@ -176,6 +177,7 @@ impl Reported {
             latency_ms_sum: ((counters.latency_us_sum - before.latency_us_sum) as f64 * 1e-3) as f32,
             latency: Some((&latency).into()),
             ejected: false,
+            failing_check: String::new(),
             classes: Vec::new(),
             error: self.load.error(now),
         }

@@ -20,7 +20,8 @@ use crate::{
     clock,
     counters::Counters,
     hash,
-    keeper::Keeper,
+    health::checker::Checker,
+    keeper::{Keeper, Update},
     link::{self, Controller},
     metrics::Sources,
     peers::exchange::{Exchange, ListenError, PeerListen},
@@ -200,6 +201,12 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     }
     let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
     let finder = Finder::new(table.clone(), class_samples, status.subscribe());
+    let (updates, pending) = mpsc::channel(UPDATES);
+    let checker = Checker::new(table.clone(), updates.clone(), seed());
+    let mut checker = {
+        let stop = stop.clone();
+        spawn("proxy-health".to_owned(), move || checker.run(&stop))?
+    };
     let control = Control {
         keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender)
             .in_zone(zone),
@@ -210,6 +217,8 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         controller,
         status: status.clone(),
         outliers,
+        updates,
+        pending,
         admin: admin.map(|listener| (listener, sources)),
         rng: SmallRng::seed_from_u64(seed()),
         stop: stop.clone(),
@@ -221,6 +230,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         () = shutdown.cancelled() => {}
         died = &mut workers => return Err(died_of("a worker", died.0)),
         died = &mut control.ended => return Err(died_of("the control thread", died)),
+        died = &mut checker.ended => return Err(died_of("the health checker", died)),
     }
     status.send_modify(|status| status.draining = true);
     tracing::info!(timeout = ?drain_timeout, "draining");
@@ -254,6 +264,9 @@ struct Control {
     controller: Controller,
     status: watch::Sender<ProxyStatus>,
     outliers: mpsc::Receiver<worker::Outlier>,
+    /// Changes of the table, from anybody to the keeper.
+    updates: mpsc::Sender<Update>,
+    pending: mpsc::Receiver<Update>,
     admin: Option<(std::net::TcpListener, Sources)>,
     rng: SmallRng,
     stop: CancellationToken,
@@ -266,9 +279,8 @@ impl Control {
     }
 
     async fn serve(mut self) -> io::Result<()> {
-        let (updates, pending) = mpsc::channel(UPDATES);
-        let finder = self.finder.run(updates.clone());
-        let mut ads = AdsClient::new(self.id, self.peer_node, updates, self.status);
+        let finder = self.finder.run(self.updates.clone());
+        let mut ads = AdsClient::new(self.id, self.peer_node, self.updates, self.status);
         let mut telemetry = self.telemetry;
         let (leader, led) = watch::channel(None);
         let mut rng = || SmallRng::from_rng(&mut self.rng);
@@ -277,7 +289,7 @@ impl Control {
             ads.stream(channel, leader).await
         });
         let telemetry = link::keep_up("telemetry", telemetry_rng, led, async |channel| telemetry.stream(channel).await);
-        let keeper = self.keeper.run(pending, self.outliers, self.stop.clone());
+        let keeper = self.keeper.run(self.pending, self.outliers, self.stop.clone());
         let admin = async {
             match self.admin {
                 Some((listener, sources)) => {

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::BackendState,
     class::sampling::ClassSampler,
+    client::proxy_protocol,
     clock,
     counters::Counters,
     http::{fast, pool::Pool, session, shared::SharedPool, upstream::Upstream},
@@ -328,6 +329,11 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     let routes = table.routing.socket(socket.id);
     let limits = routes.map(|routes| routes.limits).unwrap_or_default();
     let tls = routes.and_then(|routes| routes.tls.clone());
+    // Whether the connection begins with a PROXY header.
+    let passed_on = routes.and_then(|routes| routes.client_detection.as_ref()).is_some_and(|detection| {
+        let peer = peer.ip().to_canonical();
+        detection.proxy_protocol_from.iter().any(|network| network.contains(peer))
+    });
     let open = Open::new(worker, socket);
     if open.before >= limits.connections_max {
         worker.counters.refused.add(1);
@@ -337,6 +343,28 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     let (worker, socket) = (worker.clone(), socket.clone());
     tokio::task::spawn_local(async move {
         let _open = open;
+        let (mut stream, mut peer) = (stream, peer);
+        if passed_on {
+            let header = tokio::time::timeout(limits.header_timeout, proxy_protocol::read(&mut stream));
+            let said = tokio::select! {
+                said = header => said,
+                // It has sent no request yet that could be lost.
+                () = socket.drain.cancelled() => return,
+            };
+            match said {
+                Ok(Ok(proxy_protocol::Header::Client(client))) => peer = client,
+                Ok(Ok(proxy_protocol::Header::Unknown)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "no PROXY header");
+                    worker.counters.malformed.add(1);
+                    return;
+                }
+                Err(_) => {
+                    worker.counters.header_timeouts.add(1);
+                    return;
+                }
+            }
+        }
         session::serve(worker, socket, stream, peer, limits, tls).await;
     });
 }

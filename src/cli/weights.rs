@@ -211,12 +211,14 @@ fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 12] 
     if (endpoint.adjustment - 1.0).abs() > 0.005 {
         reasons.push(format!("adjusted by {:.2}", endpoint.adjustment));
     }
+    reasons.extend(endpoint.failing.iter().map(|why| format!("health check ({} proxies): {why}", endpoint.failing_by)));
     reasons.extend(endpoint.scrape_error.iter().map(|error| format!("not scraped: {error}")));
     let state = match endpoint.state {
         EndpointState::Active => "active",
         EndpointState::SlowStart => "slow start",
         EndpointState::PartlyEjected => "partly ejected",
         EndpointState::Ejected => "ejected",
+        EndpointState::Unhealthy => "unhealthy",
         EndpointState::Draining => "draining",
     };
     [

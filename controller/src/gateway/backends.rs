@@ -11,10 +11,12 @@ use k8s_openapi::api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    BackendSpec, GROUP, endpoints, name_of, namespace_of,
+    BackendSpec, GROUP,
+    backend_tls::{BackendTls, Uses},
+    endpoints, name_of, namespace_of,
     policies::{OfRoute, Place, Policies},
     settings,
-    status::{PolicyStatus, reason},
+    status::{PolicyStatus, TlsPolicyStatus, reason},
 };
 use crate::{
     objects::Objects,
@@ -30,6 +32,7 @@ pub(super) struct Resolver<'a> {
     services: HashMap<(&'a str, &'a str), &'a Service>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     policies: Policies<'a>,
+    tls: BackendTls<'a>,
     referred: BTreeMap<String, (&'a Service, &'a ServicePort, Option<OfRoute<'a>>)>,
     /// The policy of what is resolved for.
     route: Option<OfRoute<'a>>,
@@ -62,7 +65,8 @@ impl<'a> Resolver<'a> {
             }
         }
         let policies = Policies::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), route: None, keep: true }
+        let tls = BackendTls::new(objects, &services, problems);
+        Resolver { objects, services, slices, policies, tls, referred: BTreeMap::new(), route: None, keep: true }
     }
 
     /// Whether what is resolved from now on becomes a backend of the data plane.
@@ -84,6 +88,12 @@ impl<'a> Resolver<'a> {
     pub fn port_named(&self, namespace: &str, service: &str, name: &str) -> Option<i32> {
         let ports = self.services.get(&(namespace, service))?.spec.as_ref()?.ports.as_deref()?;
         ports.iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.port)
+    }
+
+    /// What is to be said of the BackendTLSPolicies, once all routes are resolved.
+    pub fn tls_policy_statuses(&self, uses: &Uses) -> Vec<TlsPolicyStatus> {
+        let referred = self.referred.iter().map(|(name, (service, port, _))| (name.as_str(), (*service, *port)));
+        self.tls.statuses(referred, uses)
     }
 
     /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
@@ -163,7 +173,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// All backends that were referred to, by name.
-    pub fn into_backends(self, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
+    pub fn into_backends(self, uses: &Uses, problems: &mut Vec<Problem>) -> Vec<BackendSpec> {
         let mut backends = Vec::with_capacity(self.referred.len());
         for (name, (service, port, route)) in &self.referred {
             let mut report =
@@ -183,7 +193,10 @@ impl<'a> Resolver<'a> {
             }
             let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            backends.push(settings::backend(name.clone(), endpoints, protocol, policy.as_deref()));
+            let tls = self.tls.of((service, port), name, uses, self.objects, problems);
+            let mut backend = settings::backend(name.clone(), endpoints, protocol, policy.as_deref());
+            backend.resource.tls = tls;
+            backends.push(backend);
         }
         backends
     }
@@ -207,7 +220,7 @@ impl<'a> Resolver<'a> {
 /// What the endpoints of a port speak: its `appProtocol`, by the names of Kubernetes (KEP-3726) and the common one of gRPC.
 fn protocol(port: &ServicePort, report: &mut Report) -> v1::Protocol {
     match port.app_protocol.as_deref() {
-        None | Some("http" | "http1" | "kubernetes.io/ws") => v1::Protocol::Http11,
+        None | Some("http" | "http1" | "https" | "kubernetes.io/ws" | "kubernetes.io/wss") => v1::Protocol::Http11,
         Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => v1::Protocol::H2c,
         Some(other) => {
             let message = format!(

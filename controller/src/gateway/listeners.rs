@@ -15,7 +15,7 @@ use gateway_api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    certificates,
+    certificates, client_address,
     exposure::{Exposures, GatewayServices},
     hostname, namespace_of,
     status::{self, GatewayStatus, reason},
@@ -77,6 +77,7 @@ fn is_class(objects: &Objects, name: &str) -> bool {
 /// Checks what can be told from the Gateway alone.
 pub fn check(gateway: &Gateway, report: &mut Report) {
     addresses(gateway, report);
+    client_address::translate(gateway, report);
     if gateway.spec.listeners.is_empty() {
         report.invalid("spec.listeners", "is empty, expected at least one listener");
     }
@@ -105,6 +106,8 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     // Whether a socket is over TLS: its first listener says.
     let mut secured: BTreeMap<(String, u32), bool> = BTreeMap::new();
     let mut exposures = Exposures::new(objects);
+    // What clients must prove there, likewise.
+    let mut proofs: BTreeMap<(String, u32), Option<v1::ClientValidation>> = BTreeMap::new();
     let gateways = ours(objects);
     for gateway in &objects.gateways {
         let class = gateway.spec.gateway_class_name.as_str();
@@ -122,6 +125,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
         let exposed = exposures.of(gateway, &mut report);
         let addresses = &exposed.listen;
         let conflicts = conflicts(gateway);
+        let client_address = client_address::translate(gateway, &mut report);
         let mut served = vec![false; gateway.spec.listeners.len()];
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
@@ -167,6 +171,16 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     );
                     continue;
                 }
+                let asked = tls.as_ref().and_then(|tls| tls.client.clone());
+                let first = proofs.entry((address.to_string(), port)).or_insert_with(|| asked.clone());
+                if port != 0 && *first != asked {
+                    report.refused(
+                        reason::PROTOCOL_CONFLICT,
+                        format!("{field}.tls"),
+                        "spec.tls.frontend asks clients for something else than an older listener of the same address and port: it is not served",
+                    );
+                    continue;
+                }
                 taken.insert(key, name.clone());
                 listeners.push(v1::Listener {
                     name: name.clone(),
@@ -176,6 +190,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     hostname: hostname.clone().unwrap_or_default(),
                     limits: None,
                     tls: tls.clone(),
+                    client_address: client_address.clone(),
                 });
                 names.push(name);
             }
@@ -271,7 +286,8 @@ fn selects(selector: &Selector, namespace: &str, objects: &Objects) -> bool {
         })
 }
 
-fn report_of(gateway: &Gateway) -> Report {
+/// An empty report on a Gateway.
+pub(super) fn report_of(gateway: &Gateway) -> Report {
     Report::new(ObjectId::new("Gateway", namespace_of(&gateway.metadata), super::name_of(&gateway.metadata)))
 }
 

@@ -1,12 +1,15 @@
 //! From objects to what the data plane gets: pure, and total. Whatever is wrong becomes a problem that names object and field, and
 //! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
 
+pub mod backend_tls;
 pub mod backends;
 pub mod certificates;
+mod client_address;
 pub mod endpoints;
 pub mod exposure;
 pub mod filters;
 pub mod fingerprint;
+mod health;
 pub mod hostname;
 pub mod ingress;
 pub mod listeners;
@@ -17,6 +20,7 @@ pub mod services;
 pub mod settings;
 pub mod status;
 pub mod traffic;
+mod trust;
 
 use std::time::Duration;
 
@@ -157,11 +161,13 @@ pub fn translate(objects: &Objects) -> Config {
         problems.push(Problem { origin: None, object: None, field: None, message });
     }
     let policies = resolver.take_policy_statuses();
-    let backends = resolver.into_backends(&mut problems);
+    let uses = backend_tls::Uses::of(&routes);
+    let tls_policies = resolver.tls_policy_statuses(&uses);
+    let backends = resolver.into_backends(&uses, &mut problems);
     problems.sort();
     problems.dedup();
     let classes = listeners::our_classes(objects).map(status::class).collect();
-    let statuses = Statuses { classes, gateways, routes: route_statuses, ingresses, policies };
+    let statuses = Statuses { classes, gateways, routes: route_statuses, ingresses, policies, tls_policies };
     Config { listeners, routes, backends, gateway_services, problems, statuses }
 }
 

@@ -10,7 +10,7 @@ use trimtab_proxy::api::v1;
 use super::{
     BackendSpec, EndpointSpec, GROUP, GuardrailSettings, ScrapeSettings,
     endpoints::{self, Found},
-    policies, traffic,
+    health, policies, traffic,
 };
 use crate::{
     balancing::Parameters,
@@ -56,9 +56,12 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
             report.invalid(field, "is empty, expected the name of a Service or HTTPRoute");
         }
     }
-    if let Some(health) = &spec.health_check {
-        percent(health.panic_threshold, "spec.healthCheck.panicThreshold", report);
-        if let Some(passive) = &health.passive {
+    if let Some(said) = &spec.health_check {
+        percent(said.panic_threshold, "spec.healthCheck.panicThreshold", report);
+        if let Some(active) = &said.active {
+            health::check(active, report);
+        }
+        if let Some(passive) = &said.passive {
             let field = "spec.healthCheck.passive";
             percent(passive.max_ejection_percent, &format!("{field}.maxEjectionPercent"), report);
             positive(passive.base_ejection_time, &format!("{field}.baseEjectionTime"), report);
@@ -232,6 +235,10 @@ pub(super) fn backend(
         rate_limits: traffic::rate_limits(policy),
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),
+        active_health_check: policy.health_check.as_ref().and_then(health::active),
+        session: policy.session_persistence.as_ref().map(traffic::session),
+        max_request_body_bytes: policy.request_buffer.as_ref().and_then(|buffer| traffic::bytes(&buffer.limit)),
+        tls: None,
         timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
             connect_timeout_ms: timeout
                 .tcp

@@ -47,6 +47,12 @@ pub mod reason {
     pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
     /// A certificate that is not there, or is none.
     pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    /// An authority's certificate that is not there, or is none.
+    pub const INVALID_CA_CERTIFICATE_REF: &str = "InvalidCACertificateRef";
+    /// A reference to something that can hold none.
+    pub const INVALID_CA_CERTIFICATE_KIND: &str = "InvalidCACertificateKind";
+    /// No authority is left.
+    pub const NO_VALID_CA_CERTIFICATE: &str = "NoValidCACertificate";
     /// No ReferenceGrant allows it.
     pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
     /// No such backend.
@@ -71,8 +77,12 @@ pub mod reason {
 const ADDRESSES_MAX: usize = 16;
 
 /// What Trimtab supports beyond doubt, as the conformance suite names it, sorted.
-pub const SUPPORTED_FEATURES: [&str; 19] = [
+pub const SUPPORTED_FEATURES: [&str; 23] = [
+    "BackendTLSPolicy",
     "Gateway",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "HTTPRoute",
     "HTTPRouteBackendProtocolH2C",
     "HTTPRouteBackendRequestHeaderModification",
@@ -217,6 +227,21 @@ pub struct IngressStatus {
     pub accepted: Condition,
 }
 
+/// The status of a BackendTLSPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPolicyStatus {
+    /// Which.
+    pub subject: Subject,
+    /// One for each Gateway of ours that it bears on: Accepted, ResolvedRefs.
+    pub ancestors: Vec<(AncestorRef, Vec<Condition>)>,
+}
+
+impl TlsPolicyStatus {
+    pub(super) fn new(metadata: &ObjectMeta, ancestors: Vec<(AncestorRef, Vec<Condition>)>) -> Self {
+        Self { subject: Subject::of(metadata), ancestors }
+    }
+}
+
 /// Everything that is to be said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statuses {
@@ -230,6 +255,8 @@ pub struct Statuses {
     pub ingresses: Vec<IngressStatus>,
     /// All policies.
     pub policies: Vec<PolicyStatus>,
+    /// BackendTLSPolicies that bear on a Gateway of ours.
+    pub tls_policies: Vec<TlsPolicyStatus>,
 }
 
 impl Statuses {
@@ -242,12 +269,14 @@ impl Statuses {
         let routes = self.routes.iter().flat_map(|route| route.parents.iter().flat_map(|parent| &parent.conditions));
         let policies = self.policies.iter().flat_map(|policy| policy.ancestors.iter().map(|(_, condition)| condition));
         let ingresses = self.ingresses.iter().map(|ingress| ("Ingress", &ingress.accepted));
+        let tls_policies = self.tls_policies.iter().flat_map(|policy| &policy.ancestors).flat_map(|(_, all)| all);
         classes
             .map(|condition| ("GatewayClass", condition))
             .chain(gateways.map(|condition| ("Gateway", condition)))
             .chain(routes.map(|condition| ("HTTPRoute", condition)))
             .chain(ingresses)
             .chain(policies.map(|condition| ("BackendTrafficPolicy", condition)))
+            .chain(tls_policies.map(|condition| ("BackendTLSPolicy", condition)))
     }
 }
 
@@ -335,7 +364,16 @@ fn listener_conditions(findings: &[&Finding], served: bool) -> Vec<Condition> {
     let of_conflict =
         |why: Option<&'static str>| matches!(why, Some(reason::HOSTNAME_CONFLICT | reason::PROTOCOL_CONFLICT));
     let of_refs = |why: Option<&'static str>| {
-        matches!(why, Some(reason::INVALID_CERTIFICATE_REF | reason::REF_NOT_PERMITTED | reason::INVALID_ROUTE_KINDS))
+        matches!(
+            why,
+            Some(
+                reason::INVALID_CERTIFICATE_REF
+                    | reason::INVALID_CA_CERTIFICATE_REF
+                    | reason::INVALID_CA_CERTIFICATE_KIND
+                    | reason::REF_NOT_PERMITTED
+                    | reason::INVALID_ROUTE_KINDS
+            )
+        )
     };
     let accepted = match findings.iter().find(|finding| !of_conflict(finding.reason) && !of_refs(finding.reason)) {
         Some(finding) => Condition::no("Accepted", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),

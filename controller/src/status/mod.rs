@@ -161,7 +161,7 @@ impl Writer {
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         let mut metadata = json!({ "name": write.object.name, "uid": write.current.uid });
-        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy") {
+        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy" | "BackendTLSPolicy") {
             // Their lists are written as a whole: what another controller has added since must not be lost.
             metadata["resourceVersion"] = write.current.resource_version.as_str().into();
         }
@@ -219,11 +219,12 @@ fn resource(kind: &str) -> ApiResource {
         "Gateway" => ApiResource::erase::<gateway_api::gateways::Gateway>(&()),
         "Ingress" => ApiResource::erase::<k8s_openapi::api::networking::v1::Ingress>(&()),
         "HTTPRoute" => ApiResource::erase::<gateway_api::httproutes::HttpRoute>(&()),
+        "BackendTLSPolicy" => ApiResource::erase::<gateway_api::backendtlspolicies::BackendTlsPolicy>(&()),
         _ => ApiResource::erase::<BackendTrafficPolicy>(&()),
     }
 }
 
 /// The kinds whose status is written, for those who check permissions.
-pub fn resources() -> [ApiResource; 5] {
-    ["GatewayClass", "Gateway", "HTTPRoute", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
+pub fn resources() -> [ApiResource; 6] {
+    ["GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
 }

@@ -139,11 +139,28 @@ pub fn writes(
             json!({ "ancestors": ancestors })
         });
     }
+    for policy in &statuses.tls_policies {
+        let id = object("BackendTLSPolicy", &policy.subject);
+        said.insert(id.clone(), ());
+        compare(id, &|conditions, current| {
+            let mut ancestors = others(&current["ancestors"]);
+            for (ancestor, own) in &policy.ancestors {
+                let reference = serde_json::to_value(ancestor).unwrap_or_default();
+                let before = entry(&current["ancestors"], |entry| is_ours(entry) && entry["ancestorRef"] == reference);
+                let list = conditions.list(own, policy.subject.generation, &before["conditions"]);
+                ancestors.push(json!({
+                    "ancestorRef": reference, "controllerName": CONTROLLER_NAME, "conditions": list
+                }));
+            }
+            ancestors.truncate(ANCESTORS_MAX);
+            json!({ "ancestors": ancestors })
+        });
+    }
     // What has left us is told so: an old word of ours must not stand for ever.
     for object in currents.keys().filter(|object| !said.contains_key(object)) {
         let list = match object.kind {
             "HTTPRoute" => "parents",
-            "BackendTrafficPolicy" => "ancestors",
+            "BackendTrafficPolicy" | "BackendTLSPolicy" => "ancestors",
             _ => continue,
         };
         compare(object.clone(), &|_, current| match current[list].as_array() {

@@ -185,6 +185,8 @@ impl Feed {
             latency_ms_p99: Some(p50 * (3.4 + busy.powi(4) * 2.0)),
             error: pod.error,
             ejected_by: if pod.error > 0.6 { 3 } else { u32::from(pod.error > 0.3) * 2 },
+            failing_by: 0,
+            failing: None,
             capacity_rps: Some(capacity),
             slots: Some(if without_metrics { 3.0 } else { 4.0 }),
             slots_learned: without_metrics,

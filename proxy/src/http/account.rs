@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, task::Context, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{body::Progress, connection::Connection, error::Reason, grpc, pool::Pooled};
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     govern::Retrying,
     load::{Attempt, OrcaLoad, Outcome, RequestClass},
     route::Rule,
+    session::Session,
     table::BackendEntry,
     time::Timestamp,
     worker::Worker,
@@ -39,6 +40,8 @@ pub struct Account {
     attempts: u32,
     /// What consistent hashing goes by.
     hash_key: u64,
+    /// The session that it belongs to, where sessions are kept.
+    session: Option<Session>,
     /// It is held back this long before its first attempt.
     delay: Option<Duration>,
     /// Leave to try again, given when the present attempt failed.
@@ -120,6 +123,7 @@ impl Account {
             running: None,
             attempts: 0,
             hash_key: 0,
+            session: None,
             delay: None,
             retrying: RefCell::new(None),
             held: None,
@@ -158,6 +162,29 @@ impl Account {
     /// What consistent hashing goes by.
     pub fn hash_key(&self) -> u64 {
         self.hash_key
+    }
+
+    /// Says which session it belongs to.
+    pub fn set_session(&mut self, session: Option<Session>) {
+        self.session = session;
+    }
+
+    /// The endpoint of its session, if that may be picked.
+    pub fn session_endpoint(&self) -> Option<usize> {
+        self.session.map(|session| session.endpoint).filter(|index| self.entry.backend.is_candidate(*index))
+    }
+
+    /// What the client is to be told of its session, now that an endpoint has answered.
+    pub fn told_session(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.entry.backend.config().traffic.session.as_ref()?;
+        let index = self.picked?.index;
+        let kept = self.session.filter(|session| session.endpoint == index);
+        if kept.is_some_and(|session| !session.renew) {
+            return None;
+        }
+        let now_s = u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default();
+        let created_s = kept.map_or(now_s, |session| session.created_s);
+        self.entry.backend.told_session(index, (created_s, now_s), self.client.client.scheme() == "https")
     }
 
     /// Holds the request back.

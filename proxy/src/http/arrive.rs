@@ -1,6 +1,6 @@
 //! From a head to a request that was let in: route → limits → class → admission. The same for hyper's requests and the fast path's.
 
-use std::{rc::Rc, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc, time::Duration};
 
 use http::header;
 use rand::RngCore;
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     backend::Backend,
     class::{finder::tells_apart, identity, sampling::Kind},
+    client::forwarded,
     clock,
     config::{Algorithm, Protocol, traffic::HashBy},
     hash::Fnv1a,
@@ -25,6 +26,7 @@ use crate::{
         Rule,
         rule::{RequestTimeout, STALL_TIMEOUT},
     },
+    session::cookie,
     table::BackendEntry,
     time::Timestamp,
     worker::{LocalTable, Socket, Worker},
@@ -76,7 +78,7 @@ pub fn route(
 ) -> Result<Routed, Reason> {
     let table = worker.table();
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
-    if let Security::Tls { sni: Some(sni) } = &client.security
+    if let Security::Tls { sni: Some(sni), .. } = &client.security
         && routes.is_misdirected(sni, host)
     {
         return Err(Reason::Misdirected);
@@ -107,7 +109,8 @@ pub fn arrive(
         return Err(answer);
     }
     let body_bytes_max = routes.limits.body_bytes_max;
-    if body_bytes_max.zip(length).is_some_and(|(max, length)| length > max) {
+    let too_large = |max: Option<u64>| max.zip(length).is_some_and(|(max, length)| length > max);
+    if too_large(body_bytes_max) {
         return Err(Reason::BodyTooLarge);
     }
     let target = rule.next_target().ok_or(Reason::UnresolvedBackend)?;
@@ -115,10 +118,27 @@ pub fn arrive(
         return Err(answer);
     }
     let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
-    let delay = govern(worker, client, &entry, started)?;
+    let traffic = &entry.backend.config().traffic;
+    let body_bytes_max = match (body_bytes_max, traffic.body_bytes_max) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    if too_large(body_bytes_max) {
+        return Err(Reason::BodyTooLarge);
+    }
+    let peer = client.peer.ip().to_canonical();
+    let address = match &routes.client_detection {
+        Some(detection) if detection.reads_forwarded() => forwarded::client(detection, head, peer),
+        _ => peer,
+    };
+    let delay = govern(worker, address, (&rule.route, head), &entry, started)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
-    let hash_key = hash_key(&entry.backend, client, head);
+    let hash_key = hash_key(&entry.backend, address, head);
+    let session = match traffic.session {
+        Some(_) => entry.backend.session(head, u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default()),
+        None => None,
+    };
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
     let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
     let (stall, total) = match rule.timeouts.request {
@@ -132,6 +152,7 @@ pub fn arrive(
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);
     account.set_hash_key(hash_key);
+    account.set_session(session);
     Ok(Arrived { account, progress, body_bytes_max, edits, mirroring })
 }
 
@@ -139,7 +160,8 @@ pub fn arrive(
 /// held back.
 fn govern(
     worker: &Worker,
-    client: &Connection,
+    address: IpAddr,
+    (route, head): (&str, &impl RequestHead),
     entry: &BackendEntry,
     now: Timestamp,
 ) -> Result<Option<Duration>, Reason> {
@@ -147,11 +169,10 @@ fn govern(
     if !policy.looks() {
         return Ok(None);
     }
-    let address = client.peer.ip().to_canonical();
     if policy.access.as_ref().is_some_and(|access| !access.allows(address)) {
         return Err(Reason::Denied);
     }
-    entry.backend.take_rate(address, now).map_err(Reason::RateLimited)?;
+    entry.backend.take_rate(address, route, head, now).map_err(Reason::RateLimited)?;
     let drawn =
         |share: f64| f64::from(worker.rng.borrow_mut().next_u32()) < share * f64::from(u32::MAX) + 1.0 && share > 0.0;
     if let Some((status, share)) = policy.faults.abort
@@ -163,7 +184,7 @@ fn govern(
 }
 
 /// What consistent hashing goes by: a stable hash, the same in every proxy. 0 where nothing hashes.
-fn hash_key(backend: &Backend, client: &Connection, head: &impl RequestHead) -> u64 {
+fn hash_key(backend: &Backend, client: IpAddr, head: &impl RequestHead) -> u64 {
     let config = backend.config();
     if !matches!(config.algorithm, Algorithm::RingHash | Algorithm::Maglev) {
         return 0;
@@ -177,20 +198,16 @@ fn hash_key(backend: &Backend, client: &Connection, head: &impl RequestHead) -> 
     let mut hash = Fnv1a::default();
     match said {
         Some(value) => hash.write_bytes(value),
-        None => hash.write_bytes(client.client.address()),
+        // As it is written: the same in every proxy.
+        None => {
+            let _ = write!(hash, "{client}");
+        }
     }
     if !policy.version.is_empty() {
         hash.write_bytes(b"\0");
         hash.write_bytes(policy.version.as_bytes());
     }
     hash.get()
-}
-
-/// The value of a cookie in a `Cookie` header.
-fn cookie<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let pairs = cookies.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-    values.next()
 }
 
 /// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.

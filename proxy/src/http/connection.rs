@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -43,6 +44,8 @@ pub enum Security {
     Tls {
         /// The name that the client asked for, lower case.
         sni: Option<Rc<str>>,
+        /// What endpoints are told of its certificate.
+        told: Option<HeaderValue>,
     },
 }
 
@@ -76,7 +79,11 @@ impl Connection {
     /// A connection that was just accepted.
     pub fn new(peer: SocketAddr, security: Security, limits: Limits, now: Timestamp) -> Self {
         let secure = matches!(security, Security::Tls { .. });
-        Self::with(peer, Rc::new(ClientHeaders::new(peer, secure)), security, limits, now)
+        let mut client = ClientHeaders::new(peer, secure);
+        if let Security::Tls { told: Some(told), .. } = &security {
+            client.set_certificate(told.clone());
+        }
+        Self::with(peer, Rc::new(client), security, limits, now)
     }
 
     fn with(peer: SocketAddr, client: Rc<ClientHeaders>, security: Security, limits: Limits, now: Timestamp) -> Self {

@@ -157,6 +157,7 @@ async fn forward(
     if grpc {
         account.grpc_ended(response.headers());
     }
+    let told = account.told_session();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         if !prepared.upgrade {
             account.finish(Outcome::Failure, clock::now());
@@ -173,11 +174,17 @@ async fn forward(
         if let Some(edits) = &edits {
             edits.apply_to_answer(&mut response);
         }
+        if let Some((name, value)) = told {
+            response.headers_mut().append(name, value);
+        }
         return Ok(response.map(|_| ResponseBody::empty()));
     }
     headers::prepare_response(&mut response);
     if let Some(edits) = &edits {
         edits.apply_to_answer(&mut response);
+    }
+    if let Some((name, value)) = told {
+        response.headers_mut().append(name, value);
     }
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
@@ -212,24 +219,28 @@ pub(super) async fn exchange(
     let progress = account.progress();
     // A connection that was used before may be closed by the endpoint at the moment that a request is written to it. What may be
     // repeated without harm (RFC 9110 §9.2.2) is kept for that case.
-    let repeats = reused || account.retries_answers();
-    let spare =
-        (repeats && request.body().is_end_stream() && request.method().is_idempotent()).then(|| spare(&request));
+    let repeats = (reused || account.retries_answers()) && request.method().is_idempotent();
+    // Over HTTP/2 an endpoint may say that it has done nothing for a request (RFC 9113 §8.7).
+    let keeps = (repeats || upstream.is_shared()) && request.body().is_end_stream();
+    let spare = keeps.then(|| spare(&request));
     let answer = upstream.exchange(request, || given_up(client, progress)).await;
     let Some(spare) = spare else {
         return answer.map_err(|Unanswered { reason, unsent, .. }| NoAnswer { reason, again: unsent });
     };
     match answer {
-        Ok(response) if account.retries_status(response.status()) => {
+        Ok(response) if repeats && account.retries_status(response.status()) => {
             let reason = Reason::UpstreamStatus(response.status());
             Err(NoAnswer { reason, again: Some(spare.into_request(account)) })
         }
         Ok(response) => Ok(response),
-        Err(Unanswered { reason, unsent, before_answer }) => {
+        Err(Unanswered { reason, unsent, before_answer, refused }) => {
             let again = unsent.or_else(|| {
+                if !repeats {
+                    return refused.then(|| spare.into_request(account));
+                }
                 // A connection that was closed while it was idle is no failure that the policy is about.
                 let stale = reused && before_answer && reason == Reason::UpstreamReset;
-                (stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
+                (refused || stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
             });
             Err(NoAnswer { reason, again })
         }

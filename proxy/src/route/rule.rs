@@ -7,7 +7,7 @@ use super::{
     hostname::Hostname,
     matcher::{Field, Matcher},
 };
-use crate::{api::v1, config::InvalidResource, tls::ListenerTls};
+use crate::{api::v1, client::ClientDetection, config::InvalidResource, tls::ListenerTls};
 
 /// A route: rules for the requests of some listeners and hosts.
 #[derive(Debug, Clone)]
@@ -144,6 +144,8 @@ pub struct ListenerConfig {
     pub limits: Limits,
     /// TLS; `None`: clear text.
     pub tls: Option<Arc<ListenerTls>>,
+    /// Who may say on whose behalf they come; `None`: nobody.
+    pub client_detection: Option<Arc<ClientDetection>>,
 }
 
 /// What a client may take. Listeners that share a socket share the strictest of each.
@@ -227,11 +229,14 @@ impl TryFrom<v1::Listener> for ListenerConfig {
         }
         let tls = wire.tls.map(|tls| ListenerTls::new(&tls)).transpose();
         let tls = tls.map_err(|(name, reason)| field.error(&format!("tls.{name}"), reason))?;
+        let detection = wire.client_address.as_ref().map(ClientDetection::new).transpose();
+        let detection = detection.map_err(|(name, reason)| field.error(&format!("client_address.{name}"), reason))?;
         Ok(Self {
             address,
             port,
             public_port: NonZeroU16::new(public_port),
             hostname,
+            client_detection: detection.map(Arc::new),
             tls: tls.map(Arc::new),
             limits: Limits {
                 header_bytes_max: count(

@@ -12,7 +12,7 @@ use super::{
     rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
     split::Split,
 };
-use crate::{head::RequestHead, tls};
+use crate::{client::ClientDetection, head::RequestHead, tls};
 
 /// All routes, by the number of the socket that a request came in on.
 #[derive(Debug, Default)]
@@ -26,7 +26,9 @@ pub struct SocketRoutes {
     /// The strictest limits of its listeners.
     pub limits: Limits,
     /// How clients are spoken to over TLS; `None`: in clear text.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::SocketTls>,
+    /// Who may say on whose behalf they come; `None`: nobody.
+    pub client_detection: Option<Arc<ClientDetection>>,
     /// The port that clients connect to.
     pub port: u16,
     /// Most specific host first; a request belongs to the first that matches, and to no other.
@@ -143,10 +145,14 @@ impl Routing {
         let socket_routes = |listeners: &Vec<ListenerConfig>| {
             let limits = listeners.iter().map(|listener| listener.limits).reduce(Limits::stricter).unwrap_or_default();
             let tls = tls::server_config(listeners);
+            // Where they do not agree, nobody is believed.
+            let client_detection = listeners.first().and_then(|first| first.client_detection.clone());
+            let client_detection =
+                client_detection.filter(|first| listeners.iter().all(|l| l.client_detection.as_ref() == Some(first)));
             let port = listeners.first().map_or(0, |listener| listener.port);
             let mut listeners: Vec<_> = listeners.iter().map(listener_routes).collect();
             listeners.sort_by_cached_key(|listener| listener.hostname.precedence());
-            SocketRoutes { limits, tls, port, listeners }
+            SocketRoutes { limits, tls, client_detection, port, listeners }
         };
         Self { sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect() }
     }

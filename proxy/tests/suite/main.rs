@@ -3,6 +3,7 @@
 
 mod harness;
 
+mod checks;
 mod classes;
 mod conformance;
 mod differential;

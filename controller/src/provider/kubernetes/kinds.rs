@@ -4,11 +4,12 @@
 use std::fmt::Debug;
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Pod, Secret, Service, ServiceStatus},
+        core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceStatus},
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass},
     },
@@ -123,6 +124,8 @@ same!(
     EndpointSlice,
     Namespace,
     Secret,
+    ConfigMap,
+    BackendTlsPolicy,
     BackendTrafficPolicy
 );
 
@@ -152,6 +155,7 @@ macro_rules! with_status {
 with_status!(GatewayClass, "GatewayClass", gateway_classes);
 with_status!(Gateway, "Gateway", gateways);
 with_status!(HttpRoute, "HTTPRoute", http_routes);
+with_status!(BackendTlsPolicy, "BackendTLSPolicy", backend_tls_policies);
 with_status!(BackendTrafficPolicy, "BackendTrafficPolicy", policies);
 
 impl Watched for Ingress {
@@ -267,6 +271,19 @@ impl Watched for Secret {
 
     fn store(state: &mut State) -> &mut Store<Self> {
         &mut state.secrets
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        None
+    }
+}
+
+impl Watched for ConfigMap {
+    const NAME: &'static str = "ConfigMap";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.config_maps
     }
 
     fn strip(&mut self) -> Option<Value> {

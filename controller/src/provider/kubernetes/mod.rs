@@ -7,17 +7,23 @@ mod state;
 mod store;
 mod watch;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use gateway_api::{
+    backendtlspolicies::BackendTlsPolicy,
     gatewayclasses::GatewayClass,
     gateways::Gateway,
     httproutes::HttpRoute,
     referencegrants::{ReferenceGrant, ReferenceGrantSpec},
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -84,6 +90,9 @@ pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, ProviderErro
     Ok(Client::try_from(config).map_err(|error| fault(format!("the API server's certificates or address: {error}")))?)
 }
 
+/// Watches of single objects, by what they are of.
+type Singles = BTreeMap<Id, (Scope, AbortOnDropHandle<()>)>;
+
 /// Follows a cluster.
 pub struct Kubernetes {
     client: Client,
@@ -96,7 +105,9 @@ pub struct Kubernetes {
     currents: channel::Sender<Arc<Currents>>,
     watches: Vec<AbortOnDropHandle<()>>,
     /// Watches of single Secrets, by what they are of.
-    secrets: BTreeMap<Id, (Scope, AbortOnDropHandle<()>)>,
+    secrets: Singles,
+    /// The same of ConfigMaps.
+    config_maps: Singles,
     scopes: Scope,
 }
 
@@ -116,7 +127,8 @@ impl Kubernetes {
             changes,
             currents: channel::channel(Arc::default()).0,
             watches: Vec::new(),
-            secrets: BTreeMap::new(),
+            secrets: Singles::new(),
+            config_maps: Singles::new(),
             scopes: 0,
         }
     }
@@ -137,6 +149,7 @@ impl Kubernetes {
         self.everywhere::<EndpointSlice>();
         self.proxies();
         self.everywhere::<BackendTrafficPolicy>();
+        self.everywhere::<BackendTlsPolicy>();
         self.everywhere::<PartialObjectMeta<Pod>>();
         self.grants();
     }
@@ -200,24 +213,36 @@ impl Kubernetes {
         }
     }
 
-    /// Secrets are watched one by one, those alone that Gateways refer to: nobody else's are read, and none lie about in memory.
-    fn follow_secrets(&mut self) {
-        let wanted = self.state.wanted_secrets();
-        for (_, (scope, _)) in self.secrets.extract_if(.., |id, _| !wanted.contains(id)) {
-            self.state.end::<Secret>(scope);
+    /// Secrets and ConfigMaps are watched one by one, those alone that somebody refers to: nobody else's are read, and none lie about in memory.
+    fn follow_singles(&mut self) {
+        let mut secrets = std::mem::take(&mut self.secrets);
+        self.follow_each::<Secret>(&mut secrets, self.state.wanted_secrets());
+        self.secrets = secrets;
+        let mut config_maps = std::mem::take(&mut self.config_maps);
+        self.follow_each::<ConfigMap>(&mut config_maps, self.state.wanted_config_maps());
+        self.config_maps = config_maps;
+    }
+
+    fn follow_each<K: Watched + Resource<Scope = NamespaceResourceScope>>(
+        &mut self,
+        followed: &mut Singles,
+        wanted: BTreeSet<Id>,
+    ) {
+        for (_, (scope, _)) in followed.extract_if(.., |id, _| !wanted.contains(id)) {
+            self.state.end::<K>(scope);
         }
         for id in wanted {
-            if self.secrets.contains_key(&id) {
+            if followed.contains_key(&id) {
                 continue;
             }
             let (namespace, name) = &id;
-            let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+            let api = Api::<K>::namespaced(self.client.clone(), namespace);
             let scope = self.scopes;
             self.scopes += 1;
-            self.state.secrets.begin(scope);
+            K::store(&mut self.state).begin(scope);
             let versions = vec![events(api, Some(&format!("metadata.name={name}")))];
-            let task = tokio::spawn(watch::keep::<Secret>(scope, versions, self.sender.clone()));
-            self.secrets.insert(id, (scope, AbortOnDropHandle::new(task)));
+            let task = tokio::spawn(watch::keep::<K>(scope, versions, self.sender.clone()));
+            followed.insert(id, (scope, AbortOnDropHandle::new(task)));
         }
     }
 
@@ -249,7 +274,7 @@ impl Provider for Kubernetes {
                 return Err(Problem { origin: None, object: None, field: None, message }.into());
             }
             if self.state.is_listed() {
-                self.follow_secrets();
+                self.follow_singles();
             }
             if self.state.is_listed() {
                 break;
@@ -275,7 +300,7 @@ impl Provider for Kubernetes {
             }
             self.restate();
             if self.state.take_changed() {
-                self.follow_secrets();
+                self.follow_singles();
                 due.get_or_insert_with(|| Instant::from_std(clock::now().instant + GATHER));
             }
         }

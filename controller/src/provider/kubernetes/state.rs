@@ -6,10 +6,11 @@ use std::{
 };
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass},
 };
@@ -62,6 +63,8 @@ pub(super) struct State {
     pub namespaces: Store<Namespace>,
     pub policies: Store<BackendTrafficPolicy>,
     pub secrets: Store<Secret>,
+    pub backend_tls_policies: Store<BackendTlsPolicy>,
+    pub config_maps: Store<ConfigMap>,
     pub pods: Store<PartialObjectMeta<Pod>>,
     addresses: ProxyAddresses,
     ingress_ports: IngressPorts,
@@ -160,6 +163,8 @@ impl State {
             && self.namespaces.is_listed()
             && self.policies.is_listed()
             && self.secrets.is_listed()
+            && self.backend_tls_policies.is_listed()
+            && self.config_maps.is_listed()
             && self.pods.is_listed()
     }
 
@@ -199,6 +204,39 @@ impl State {
                     wanted.insert((namespace, reference.name.clone()));
                 }
             }
+            let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+            if let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) {
+                let namespace = reference.namespace.clone().unwrap_or_else(|| own.clone());
+                wanted.insert((namespace, reference.name.clone()));
+            }
+        }
+        wanted
+    }
+
+    /// ConfigMaps that Gateways and BackendTLSPolicies refer to.
+    pub fn wanted_config_maps(&self) -> BTreeSet<Id> {
+        let mut wanted = BTreeSet::new();
+        for gateway in self.gateways.iter() {
+            let own = gateway.metadata.namespace.clone().unwrap_or_default();
+            let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { continue };
+            let mut want = |namespace: &Option<String>, name: &str| {
+                wanted.insert((namespace.clone().unwrap_or_else(|| own.clone()), name.to_owned()));
+            };
+            for reference in frontend.default.validation.iter().flat_map(|validation| &validation.ca_certificate_refs) {
+                want(&reference.namespace, &reference.name);
+            }
+            let per_port = frontend.per_port.iter().flatten().filter_map(|entry| entry.tls.validation.as_ref());
+            for reference in per_port.flat_map(|validation| &validation.ca_certificate_refs) {
+                want(&reference.namespace, &reference.name);
+            }
+        }
+        for policy in self.backend_tls_policies.iter() {
+            let own = policy.metadata.namespace.clone().unwrap_or_default();
+            for reference in policy.spec.validation.ca_certificate_refs.iter().flatten() {
+                if reference.kind == "ConfigMap" {
+                    wanted.insert((own.clone(), reference.name.clone()));
+                }
+            }
         }
         let classes = ingress::Classes::new(self.ingress_classes.iter().map(|class| &**class));
         for one in self.ingresses.iter().filter(|one| classes.take(one)) {
@@ -223,6 +261,8 @@ impl State {
                 endpoint_slices: self.endpoint_slices.iter().cloned().collect(),
                 pods: self.book.facts(),
                 secrets: owned(&self.secrets),
+                backend_tls_policies: owned(&self.backend_tls_policies),
+                config_maps: owned(&self.config_maps),
                 namespaces: owned(&self.namespaces),
                 policies: owned(&self.policies),
                 gateways_unread: self.gateways.missing().is_some() || self.gateway_classes.missing().is_some(),
@@ -280,6 +320,9 @@ impl State {
             missing(&self.pods),
             missing(&self.namespaces),
             missing(&self.secrets),
+            missing(&self.config_maps),
+            // Of all kinds that one is the youngest: where it is not installed nobody misses it.
+            missing(&self.backend_tls_policies).filter(|why| !why.contains("is not installed")),
         ];
         missing
             .into_iter()

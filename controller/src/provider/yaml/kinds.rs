@@ -3,12 +3,13 @@
 use std::sync::{Arc, LazyLock};
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Namespace, Secret, Service},
+        core::v1::{ConfigMap, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
         networking::v1::{Ingress, IngressClass},
     },
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema::Schema;
 use crate::{
-    gateway::{endpoints, ingress, listeners, routes, services, settings},
+    gateway::{backend_tls, endpoints, ingress, listeners, routes, services, settings},
     objects::Objects,
     policy::BackendTrafficPolicy,
     problem::Report,
@@ -47,6 +48,10 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A certificate and its key.
     Secret(Secret),
+    /// Which Services are spoken to over TLS.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// Certificates of authorities.
+    ConfigMap(ConfigMap),
     /// A namespace and its labels.
     Namespace(Namespace),
     /// How requests to a service are spread.
@@ -167,6 +172,20 @@ pub static KINDS: [Kind; 12] = [
         },
     },
     Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "BackendTLSPolicy",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<BackendTlsPolicy>),
+        parse: |value| typed(value).map(Object::BackendTlsPolicy),
+    },
+    Kind {
+        api_version: "v1",
+        kind: "ConfigMap",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<ConfigMap>),
+        parse: |value| typed(value).map(Object::ConfigMap),
+    },
+    Kind {
         api_version: "v1",
         kind: "Namespace",
         namespaced: false,
@@ -196,8 +215,10 @@ impl Object {
             | Object::IngressClass(_)
             | Object::ReferenceGrant(_)
             | Object::Secret(_)
+            | Object::ConfigMap(_)
             | Object::Namespace(_) => {}
             Object::Ingress(object) => ingress::check(object, report),
+            Object::BackendTlsPolicy(policy) => backend_tls::check(policy, report),
             Object::Gateway(gateway) => listeners::check(gateway, report),
             Object::HttpRoute(route) => routes::check(route, report),
             Object::Service(service) => services::check(service, report),
@@ -218,6 +239,8 @@ impl Object {
             Object::Service(object) => &mut object.metadata,
             Object::EndpointSlice(object) => &mut object.metadata,
             Object::Secret(object) => &mut object.metadata,
+            Object::BackendTlsPolicy(object) => &mut object.metadata,
+            Object::ConfigMap(object) => &mut object.metadata,
             Object::Namespace(object) => &mut object.metadata,
             Object::Policy(object) => &mut object.metadata,
         }
@@ -235,6 +258,8 @@ impl Object {
             Object::Service(object) => objects.services.push(Arc::new(object)),
             Object::EndpointSlice(object) => objects.endpoint_slices.push(Arc::new(object)),
             Object::Secret(object) => objects.secrets.push(object),
+            Object::BackendTlsPolicy(object) => objects.backend_tls_policies.push(object),
+            Object::ConfigMap(object) => objects.config_maps.push(object),
             Object::Namespace(object) => objects.namespaces.push(object),
             Object::Policy(object) => objects.policies.push(object),
         }

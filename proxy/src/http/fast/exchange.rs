@@ -22,6 +22,7 @@ use super::{
         pool::Pooled,
     },
     endpoint::Endpoint,
+    field,
     flow::{Cut, Flow, Meter},
     response::{self, Body, Response, Seen},
     scratch::{FRONT, Scratch},
@@ -111,6 +112,8 @@ impl Exchange {
                     Poll::Pending => break,
                 }
             }
+            // What TLS still holds goes as the socket takes it; a failure shows at the next read.
+            let _ = std::pin::Pin::new(&mut endpoint.stream).poll_flush(cx);
             if sent == session.flight.len()
                 && let Poll::Ready(reason) = self.poll_upload(session, endpoint, cx)
             {
@@ -239,6 +242,12 @@ impl Exchange {
             head.clear();
             let edits = self.edits.as_deref().map(Edits::response);
             response.write(session.closes(), edits, || date.at(now, clock::unix_ms), head);
+            if let Some((name, value)) = account.told_session() {
+                // Before the empty line that ends the head.
+                head.truncate(head.len() - 2);
+                field::write(head, name.as_str(), value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
             let mut reply = match response.body {
                 Body::Absent(_) => Flow::none(),
                 Body::Length(length) => Flow::length(length),

@@ -22,6 +22,7 @@ pub(super) enum Field {
     TransferEncoding,
     Upgrade,
     Via,
+    ForwardedClientCert,
     ForwardedFor,
     ForwardedHost,
     ForwardedProto,
@@ -54,6 +55,7 @@ impl Field {
             17 => ("x-forwarded-proto", Self::ForwardedProto),
             19 => ("proxy-authorization", Self::ProxyAuthorization),
             21 => ("endpoint-load-metrics", Self::Load),
+            23 => ("x-forwarded-client-cert", Self::ForwardedClientCert),
             25 => ("endpoint-load-metrics-bin", Self::LoadBinary),
             _ => return Self::Other,
         };
@@ -115,6 +117,7 @@ mod tests {
             ("Transfer-Encoding", Field::TransferEncoding),
             ("Upgrade", Field::Upgrade),
             ("Via", Field::Via),
+            ("X-Forwarded-Client-Cert", Field::ForwardedClientCert),
             ("X-Forwarded-For", Field::ForwardedFor),
             ("X-Forwarded-Host", Field::ForwardedHost),
             ("X-Forwarded-Proto", Field::ForwardedProto),

@@ -174,6 +174,7 @@ impl<'h, 'b> Request<'h, 'b> {
                 | Field::ProxyAuthorization
                 | Field::ContentLength
                 | Field::TransferEncoding
+                | Field::ForwardedClientCert
                 | Field::ForwardedProto => continue,
                 Field::ForwardedFor => lists.forwarded_for = true,
                 Field::Forwarded => lists.forwarded = true,
@@ -207,6 +208,11 @@ impl<'h, 'b> Request<'h, 'b> {
         }
         if !drops("x-forwarded-proto") {
             field::write(out, "x-forwarded-proto", client.scheme().as_bytes());
+        }
+        if let Some(told) = client.certificate()
+            && !drops("x-forwarded-client-cert")
+        {
+            field::write(out, "x-forwarded-client-cert", told.as_bytes());
         }
         if !drops("forwarded") {
             self.write_list(out, lists.forwarded, Field::Forwarded, b"forwarded: ");
