@@ -11,6 +11,7 @@ pub mod problem;
 pub mod provider;
 pub mod view;
 
+pub mod audit;
 pub mod check;
 pub mod classes;
 pub mod clock;
