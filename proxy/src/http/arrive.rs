@@ -21,6 +21,7 @@ use crate::{
     hash::Fnv1a,
     head::RequestHead,
     load::RequestClass,
+    observe::{self, red::Series},
     route::{
         Rule,
         rule::{RequestTimeout, STALL_TIMEOUT},
@@ -103,24 +104,32 @@ pub fn arrive(
     let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
     let asked = Asked { host, scheme: client.client.scheme(), prefix };
+    let refused = |series: &Series, reason| {
+        observe::refused(worker, client, series, &reason, clock::now());
+        reason
+    };
     if let Some(answer) = edits::local_answer(rule.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(&rule.series, answer));
     }
     let body_bytes_max = routes.limits.body_bytes_max;
     if body_bytes_max.zip(length).is_some_and(|(max, length)| length > max) {
-        return Err(Reason::BodyTooLarge);
+        return Err(refused(&rule.series, Reason::BodyTooLarge));
     }
-    let target = rule.next_target().ok_or(Reason::UnresolvedBackend)?;
+    let target = rule.next_target().ok_or_else(|| refused(&rule.series, Reason::UnresolvedBackend))?;
+    let refused = |reason| refused(&target.series, reason);
     if let Some(answer) = edits::local_answer(target.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(answer));
     }
-    let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
-    let delay = govern(worker, client, &entry, started)?;
+    let entry = target.backend.map(|index| table.backends[index].clone());
+    let entry = entry.ok_or_else(|| refused(Reason::UnresolvedBackend))?;
+    let delay = govern(worker, client, &entry, started).map_err(refused)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
     let hash_key = hash_key(&entry.backend, client, head);
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
-    let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
+    let admitted = entry.backend.admit(class).map_err(|shed| refused(Reason::Shed(shed)))?;
+    client.note(|record| record.goes(&target.series.route, &target.series.backend));
+    let target = Some(target.index);
     let (stall, total) = match rule.timeouts.request {
         RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
         RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
@@ -128,7 +137,7 @@ pub fn arrive(
     };
     let total = patience.map_or(total, |patience| total.min(started + patience));
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
-    let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
+    let arrival = Arrival { entry, rule, target, method: head.method().clone(), started, admitted, class, kind };
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);
     account.set_hash_key(hash_key);
@@ -213,8 +222,10 @@ pub(super) fn tell_apart(
 
 /// Takes note that the proxy answers by itself.
 pub fn rejected(worker: &Worker, client: &Connection, reason: &Reason) {
+    let now = clock::now();
     worker.counters.rejected(reason);
-    client.end_request(clock::now());
+    observe::answered_by_us(worker, client, reason, now);
+    client.end_request(now);
     if reason.closes() {
         client.close_after_request();
     }
