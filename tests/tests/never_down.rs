@@ -1,5 +1,6 @@
 //! The proxy as a service that does not go down: upgraded under load, and one of two killed. Real processes; the second test prints what it
 //! measures (`cargo test --release --workspace --test never_down -- --nocapture`).
+#![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

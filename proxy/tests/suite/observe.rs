@@ -289,7 +289,8 @@ impl Collector {
     async fn spans(&self, count: usize) -> Vec<Span> {
         eventually("the spans are there", || async { self.0.lock().unwrap().len() >= count }).await;
         let found = self.0.lock().unwrap().clone();
-        assert_eq!(found.len(), count, "{found:?}");
+        let names: Vec<&str> = found.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(found.len(), count, "{names:?}");
         found
     }
 }
