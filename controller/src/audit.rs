@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs,
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -25,13 +25,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use trimtab_model::rollout::Event;
 
-use crate::{
-    clock,
-    leader::Leadership,
-    objects::Objects,
-    problem::ObjectId,
-    provider::Snapshot,
-};
+use crate::{clock, leader::Leadership, objects::Objects, problem::ObjectId, provider::Snapshot};
 
 /// Lines that wait for the disk at most.
 const QUEUE: usize = 4_096;
@@ -127,7 +121,7 @@ impl Audit {
     }
 }
 
-fn write(lines: &Receiver<String>, mut output: Box<dyn Write + Send>, path: &PathBuf) {
+fn write(lines: &Receiver<String>, mut output: Box<dyn Write + Send>, path: &Path) {
     let mut failing = false;
     while let Ok(line) = lines.recv() {
         // At once: a record that matters is not to wait for the next one.
@@ -215,7 +209,8 @@ fn differences<K: Resource + PartialEq>(
     found: &mut Vec<ObjectChange>,
 ) {
     let by_id = |objects: &'_ [K]| -> BTreeMap<(String, String), usize> {
-        let id = |meta: &ObjectMeta| (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let id =
+            |meta: &ObjectMeta| (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         objects.iter().enumerate().map(|(index, object)| (id(object.meta()), index)).collect()
     };
     let (old, new) = (by_id(before), by_id(after));
@@ -277,7 +272,8 @@ mod tests {
     #[test]
     fn a_change_is_told_with_who_wrote_it() {
         let before = objects(vec![gateway("stays", 1, "a"), gateway("changes", 1, "a"), gateway("goes", 4, "a")]);
-        let after = objects(vec![gateway("changes", 2, "kubectl"), gateway("stays", 1, "a"), gateway("comes", 1, "helm")]);
+        let after =
+            objects(vec![gateway("changes", 2, "kubectl"), gateway("stays", 1, "a"), gateway("comes", 1, "helm")]);
         let told: Vec<_> = changes(&before, &after)
             .into_iter()
             .map(|c| format!("{} {} {} {}", c.what, c.object, c.generation.unwrap(), c.manager.unwrap()))
@@ -311,8 +307,14 @@ mod tests {
         }
         let lines: Vec<Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let of = |kind: &str| lines.iter().find(|line| line["kind"] == kind).unwrap();
-        assert_eq!(*of("leadership"), json!({"time": "1970-01-01T00:00:00Z", "kind": "leadership", "controller": "one", "leads": true}));
-        assert_eq!((&of("configuration")["object"], &of("configuration")["manager"]), (&json!("Gateway shop/a\nb"), &json!("kubectl")));
+        assert_eq!(
+            *of("leadership"),
+            json!({"time": "1970-01-01T00:00:00Z", "kind": "leadership", "controller": "one", "leads": true})
+        );
+        assert_eq!(
+            (&of("configuration")["object"], &of("configuration")["manager"]),
+            (&json!("Gateway shop/a\nb"), &json!("kubectl"))
+        );
         drop(sender);
         following.await.unwrap();
     }

@@ -133,7 +133,7 @@ mod tests {
         refused(&GIVEN.replacen('-', "_", 1));
         refused(&GIVEN.replace("4bf9", "+bf9"));
         refused(&format!("{GIVEN}-more"));
-        refused(&format!("{} ", GIVEN));
+        refused(&format!("{GIVEN} "));
     }
 
     #[test]

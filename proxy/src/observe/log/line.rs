@@ -82,7 +82,7 @@ impl Line<'_> {
         if last.in_flight_all.is_finite() {
             self.any("in_flight_all", last.in_flight_all);
         }
-        let ended = last.ended.map_or(record.started, |ended| ended);
+        let ended = last.ended.unwrap_or(record.started);
         self.any("endpoint_ms", ms(ended.since(last.began)));
     }
 
