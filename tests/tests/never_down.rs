@@ -41,6 +41,8 @@ impl Site {
         let (grpc, listen) = (free_port(), free_port());
         let mut args: Vec<String> =
             ["controller", "--dashboard", "127.0.0.1:0", "--no-recordings"].map(String::from).into();
+        // No admission control: what it sheds while it learns anew would be taken for loss.
+        args.push("--algorithm=least-request".to_owned());
         args.extend([format!("--grpc=127.0.0.1:{grpc}"), format!("--listen=127.0.0.1:{listen}")]);
         args.extend(pods.iter().map(|pod| format!("--to={}", pod.address())));
         let controller = Process::start(args);
