@@ -42,7 +42,7 @@ impl Site {
         let mut args: Vec<String> =
             ["controller", "--dashboard", "127.0.0.1:0", "--no-recordings"].map(String::from).into();
         // No admission control: what it sheds while it learns anew would be taken for loss.
-        args.push("--algorithm=least-request".to_owned());
+        args.extend(["--algorithm=least-request", "--mode=off"].map(String::from));
         args.extend([format!("--grpc=127.0.0.1:{grpc}"), format!("--listen=127.0.0.1:{listen}")]);
         args.extend(pods.iter().map(|pod| format!("--to={}", pod.address())));
         let controller = Process::start(args);
