@@ -12,6 +12,7 @@ pub mod problem;
 pub mod provider;
 pub mod view;
 
+pub mod audit;
 pub mod check;
 pub mod checks;
 pub mod classes;

@@ -511,6 +511,12 @@ impl Backend {
         weights
     }
 
+    /// The weight in force of one endpoint, relative to the mean.
+    pub fn weight(&self, index: usize) -> Option<f32> {
+        let candidate = self.pool.candidates.iter().find(|candidate| candidate.index as usize == index)?;
+        Some(1.0 / candidate.inverse_weight)
+    }
+
     /// What the rule makes of an endpoint for a request of this class now, term by term; `None` if it is not in the choice or the algorithm is another one.
     pub fn explain(&self, index: usize, class: RequestClass, now: Timestamp) -> Option<Terms> {
         let Picker::Adaptive(rule) = &self.picker else { return None };

@@ -221,6 +221,10 @@ pub struct ControlArgs {
     /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix
     #[arg(long, env = "TRIMTAB_RECORDINGS", value_name = "URL", help_heading = "Control")]
     pub recordings: Option<String>,
+    /// Write who changed what the proxies do to this file, or to standard output if it is `-`: a JSON object a line, for each changed object of
+    /// the configuration, each event of the model store, and each change of who leads
+    #[arg(long, env = "TRIMTAB_AUDIT_LOG", value_name = "FILE|-", help_heading = "Control")]
+    pub audit_log: Option<PathBuf>,
     /// Do not record
     #[arg(long, conflicts_with = "recordings", help_heading = "Control")]
     pub no_recordings: bool,
@@ -302,7 +306,9 @@ impl ControlArgs {
                     ..RolloutSettings::default()
                 },
                 exploration_std: self.exploration,
+                audit: None,
             }),
+            audit_log: self.audit_log.clone(),
             seed: self.seed,
             recordings: self.recordings(),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use trimtab::up::{ProxySettings, UpOptions};
 
+use super::observe::ObserveArgs;
 use super::source::{SourceArgs, duration};
 
 /// Arguments of `trimtab up`.
@@ -48,6 +49,8 @@ pub struct DataPlaneArgs {
         help_heading = "Data plane"
     )]
     zone: String,
+    #[command(flatten)]
+    observe: ObserveArgs,
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -60,9 +63,12 @@ fn switch(text: &str) -> Result<bool, String> {
 
 impl DataPlaneArgs {
     /// As the library takes them.
-    pub fn settings(&self, id: Option<String>, share_ports: bool) -> ProxySettings {
+    ///
+    /// # Errors
+    /// If SIGHUP, on which the access log is opened anew, cannot be listened for.
+    pub fn settings(&self, id: Option<String>, share_ports: bool) -> anyhow::Result<ProxySettings> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        ProxySettings {
+        Ok(ProxySettings {
             id: id.unwrap_or_else(default_id),
             workers: self.workers.map_or_else(cores, usize::from),
             admin: Some(self.admin),
@@ -71,7 +77,10 @@ impl DataPlaneArgs {
             peers: None,
             fast_path: self.fast_path,
             zone: self.zone.clone(),
-        }
+            access_log: self.observe.access_log()?,
+            trace: self.observe.trace(),
+            handover: None,
+        })
     }
 }
 
@@ -87,7 +96,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let options = UpOptions {
         source: args.source.source(false).unwrap_or_else(|error| error.exit()),
         control: args.source.control.settings(),
-        proxy: args.data_plane.settings(None, false),
+        proxy: args.data_plane.settings(None, false)?,
         dashboard: args.source.control.dashboard(),
     };
     let stop = super::signals::stop()?;

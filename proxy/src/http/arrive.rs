@@ -22,6 +22,7 @@ use crate::{
     hash::Fnv1a,
     head::RequestHead,
     load::RequestClass,
+    observe::{self, red::Series},
     route::{
         Rule,
         rule::{RequestTimeout, STALL_TIMEOUT},
@@ -105,33 +106,39 @@ pub fn arrive(
     let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
     let asked = Asked { host, scheme: client.client.scheme(), prefix };
+    let refused = |series: &Series, reason| {
+        observe::refused(worker, client, series, &reason, clock::now());
+        reason
+    };
     if let Some(answer) = edits::local_answer(rule.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(&rule.series, answer));
     }
     let body_bytes_max = routes.limits.body_bytes_max;
     let too_large = |max: Option<u64>| max.zip(length).is_some_and(|(max, length)| length > max);
     if too_large(body_bytes_max) {
-        return Err(Reason::BodyTooLarge);
+        return Err(refused(&rule.series, Reason::BodyTooLarge));
     }
-    let target = rule.next_target().ok_or(Reason::UnresolvedBackend)?;
+    let target = rule.next_target().ok_or_else(|| refused(&rule.series, Reason::UnresolvedBackend))?;
+    let refused = |reason| refused(&target.series, reason);
     if let Some(answer) = edits::local_answer(target.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(answer));
     }
-    let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
+    let entry = target.backend.map(|index| table.backends[index].clone());
+    let entry = entry.ok_or_else(|| refused(Reason::UnresolvedBackend))?;
     let traffic = &entry.backend.config().traffic;
     let body_bytes_max = match (body_bytes_max, traffic.body_bytes_max) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     };
     if too_large(body_bytes_max) {
-        return Err(Reason::BodyTooLarge);
+        return Err(refused(Reason::BodyTooLarge));
     }
     let peer = client.peer.ip().to_canonical();
     let address = match &routes.client_detection {
         Some(detection) if detection.reads_forwarded() => forwarded::client(detection, head, peer),
         _ => peer,
     };
-    let delay = govern(worker, address, (&rule.route, head), &entry, started)?;
+    let delay = govern(worker, address, (&rule.route, head), &entry, started).map_err(refused)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
     let hash_key = hash_key(&entry.backend, address, head);
@@ -140,7 +147,9 @@ pub fn arrive(
         None => None,
     };
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
-    let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
+    let admitted = entry.backend.admit(class).map_err(|shed| refused(Reason::Shed(shed)))?;
+    client.note(|record| record.goes(&target.series.route, &target.series.backend));
+    let target = Some(target.index);
     let (stall, total) = match rule.timeouts.request {
         RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
         RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
@@ -148,7 +157,7 @@ pub fn arrive(
     };
     let total = patience.map_or(total, |patience| total.min(started + patience));
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
-    let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
+    let arrival = Arrival { entry, rule, target, method: head.method().clone(), started, admitted, class, kind };
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);
     account.set_hash_key(hash_key);
@@ -230,8 +239,10 @@ pub(super) fn tell_apart(
 
 /// Takes note that the proxy answers by itself.
 pub fn rejected(worker: &Worker, client: &Connection, reason: &Reason) {
+    let now = clock::now();
     worker.counters.rejected(reason);
-    client.end_request(clock::now());
+    observe::answered_by_us(worker, client, reason, now);
+    client.end_request(now);
     if reason.closes() {
         client.close_after_request();
     }

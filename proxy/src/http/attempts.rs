@@ -48,7 +48,7 @@ pub async fn attempts<C: Pooled, R, A>(
     let result = endpoints(worker, client, account, request, exchange).await;
     if let Err(reason) = &result {
         let clients_fault = matches!(reason, Reason::BodyTooLarge | Reason::RequestTimeout | Reason::ClientGone);
-        account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+        account.fail(reason, if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
     }
     result
 }

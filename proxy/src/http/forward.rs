@@ -26,6 +26,11 @@ use super::{
 use crate::{
     clock,
     load::Outcome,
+    observe::{
+        self,
+        record::Record,
+        trace::{Passed, TRACEPARENT, TRACESTATE},
+    },
     time::Timestamp,
     worker::{Socket, Worker},
 };
@@ -52,6 +57,11 @@ async fn answer(
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let http2 = request.version() == Version::HTTP_2;
     let grpc = http2 && grpc::is_grpc(request.headers());
+    let host = match request.uri().authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => request.headers().get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
+    };
+    observe::begin(&worker, &client, &request, host, protocol(request.version()));
     let result = match refusal {
         Some(refusal) => Err(Reason::Ambiguous(refusal)),
         None => forward(&worker, &socket, &client, request, grpc, started).await,
@@ -79,6 +89,14 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
 }
 
 /// Whether the client said that it will send nothing more: its half-close is then no cancellation.
@@ -114,19 +132,30 @@ async fn forward(
     }
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
+    observe::came_by(worker, socket, client, &host);
     let routed = route(worker, socket, client, &host, &head);
     let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
         arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
 
     let has_body = !incoming.is_end_stream();
     let version = head.version;
-    let prepared =
-        headers::prepare_request(&mut head.headers, version, &client.client, has_body, || worker.request_id());
+    let request_id = || {
+        let made = client.recorded(|record| record.made_id);
+        worker.named(made.unwrap_or_else(|| worker.next_request_id()))
+    };
+    let prepared = headers::prepare_request(&mut head.headers, version, &client.client, has_body, request_id);
+    let passed = client.recorded(Record::passed_on);
+    if let Some(passed) = &passed {
+        pass_on(passed, &mut head.headers);
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
     if let Some(edits) = &edits {
         edits.apply(&mut head)?;
     }
+    // A filter may have had another mind about it.
+    let traced = passed
+        .is_some_and(|passed| head.headers.get(TRACEPARENT).is_some_and(|value| value.as_bytes() == passed.header));
     let taps = match mirroring {
         Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
         _ => Vec::new(),
@@ -143,13 +172,17 @@ async fn forward(
         });
         request.body_mut().set_gate(ContinueGate::new(open));
     }
-    let exchange = async |account: &Account, upstream: &mut Upstream, request, reused| {
+    let exchange = async |account: &Account, upstream: &mut Upstream, mut request: Request<RequestBody>, reused| {
+        // Each attempt is a span of its own.
+        if let Some(passed) = account.passed_on().filter(|_| traced) {
+            pass_on(&passed, request.headers_mut());
+        }
         exchange(client, account, upstream, request, reused).await
     };
     let (mut response, upstream) = attempts(worker, client, &mut account, request, exchange).await?;
 
     if let Err(reason) = headers::validate_response(response.headers()) {
-        account.finish(Outcome::Failure, clock::now());
+        account.fail(&reason, Outcome::Failure, clock::now());
         return Err(reason);
     }
     let status = response.status();
@@ -160,11 +193,11 @@ async fn forward(
     let told = account.told_session();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         if !prepared.upgrade {
-            account.finish(Outcome::Failure, clock::now());
+            account.fail(&Reason::UpstreamProtocol, Outcome::Failure, clock::now());
             return Err(Reason::UpstreamProtocol);
         }
         let Ok((socket, read, permit)) = upstream.into_tunnel().await else {
-            account.finish(Outcome::Failure, clock::now());
+            account.fail(&Reason::UpstreamReset, Outcome::Failure, clock::now());
             return Err(Reason::UpstreamReset);
         };
         worker.counters.upgrades.add(1);
@@ -206,6 +239,15 @@ async fn forward(
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
+}
+
+fn pass_on(passed: &Passed, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::from_bytes(&passed.header) {
+        headers.insert(TRACEPARENT, value);
+    }
+    if !passed.keeps_state {
+        headers.remove(TRACESTATE);
+    }
 }
 
 /// One request on one connection.

@@ -24,6 +24,7 @@ use super::{
     store::{Id, Replaced, Same, Store},
 };
 use crate::{
+    audit::last_writer,
     gateway::{
         backends::SERVICE_NAME_LABEL,
         exposure::GATEWAY_LABEL,
@@ -52,6 +53,8 @@ pub(super) trait Watched:
 {
     /// What it is called.
     const NAME: &'static str;
+    /// Whether it is people who write it, so that it is of interest who did.
+    const AUDITED: bool = false;
 
     /// Where its objects are kept.
     fn store(state: &mut State) -> &mut Store<Self>;
@@ -70,7 +73,7 @@ pub(super) fn split<K: Watched>(mut object: K) -> (Id, K, Option<Current>) {
     let metadata = object.meta_mut();
     let id = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
     let (uid, version) = (metadata.uid.clone(), metadata.resource_version.take());
-    metadata.managed_fields = None;
+    metadata.managed_fields = if K::AUDITED { last_writer(metadata.managed_fields.take()) } else { None };
     let status = object.strip();
     let current = status.map(|status| Current {
         uid: uid.unwrap_or_default(),
@@ -88,6 +91,7 @@ fn bare(metadata: &ObjectMeta) -> ObjectMeta {
         uid: metadata.uid.clone(),
         creation_timestamp: metadata.creation_timestamp.clone(),
         generation: metadata.generation,
+        managed_fields: metadata.managed_fields.clone(),
         ..ObjectMeta::default()
     }
 }
@@ -139,6 +143,7 @@ macro_rules! with_status {
     ($kind:ty, $name:literal, $store:ident) => {
         impl Watched for $kind {
             const NAME: &'static str = $name;
+            const AUDITED: bool = true;
 
             fn store(state: &mut State) -> &mut Store<Self> {
                 &mut state.$store
@@ -186,6 +191,7 @@ impl Watched for IngressClass {
 
 impl Watched for ReferenceGrant {
     const NAME: &'static str = "ReferenceGrant";
+    const AUDITED: bool = true;
 
     fn store(state: &mut State) -> &mut Store<Self> {
         &mut state.reference_grants
@@ -268,6 +274,7 @@ impl Watched for Namespace {
 
 impl Watched for Secret {
     const NAME: &'static str = "Secret";
+    const AUDITED: bool = true;
 
     fn store(state: &mut State) -> &mut Store<Self> {
         &mut state.secrets

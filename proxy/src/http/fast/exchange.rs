@@ -31,6 +31,7 @@ use super::{
 use crate::{
     clock,
     load::{OrcaLoad, Outcome},
+    observe::trace,
     time::Timestamp,
 };
 
@@ -95,6 +96,13 @@ impl Exchange {
         let mut partial = Vec::new();
         let mut unchecked = reused;
         self.heard = false;
+        if let Some(at) = session.span_at
+            && let Some(passed) = account.passed_on()
+        {
+            // Each attempt is a span of its own.
+            let span = at..at + trace::SPAN_LEN;
+            session.flight[span].copy_from_slice(&passed.header[trace::SPAN_AT..trace::SPAN_AT + trace::SPAN_LEN]);
+        }
         poll_fn(|cx| {
             let failed = |reason, again: bool| Poll::Ready(Err(NoAnswer { reason, again: again.then_some(()) }));
             if let Some(reason) = given_up(&session.client, &self.progress) {

@@ -27,6 +27,8 @@ pub(super) enum Field {
     ForwardedHost,
     ForwardedProto,
     RequestId,
+    TraceParent,
+    TraceState,
     /// End to end, and none of ours.
     Other,
 }
@@ -44,7 +46,9 @@ impl Field {
             7 => ("trailer", Self::Trailer),
             9 => ("forwarded", Self::Forwarded),
             10 if name.as_bytes()[0] | 0x20 == b'c' => ("connection", Self::Connection),
+            10 if name.as_bytes()[0] | 0x20 == b't' => ("tracestate", Self::TraceState),
             10 => ("keep-alive", Self::KeepAlive),
+            11 => ("traceparent", Self::TraceParent),
             12 => ("x-request-id", Self::RequestId),
             14 if name.as_bytes()[0] | 0x20 == b'c' => ("content-length", Self::ContentLength),
             14 => ("http2-settings", Self::Http2Settings),
@@ -122,6 +126,8 @@ mod tests {
             ("X-Forwarded-Host", Field::ForwardedHost),
             ("X-Forwarded-Proto", Field::ForwardedProto),
             ("X-Request-Id", Field::RequestId),
+            ("Traceparent", Field::TraceParent),
+            ("tracestate", Field::TraceState),
             ("", Field::Other),
             ("Hosts", Field::Other),
             ("hest", Field::Other),

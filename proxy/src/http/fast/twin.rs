@@ -264,7 +264,7 @@ pub(crate) fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     }
     let check = |edits: Option<&Edits>, slow: &http::request::Parts| {
         let mut written = Vec::new();
-        plain.write(&client, edits, || ID, &mut written);
+        plain.write(&client, edits, None, || ID, &mut written);
         let mut fields = [httparse::EMPTY_HEADER; 80];
         let mut said = httparse::Request::new(&mut fields);
         prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
