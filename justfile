@@ -26,6 +26,20 @@ overhead *ARGS:
     cargo build --release --workspace --all-targets
     target/release/overhead {{ARGS}}
 
+# What idle connections cost and what abuse does to everybody else: `just abuse idle`, `just abuse others`.
+abuse *ARGS:
+    cargo build --release --workspace --all-targets
+    target/release/abuse {{ARGS}}
+
+# A long time at half load: memory and descriptors must stay flat, no request may fail.
+soak MINUTES="20":
+    cargo build --release --workspace --all-targets
+    target/release/abuse soak {{MINUTES}}
+
+# Fuzz each target (or those named) with coverage for so many seconds.
+fuzz SECONDS="600" *TARGETS:
+    fuzz/run.sh {{SECONDS}} {{TARGETS}}
+
 # A Kubernetes cluster on this machine, as the tests have it (needs root); `just cluster FILE.yaml` applies objects. Ctrl-C ends it.
 cluster *FILES:
     cargo build --release --workspace --all-targets

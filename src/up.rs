@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::server::{Connected, TcpIncoming};
+use trimtab_controller::audit::{self, Audit};
 use trimtab_controller::leader::{self, LeaseOptions};
 use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::pki::{self, files::PemFiles};
@@ -25,6 +26,7 @@ use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
 pub use trimtab_proxy::PeerListen;
 pub use trimtab_proxy::link::LinkTls;
+pub use trimtab_proxy::observe::{log::LogOptions, trace::otlp::TraceOptions};
 use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxyStatus};
 
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
@@ -59,6 +61,8 @@ pub struct ControlSettings {
     pub models: Option<ModelsOptions>,
     /// Seed of the exploration noise; `None`: from the system.
     pub seed: Option<u64>,
+    /// File of the audit log, `-` for standard output; `None`: there is none.
+    pub audit_log: Option<PathBuf>,
     /// Folder or URL of the recordings; `None`: nothing is recorded.
     pub recordings: Option<String>,
     /// What this controller is called: in the lease, in Events.
@@ -100,6 +104,7 @@ impl Default for ControlSettings {
             exploration_std: 0.0,
             models: None,
             seed: None,
+            audit_log: None,
             recordings: None,
             id: "local".to_owned(),
             lease: None,
@@ -125,6 +130,14 @@ pub struct ProxySettings {
     pub peers: Option<PeerListen>,
     /// Whether plain HTTP/1.1 takes the fast path.
     pub fast_path: bool,
+    /// The zone that it runs in; empty: unknown.
+    pub zone: String,
+    /// What is logged of requests; `None`: nothing.
+    pub access_log: Option<LogOptions>,
+    /// Where spans of requests go; `None`: nowhere.
+    pub trace: Option<TraceOptions>,
+    /// Path by which listening sockets go to a successor; `None`: they do not.
+    pub handover: Option<PathBuf>,
 }
 
 impl Default for ProxySettings {
@@ -137,6 +150,10 @@ impl Default for ProxySettings {
             share_ports: false,
             peers: None,
             fast_path: true,
+            zone: String::new(),
+            access_log: None,
+            trace: None,
+            handover: None,
         }
     }
 }
@@ -247,7 +264,10 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
 async fn until_bound(
     status: &mut watch::Receiver<ProxyStatus>,
 ) -> anyhow::Result<Option<(Vec<SocketAddr>, Option<SocketAddr>)>> {
-    let tried = |status: &ProxyStatus| status.ready || status.listeners.iter().any(|listener| listener.bound.is_err());
+    let tried = |status: &ProxyStatus| {
+        let any = !status.listeners.is_empty();
+        (any && status.ready) || status.listeners.iter().any(|listener| listener.bound.is_err())
+    };
     let status = tokio::time::timeout(START_PATIENCE, status.wait_for(tried)).await;
     let Ok(status) = status.context("the proxy got no listener from its controller in time")? else { return Ok(None) };
     let status = status.clone();
@@ -274,6 +294,14 @@ impl ControlPlane {
         let stop = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
         let running = provider::start(source, stop.clone()).await.context("the configuration cannot be used")?;
+        let audit = settings.audit_log.as_ref().map(|path| {
+            Audit::open(path, &settings.id).with_context(|| format!("--audit-log: cannot write to {}", path.display()))
+        });
+        let audit = audit.transpose()?;
+        // These end with what they follow.
+        if let Some(audit) = &audit {
+            tokio::spawn(audit::follow(audit.clone(), running.snapshots.clone()));
+        }
         let config = provider::configs(running.snapshots);
         let mut parts = Parts::default();
         let mut options = ControllerOptions::new(config.clone(), stop.clone());
@@ -282,6 +310,9 @@ impl ControlPlane {
             let lease = LeaseOptions { namespace, name, identity: settings.id.clone(), duration };
             let (leadership, election) = leader::run(cluster.client.clone(), lease, stop.clone());
             options.leadership = leadership;
+            if let Some(audit) = &audit {
+                tokio::spawn(audit::follow_leadership(audit.clone(), options.leadership.clone()));
+            }
             parts.spawn(&stop, async move { election.await.context("the election of a leader failed") });
         }
         let leadership = options.leadership.clone();
@@ -299,7 +330,7 @@ impl ControlPlane {
         options.load_interval = settings.tick / 2;
         options.checkpoint = settings.checkpoint;
         options.exploration_std = settings.exploration_std;
-        options.models = settings.models;
+        options.models = settings.models.map(|models| ModelsOptions { audit, ..models });
         options.seed = settings.seed;
         options.recording = settings.recordings.map(RecordingOptions::new);
         let controller = Controller::start(options).await?;
@@ -482,6 +513,10 @@ fn spawn_proxy(
     options.share_ports = settings.share_ports;
     options.peers = settings.peers;
     options.fast_path = settings.fast_path;
+    options.zone = settings.zone;
+    options.access_log = settings.access_log;
+    options.trace = settings.trace;
+    options.handover = settings.handover;
     let status = options.status.subscribe();
     let mut parts = Parts::default();
     let stopped = stop.clone();

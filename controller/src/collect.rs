@@ -7,9 +7,10 @@ use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Obs
 use trimtab_model::rollout::Interval;
 use trimtab_model::slots::SlotMemory;
 
+use crate::checks::Checks;
 use crate::clock::Now;
 use crate::errors::PooledErrors;
-use crate::gateway::BackendSpec;
+use crate::gateway::{BackendSpec, EndpointSpec};
 use crate::loads::{EndpointSum, Summed};
 use crate::scrape::{Numbers, Stamped};
 
@@ -34,13 +35,20 @@ pub struct Inputs<'a> {
     pub errors: &'a PooledErrors,
     /// Slots, as learned.
     pub slots: &'a SlotMemory,
+    /// What active health checks say.
+    pub checks: &'a Checks,
 }
 
 /// Puts the observation together. `numbers` gives what the endpoint's own metrics said last.
 pub fn observe<'n>(inputs: &Inputs<'_>, numbers: impl Fn(EndpointKey) -> Option<&'n Numbers>) -> Observation {
     let &Inputs { spec, now, .. } = inputs;
     let stale_after = spec.guardrails.stale_after;
+    let serves = |endpoint: &EndpointSpec| endpoint.ready && !endpoint.draining;
+    let fails = |endpoint: &EndpointSpec| inputs.checks.failing(endpoint.key).is_some_and(|failing| failing.most);
+    // If none is left, all that serve get requests.
+    let heeded = spec.endpoints.iter().any(|endpoint| serves(endpoint) && !fails(endpoint));
     let endpoints = spec.endpoints.iter().map(|endpoint| {
+        let since_ms = endpoint.ready_since_ms.max(inputs.checks.recovered_ms(endpoint.key));
         let reported = inputs.summed.endpoints.get(&endpoint.key).map(|sum| {
             let mut reported = sum.reported;
             reported.error = inputs.errors.of(endpoint.key, now.instant);
@@ -48,10 +56,8 @@ pub fn observe<'n>(inputs: &Inputs<'_>, numbers: impl Fn(EndpointKey) -> Option<
         });
         EndpointObservation {
             key: endpoint.key,
-            ready: endpoint.ready && !endpoint.draining,
-            ready_age_s: endpoint
-                .ready_since_ms
-                .map(|since_ms| (now.at_ms.saturating_sub(since_ms)).max(0) as f64 / 1e3),
+            ready: serves(endpoint) && !(heeded && fails(endpoint)),
+            ready_age_s: since_ms.map(|since_ms| (now.at_ms.saturating_sub(since_ms)).max(0) as f64 / 1e3),
             restarts: endpoint.restarts,
             // Proxies do not tell their zone yet.
             zone_match: None,
@@ -150,6 +156,7 @@ mod tests {
             summed: &summed,
             errors: &errors,
             slots: &SlotMemory::default(),
+            checks: &Checks::default(),
         };
         let first = spec.endpoints[0].key;
         let observation = observe(&inputs, |key| (key == first).then_some(&numbers));

@@ -181,8 +181,7 @@ fn config(endpoints: usize) -> Config {
         listeners: vec![v1::Listener { name: "a/g/http".into(), port: 80, ..Default::default() }],
         routes: vec![v1::HttpRoute { name: "a/r".into(), ..Default::default() }],
         backends: vec![Arc::new(fixtures::backend("a/b:80", endpoints))],
-        statuses: Default::default(),
-        problems: Vec::new(),
+        ..Config::default()
     }
 }
 

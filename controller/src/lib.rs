@@ -1,6 +1,7 @@
 //! The controller: providers of configuration, scraping, the control tick, push to proxies, recording.
 
 pub mod address;
+pub mod balancing;
 pub mod crds;
 pub mod duration;
 pub mod gateway;
@@ -11,7 +12,9 @@ pub mod problem;
 pub mod provider;
 pub mod view;
 
+pub mod audit;
 pub mod check;
+pub mod checks;
 pub mod classes;
 pub mod clock;
 pub mod collect;

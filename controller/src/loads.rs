@@ -56,6 +56,8 @@ struct EndpointLoads {
     failures: u64,
     latency_ms_sum: f64,
     ejected: bool,
+    /// Why its active health checks fail; empty: they do not.
+    failing: String,
 }
 
 /// The sum over all proxies.
@@ -76,6 +78,10 @@ pub struct Summed {
 pub struct EndpointSum {
     /// The numbers; `error` is left at 0, it is pooled elsewhere.
     pub reported: Reported,
+    /// Proxies whose active health checks keep it out.
+    pub failing_by: u32,
+    /// Why, in the words of one of them.
+    pub failing: Option<String>,
     answers_per_s: f64,
     latency_ms_sum: f64,
 }
@@ -120,6 +126,7 @@ impl Loads {
             sum.failures = sum.failures.saturating_add(endpoint.failures);
             sum.latency_ms_sum += f64::from(sane(endpoint.latency_ms_sum));
             sum.ejected = endpoint.ejected;
+            sum.failing.clone_from(&endpoint.failing_check);
             if let Some(latency) = &endpoint.latency {
                 merge(self.latencies.entry(key).or_default(), latency);
             }
@@ -189,6 +196,10 @@ impl EndpointSum {
         reported.in_flight_mean += part.in_flight_ms / covered_ms;
         reported.in_flight = reported.in_flight.saturating_add(part.in_flight);
         reported.ejected_by += u32::from(part.ejected);
+        if !part.failing.is_empty() {
+            self.failing_by += 1;
+            self.failing.get_or_insert_with(|| part.failing.clone());
+        }
     }
 
     fn finish(&mut self, latency: Option<&Sketch>) {

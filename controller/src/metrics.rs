@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use trimtab_model::decision::Decision;
 use trimtab_model::rollout::Why;
 
-use crate::gateway::Statuses;
+use crate::gateway::Config;
 use crate::objects::Replicas;
 use crate::proxies::Answers;
 use crate::tick::Backend;
@@ -100,6 +100,7 @@ pub struct Metrics {
     status_writes: Family<ByKind, Counter>,
     status_failures: Family<ByKind, Counter>,
     conditions: Family<ByCondition, Gauge>,
+    problems: Gauge,
 }
 
 impl Default for Metrics {
@@ -123,6 +124,7 @@ impl Default for Metrics {
             status_writes: Family::default(),
             status_failures: Family::default(),
             conditions: Family::default(),
+            problems: Gauge::default(),
             registry: Registry::default(),
         };
         registry.register_with_unit(
@@ -175,6 +177,11 @@ impl Default for Metrics {
             "bad_conditions",
             "Conditions that a person should see to, by kind of object, type and reason",
             metrics.conditions.clone(),
+        );
+        registry.register(
+            "problems",
+            "Problems of the configuration that a person should see to",
+            metrics.problems.clone(),
         );
         Self { registry, ..metrics }
     }
@@ -245,9 +252,10 @@ impl Metrics {
     }
 
     /// What is wrong with the configuration at the moment.
-    pub(crate) fn conditions(&self, statuses: &Statuses) {
+    pub(crate) fn configured(&self, config: &Config) {
+        self.problems.set(i64::try_from(config.problems.len()).unwrap_or(i64::MAX));
         let mut counts: BTreeMap<ByCondition, i64> = BTreeMap::new();
-        for (kind, condition) in statuses.conditions().filter(|(_, condition)| condition.is_bad()) {
+        for (kind, condition) in config.statuses.conditions().filter(|(_, condition)| condition.is_bad()) {
             *counts.entry(ByCondition { kind, condition: condition.kind, reason: condition.reason }).or_default() += 1;
         }
         self.conditions.clear();

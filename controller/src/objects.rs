@@ -3,14 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
-    core::v1::{Namespace, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Secret, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
 };
 
 use crate::{
+    gateway::{exposure::Exposure, ingress::IngressPorts},
     keys::KeyMap,
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Origin},
@@ -28,6 +31,10 @@ pub struct Objects {
     pub gateways: Vec<Gateway>,
     /// Where they go.
     pub http_routes: Vec<HttpRoute>,
+    /// The older way of saying both.
+    pub ingresses: Vec<Ingress>,
+    /// Classes of them.
+    pub ingress_classes: Vec<IngressClass>,
     /// Who may refer across namespaces.
     pub reference_grants: Vec<ReferenceGrant>,
     /// What routes refer to.
@@ -38,13 +45,23 @@ pub struct Objects {
     pub pods: Pods,
     /// What Gateways present to clients: those of type `kubernetes.io/tls` that they refer to.
     pub secrets: Vec<Secret>,
+    /// Which Services are spoken to over TLS.
+    pub backend_tls_policies: Vec<BackendTlsPolicy>,
+    /// Certificates of authorities: those that Gateways and BackendTLSPolicies refer to.
+    pub config_maps: Vec<ConfigMap>,
     /// Namespaces, for their labels: `allowedRoutes` selects by them.
     pub namespaces: Vec<Namespace>,
     /// How the requests to a service are spread.
     pub policies: Vec<BackendTrafficPolicy>,
     /// How many pods workloads have, and are to have.
     pub autoscalers: Vec<Autoscaler>,
-    /// Where clients reach the proxies, for the status of Gateways that ask for no address: IP addresses or host names.
+    /// The ports of Ingresses.
+    pub ingress_ports: IngressPorts,
+    /// Whether some Gateways or classes may be missing here because they could not be read: nothing is taken away for that.
+    pub gateways_unread: bool,
+    /// How clients reach Gateways.
+    pub exposure: Exposure,
+    /// Where clients reach the proxies, but for Gateways with an address of their own: IP addresses or host names.
     pub proxy_addresses: Vec<String>,
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
@@ -103,10 +120,14 @@ impl Objects {
         self.gateway_classes.len()
             + self.gateways.len()
             + self.http_routes.len()
+            + self.ingresses.len()
+            + self.ingress_classes.len()
             + self.reference_grants.len()
             + self.services.len()
             + self.endpoint_slices.len()
             + self.secrets.len()
+            + self.backend_tls_policies.len()
+            + self.config_maps.len()
             + self.namespaces.len()
             + self.policies.len()
             + self.autoscalers.len()

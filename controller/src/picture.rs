@@ -126,12 +126,14 @@ fn endpoint(
     let ejected_by = reported.map_or(0, |reported| reported.ejected_by);
     let proxies = backend.last.as_ref().map_or(1, |last| last.observation.proxies);
     let scrape = backend.scrapes.get(&spec.key);
+    let failing = backend.checks.failing(spec.key);
     EndpointView {
         name: spec.name.clone(),
         address: spec.address.clone(),
         key: format!("{:016x}", spec.key.0),
         state: match () {
             () if spec.draining || !spec.ready => EndpointState::Draining,
+            () if failing.is_some_and(|failing| failing.most) => EndpointState::Unhealthy,
             () if ejected_by >= proxies => EndpointState::Ejected,
             () if ejected_by > 0 => EndpointState::PartlyEjected,
             () if slow_starting => EndpointState::SlowStart,
@@ -147,6 +149,8 @@ fn endpoint(
         latency_ms_p99: figures.latency_ms_p99,
         error: backend.errors.of(spec.key, now.instant),
         ejected_by,
+        failing_by: failing.map_or(0, |failing| failing.by),
+        failing: failing.map(|failing| failing.reason.clone()),
         capacity_rps: last.and_then(|(last, at)| last.decision.capacity_rps.get(at).copied().flatten()),
         slots: last.and_then(|(last, at)| last.decision.slots.get(at).copied().flatten()),
         slots_learned: seen.is_some_and(|seen| seen.scraped.worker_limit.is_none()),

@@ -19,7 +19,7 @@ pub struct PolicyStatus {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyAncestorStatus {
-    /// The ancestor: a Service that the policy targets.
+    /// The ancestor: a Service that the policy targets, or a Gateway of an HTTPRoute that it targets.
     pub ancestor_ref: AncestorRef,
     /// Who wrote this, e.g. trimtab.dev/gateway-controller.
     #[schemars(length(min = 1, max = 253))]

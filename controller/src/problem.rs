@@ -166,6 +166,11 @@ impl Report {
         self.invalid.iter().chain(&self.unresolved).filter(inside).collect()
     }
 
+    /// Everything that was found.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.invalid.iter().chain(&self.unresolved)
+    }
+
     /// The first thing that is wrong by itself.
     pub fn first_invalid(&self) -> Option<&Finding> {
         self.invalid.first()

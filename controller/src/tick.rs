@@ -14,6 +14,7 @@ use trimtab_model::slots::SlotMemory;
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 use trimtab_proxy::api::v1;
 
+use crate::checks::Checks;
 use crate::classes::Classes;
 use crate::clock::Now;
 use crate::collect::{self, Inputs};
@@ -39,6 +40,8 @@ pub struct Backend {
     pub loads: Loads,
     /// Pooled error averages.
     pub errors: PooledErrors,
+    /// What active health checks say.
+    pub checks: Checks,
     /// Kinds of requests, and what they cost.
     pub classes: Classes,
     /// How many requests endpoints serve at once, where their pods do not tell.
@@ -116,6 +119,7 @@ impl Backend {
             spec,
             loads: Loads::default(),
             errors: PooledErrors::default(),
+            checks: Checks::default(),
             classes: Classes::default(),
             slots: SlotMemory::default(),
             scrapes: KeyMap::default(),
@@ -143,6 +147,10 @@ impl Backend {
         self.scrapes.retain(|key, _| scraped && names.contains_key(key));
         self.window.retain(|key| names.contains_key(&key));
         self.loads.retain(|key| names.contains_key(&key));
+        match self.spec.resource.active_health_check {
+            Some(_) => self.checks.retain(|key| names.contains_key(&key)),
+            None => self.checks = Checks::default(),
+        }
     }
 
     /// Whether it has this endpoint.
@@ -201,6 +209,7 @@ impl Backend {
         self.ticked = Some(now.instant);
         let proxies = self.proxies(now);
         let summed = self.loads.take(self.spec.endpoints.iter().map(|endpoint| endpoint.key), now);
+        self.checks.add(&summed, now.at_ms);
         self.derive_objective(&summed, now);
         let silent = |key| self.scrapes.get(&key).is_none_or(|state| state.numbers.worker_limit.is_none());
         let keys = self.spec.endpoints.iter().map(|endpoint| endpoint.key).filter(|key| silent(*key));
@@ -216,6 +225,7 @@ impl Backend {
             summed: &summed,
             errors: &self.errors,
             slots: &self.slots,
+            checks: &self.checks,
         };
         let observation = collect::observe(&inputs, |key| self.scrapes.get(&key).map(|state| &state.numbers));
         let outcome = collect::outcome(&summed, interval_s, objective_ms);

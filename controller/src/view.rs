@@ -198,6 +198,12 @@ pub struct EndpointView {
     pub error: f64,
     /// Proxies that ejected it.
     pub ejected_by: u32,
+    /// Proxies whose active health checks keep it out.
+    #[serde(default)]
+    pub failing_by: u32,
+    /// Why, in the words of one of them.
+    #[serde(default)]
+    pub failing: Option<String>,
     /// Estimated capacity in requests per second, where known.
     pub capacity_rps: Option<f64>,
     /// Requests that it serves at once, where known.
@@ -226,6 +232,8 @@ pub enum EndpointState {
     PartlyEjected,
     /// Ejected by all proxies.
     Ejected,
+    /// Its active health checks fail at most proxies.
+    Unhealthy,
     /// No new requests; in-flight ones finish.
     Draining,
 }

@@ -7,6 +7,7 @@ import { showCharts } from './charts.js';
 import { showClasses } from './classes.js';
 import { explain, showGuard } from './guard.js';
 import { showBackends, showBanners, showFacts, showFoot, showLink } from './header.js';
+import { showModel } from './model.js';
 import { showNumbers } from './numbers.js';
 import { onResize } from './scale.js';
 import { Store, TRACKED_MAX, WINDOW_MS } from './store.js';
@@ -125,6 +126,7 @@ function draw() {
   showNumbers(store, range);
   showCharts(store, range, choose);
   showGuard(store, range);
+  showModel(store);
   showClasses(store);
   showTable(store);
   showFoot(store);

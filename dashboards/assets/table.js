@@ -15,6 +15,7 @@ const STATES = {
   SlowStart: ['slow start', 'notice', 'New: its share ramps up.'],
   PartlyEjected: ['partly ejected', 'warning', 'Ejected by some of the proxies, because it failed.'],
   Ejected: ['ejected', 'fault', 'Ejected by all proxies, because it failed.'],
+  Unhealthy: ['unhealthy', 'fault', 'Its health checks fail: `trimtab weights` says why.'],
   Draining: ['draining', '', 'No new requests; those in flight finish.'],
 };
 
@@ -38,6 +39,7 @@ const COLUMNS = [
   { id: 'latency_ms_p99', label: 'p99', unit: 'ms', show: number(1), tip: '99th percentile of latency lately.' },
   { id: 'error', label: 'Errors', unit: '%', show: failing, zero: true, tip: 'Soft error average, pooled over the proxies.' },
   { id: 'capacity_rps', label: 'Capacity', unit: '/s', show: number(0), tip: 'Estimated capacity, where it is known.' },
+  { id: 'slots', label: 'Slots', unit: 'requests', show: number(0), tip: 'Requests that it serves at once. ~: learned from its answers, as it does not tell.' },
   { id: 'scrape_age_s', label: 'Metrics', unit: 'age', show: (value) => (value === null ? 'none' : text(seconds(value))), tip: "Age of the endpoint's own metrics." },
 ];
 
@@ -177,7 +179,8 @@ function fill(row, store, index) {
   COLUMNS.forEach((column, place) => {
     if (column.text) return;
     const value = columns[column.id]?.[index] ?? null;
-    const shown = column.show(value);
+    const learned = column.id === 'slots' && slotsLearned(columns).has(index);
+    const shown = (learned ? '~' : '') + column.show(value);
     if (column.bar) {
       setText(row.figure, shown);
       row.fillBar.style.width = `${((100 * (value ?? 0)) / largest).toFixed(1)}%`;
@@ -189,6 +192,11 @@ function fill(row, store, index) {
   });
   fillState(row, store, index);
   showScrape(row.cells.at(-1), columns, index);
+}
+
+/** Positions of the endpoints whose slots were learned. */
+function slotsLearned(columns) {
+  return (columns.learnedSlots ??= new Set(columns.slots_learned));
 }
 
 function tone(id, value, { tick }) {

@@ -27,7 +27,7 @@ macro_rules! asset {
 }
 
 /// All files.
-pub const ALL: [Asset; 21] = [
+pub const ALL: [Asset; 22] = [
     Asset { path: "/", content_type: HTML, body: include_str!("../assets/index.html") },
     asset!("icon.svg", SVG),
     asset!("base.css", CSS),
@@ -49,4 +49,5 @@ pub const ALL: [Asset; 21] = [
     asset!("guard.js", JS),
     asset!("table.js", JS),
     asset!("classes.js", JS),
+    asset!("model.js", JS),
 ];

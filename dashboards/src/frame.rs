@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use trimtab_controller::view::{
-    BackendView, ClassView, EndpointState, EndpointView, Mode, ProxyView, Reason, RecordingView, RuleParameters, View,
+    BackendView, ClassView, EndpointState, EndpointView, Mode, ModelView, ProxyView, Reason, RecordingView,
+    RuleParameters, View,
 };
 
 use crate::guard::{self, Action};
@@ -19,12 +20,13 @@ use crate::reasons;
 const SCRAPE_ERRORS_MAX: usize = 50;
 
 /// The states in the order in which the `state` column numbers them.
-const STATES: [EndpointState; 5] = [
+const STATES: [EndpointState; 6] = [
     EndpointState::Active,
     EndpointState::SlowStart,
     EndpointState::PartlyEjected,
     EndpointState::Ejected,
     EndpointState::Draining,
+    EndpointState::Unhealthy,
 ];
 
 /// A view with its events.
@@ -170,6 +172,7 @@ struct BackendEvent<'a> {
     latency_ms_p99: Option<Short>,
     concurrency_limit: Option<Short>,
     parameters: RuleParameters,
+    model: &'a ModelView,
     guard: Vec<Action>,
     classes: &'a [ClassView],
     endpoints: Columns<'a>,
@@ -190,6 +193,9 @@ struct Columns<'a> {
     error: Vec<Short>,
     ejected_by: Vec<u32>,
     capacity_rps: Option<Vec<Option<Short>>>,
+    slots: Option<Vec<Option<Short>>>,
+    /// Positions of those whose slots were learned, as their pods do not tell them.
+    slots_learned: Vec<usize>,
     scrape_age_s: Option<Vec<Option<Short>>>,
     /// Bit masks: bit n is the n-th of the `endpoints` event's reasons.
     reasons: Vec<u16>,
@@ -214,6 +220,7 @@ impl<'a> BackendEvent<'a> {
             latency_ms_p99: backend.latency_ms_p99.map(Short),
             concurrency_limit: backend.concurrency_limit.map(Short),
             parameters: backend.parameters,
+            model: &backend.model,
             guard: guard::fold(&backend.guard),
             classes: &backend.classes,
             endpoints: Columns::new(backend),
@@ -244,6 +251,8 @@ impl<'a> Columns<'a> {
             error: column(|endpoint| endpoint.error),
             ejected_by: endpoints.iter().map(|endpoint| endpoint.ejected_by).collect(),
             capacity_rps: optional(|endpoint| endpoint.capacity_rps),
+            slots: optional(|endpoint| endpoint.slots),
+            slots_learned: (0..endpoints.len()).filter(|&index| endpoints[index].slots_learned).collect(),
             scrape_age_s: optional(|endpoint| endpoint.scrape_age_s),
             reasons: masks(backend),
             scrape_errors: errors.take(SCRAPE_ERRORS_MAX).collect(),
@@ -258,6 +267,7 @@ fn state_index(state: EndpointState) -> u8 {
         EndpointState::PartlyEjected => 2,
         EndpointState::Ejected => 3,
         EndpointState::Draining => 4,
+        EndpointState::Unhealthy => 5,
     }
 }
 

@@ -48,6 +48,9 @@ async fn the_page_shows_what_the_view_says() {
         &text,
         &["ShareFloor", "StepLimit", "SlowStart", "raised to the floor of 1.25\u{a0}%".replace('\u{a0}', " ").as_str()],
     );
+    contains(&text, &["checkout-7 is being tried", "14 blocks", "-4.2\u{202f}%", "not for sure yet", "~3"]);
+    let stage = browser.evaluate("document.querySelector('.stages [aria-current=step]').textContent").await;
+    assert_eq!(stage, "25%");
     contains(&text, &names.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(browser.evaluate("document.querySelectorAll('#table tbody tr').length").await, 12);
     // Pointing at a chart reads out its values; pointing at a reason says what it means.

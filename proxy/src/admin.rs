@@ -65,7 +65,9 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     match (status.ready, status.draining) {
         (_, true) => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (true, false) => (StatusCode::OK, "ready\n"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "no listener is bound yet\n"),
+        (false, false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "no configuration yet, or none of its listeners is bound\n")
+        }
     }
 }
 
@@ -166,6 +168,7 @@ fn endpoint(entry: &BackendEntry, index: usize, weight: Option<f32>, now: Timest
     let endpoint = &backend.endpoints()[index];
     json!({
         "key": endpoint.config.key.to_string(),
+        "failing_check": backend.failing(endpoint.config.key),
         "name": endpoint.config.name,
         "address": target.address.to_string(),
         "state": format!("{:?}", endpoint.config.state),

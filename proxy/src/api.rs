@@ -50,6 +50,11 @@ pub fn refusal_of_certificate(certificate: &v1::Certificate) -> Option<(&'static
     crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem).err()
 }
 
+/// Why the data plane would not take this for certificates of authorities in PEM; `None`: it would.
+pub fn refusal_of_authorities(pem: &[u8]) -> Option<String> {
+    crate::tls::endpoints::roots(pem).err()
+}
+
 /// Whether the data plane takes this for a range of addresses.
 pub fn is_network(text: &str) -> bool {
     crate::config::traffic::Network::parse(text).is_some()

@@ -1,9 +1,12 @@
 //! Averages of one endpoint that all workers update without a lock: each is a 32-bit float and the coarse time of its last update in
 //! one atomic word.
 
-use std::sync::atomic::{
-    AtomicU64,
-    Ordering::{AcqRel, Relaxed},
+use std::{
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Relaxed},
+    },
+    time::Duration,
 };
 
 use crate::time::{Coarse, Timestamp};
@@ -91,17 +94,52 @@ impl LatencyAverage {
     /// The average at `now`; `None` before the first answer.
     #[inline]
     pub fn get(&self, now: Timestamp) -> Option<f32> {
-        self.at(Coarse::of(now))
+        self.at(Coarse::of(now), 1.0)
     }
 
+    /// The average where time without news counts `haste` times.
     #[inline]
-    pub(crate) fn at(&self, now: Coarse) -> Option<f32> {
+    pub(crate) fn at(&self, now: Coarse, haste: f32) -> Option<f32> {
         let (value, at) = self.0.load()?;
-        Some(value * LATENCY_IDLE_S / (LATENCY_IDLE_S + now.seconds_since(at)))
+        Some(value * LATENCY_IDLE_S / (LATENCY_IDLE_S + now.seconds_since(at) * haste))
     }
 }
 
 impl Default for LatencyAverage {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// How many requests are in flight on average over the last seconds, by Little's law: each that ends adds the time that it took.
+#[derive(Debug)]
+pub struct MeanInFlight(Stamped);
+
+/// So long the past counts.
+const IN_FLIGHT_TAU_S: f32 = 5.0;
+
+impl MeanInFlight {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(Stamped::new())
+    }
+
+    /// A request ended, well or not, after `latency`.
+    pub fn ended(&self, now: Timestamp, latency: Duration) {
+        self.0.update(now, |before| {
+            let (value, elapsed_s) = before.unwrap_or((0.0, 0.0));
+            Some(value * (-elapsed_s / IN_FLIGHT_TAU_S).exp() + latency.as_secs_f32() / IN_FLIGHT_TAU_S)
+        });
+    }
+
+    /// The average at `now`.
+    #[inline]
+    pub(crate) fn at(&self, now: Coarse) -> f32 {
+        self.0.load().map_or(0.0, |(value, at)| value * (-now.seconds_since(at) / IN_FLIGHT_TAU_S).exp())
+    }
+}
+
+impl Default for MeanInFlight {
     fn default() -> Self {
         Self::new()
     }
@@ -268,6 +306,18 @@ mod tests {
             average.answered(ms(10_000 + n), 110.0);
         }
         assert!(average.get(ms(13_000)).unwrap() > 108.0);
+    }
+
+    #[test]
+    fn requests_of_a_tenth_of_a_second_fifty_times_a_second_are_five_in_flight() {
+        let mean = MeanInFlight::new();
+        assert_eq!(mean.at(Coarse::of(ms(0))), 0.0);
+        for n in 0..1_500 {
+            mean.ended(ms(20 * n), Duration::from_millis(100));
+        }
+        let value = mean.at(Coarse::of(ms(30_000)));
+        assert!((4.9..5.1).contains(&value), "{value}");
+        assert!(mean.at(Coarse::of(ms(60_000))) < 0.02);
     }
 
     #[test]

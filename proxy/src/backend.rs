@@ -2,7 +2,7 @@
 //! pick. Every change makes a new value that shares the live loads with the old one.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{
         Arc,
@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue};
 use rand::RngCore;
 
 use crate::{
@@ -20,6 +21,7 @@ use crate::{
         InvalidResource, RuleParameters, WeightTable,
     },
     govern::{Governor, Retrying},
+    head::RequestHead,
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
     newcomer::{Newcomer, Tally, Window},
     outlier::{Ejections, OutlierEvent, Phase},
@@ -28,6 +30,7 @@ use crate::{
         costs::Costs,
         rule::{Terms, expected_wait, in_flight_all},
     },
+    session::{Session, Sessions},
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -53,6 +56,8 @@ pub struct Backend {
     errors: Option<Received<Arc<[f32]>>>,
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
+    failing: Failing,
+    sessions: Option<Arc<Sessions>>,
     trust: f32,
     admission: AdmissionRules,
     parameters: RuleParameters,
@@ -88,7 +93,13 @@ pub struct BackendState {
     pub(crate) unroutable: AtomicU64,
     pub(crate) within_objective: AtomicU64,
     pub(crate) latency: AtomicSketch,
+    /// Active health checks by what came of them.
+    pub(crate) checks_passed: AtomicU64,
+    pub(crate) checks_failed: AtomicU64,
 }
+
+/// Endpoints that active health checks keep out, and why.
+type Failing = Arc<BTreeMap<EndpointKey, Arc<str>>>;
 
 /// Something pushed, and when it came.
 #[derive(Debug, Clone)]
@@ -130,7 +141,12 @@ impl Backend {
             .map(|endpoint| Endpoint {
                 config: endpoint.clone(),
                 load: origin(endpoint).map_or_else(
-                    || Arc::new(EndpointLoad::new(endpoint.key)),
+                    || {
+                        // One that comes to others.
+                        let others = previous.is_some_and(|previous| !previous.endpoints.is_empty());
+                        let key = endpoint.key;
+                        Arc::new(if others { EndpointLoad::joined(key, now) } else { EndpointLoad::new(key, now) })
+                    },
                     |(previous, index)| previous.endpoints[index].load.clone(),
                 ),
                 newcomer: newcomer(
@@ -176,7 +192,21 @@ impl Backend {
             let staying: Vec<EndpointKey> = active(&endpoints).map(|endpoint| endpoint.config.key).collect();
             Arc::new(previous.ejections.restricted(now, staying.into_iter(), &config.outlier_detection))
         });
-        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections }.build(now)
+        let checked = previous.filter(|_| config.traffic.active.is_some());
+        let failing = checked.map_or_else(Arc::default, |previous| {
+            let failing = |endpoint: &Endpoint| {
+                let key = endpoint.config.key;
+                previous.failing.get(&key).map(|reason| (key, reason.clone()))
+            };
+            Arc::new(endpoints.iter().filter_map(failing).collect())
+        });
+        let sessions = config
+            .traffic
+            .session
+            .as_ref()
+            .map(|_| Arc::new(Sessions::new(&config.name, config.endpoints.iter().map(|endpoint| endpoint.key))));
+        Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections, failing, sessions }
+            .build(now)
     }
 
     /// With the weights of another tick. `Ok(None)` if they are about another list of endpoints: the next tick brings the right ones.
@@ -257,6 +287,26 @@ impl Backend {
         let known = endpoints.clone().any(|endpoint| endpoint.config.key == event.endpoint);
         let next = self.ejections.on_event(now, event, endpoints.count(), &self.config.outlier_detection)?;
         known.then(|| Parts { ejections: Arc::new(next), ..self.parts() }.build(now))
+    }
+
+    /// With what active health checks say of an endpoint: why it is not well, or that it is; `None` if that changes nothing.
+    pub fn with_check(&self, endpoint: EndpointKey, failing: Option<&str>, now: Timestamp) -> Option<Self> {
+        // What a check of another configuration, or of an endpoint that has left, still had to say.
+        let known = self.config.traffic.active.is_some() && self.endpoints.iter().any(|e| e.config.key == endpoint);
+        if !known || self.failing(endpoint) == failing {
+            return None;
+        }
+        let mut next = BTreeMap::clone(&self.failing);
+        match failing {
+            Some(reason) => drop(next.insert(endpoint, reason.into())),
+            None => drop(next.remove(&endpoint)),
+        }
+        Some(Parts { failing: Arc::new(next), ..self.parts() }.build(now))
+    }
+
+    /// Why active health checks keep an endpoint out; `None`: they do not.
+    pub fn failing(&self, endpoint: EndpointKey) -> Option<&str> {
+        self.failing.get(&endpoint).map(|reason| &**reason)
     }
 
     /// With what the passing of time changes: ejections that are over, and weights that have aged; `None` if nothing. Worth calling
@@ -355,6 +405,7 @@ impl Backend {
         if outcome == Outcome::Success {
             self.state.shared.latency.answered(now, millis(latency) / attempt.relative_cost());
         }
+        self.state.shared.in_flight.ended(now, latency);
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 
@@ -362,8 +413,30 @@ impl Backend {
     ///
     /// # Errors
     /// How long the client should wait.
-    pub fn take_rate(&self, client: IpAddr, now: Timestamp) -> Result<(), Duration> {
-        self.state.governor.take(&self.config.traffic.rate_limits, client, now)
+    pub fn take_rate(
+        &self,
+        client: IpAddr,
+        route: &str,
+        head: &impl RequestHead,
+        now: Timestamp,
+    ) -> Result<(), Duration> {
+        self.state.governor.take(&self.config.traffic.rate_limits, (client, route, head), now)
+    }
+
+    /// The session that a request belongs to; `None` if it says none that holds, or there are none here.
+    pub fn session(&self, head: &impl RequestHead, now_s: u64) -> Option<Session> {
+        self.sessions.as_ref()?.read(self.config.traffic.session.as_ref()?, head, now_s)
+    }
+
+    /// What tells a client that its session is with the endpoint at `index`.
+    pub fn told_session(&self, index: usize, times: (u64, u64), secure: bool) -> Option<(HeaderName, HeaderValue)> {
+        self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, index, times, secure)
+    }
+
+    /// Whether the endpoint at `index` is one that may be picked.
+    pub fn is_candidate(&self, index: usize) -> bool {
+        // They stand in the order of the endpoints.
+        self.pool.candidates.binary_search_by_key(&index, |candidate| candidate.index as usize).is_ok()
     }
 
     /// Leave to send a request, of which `tries` were made, to another endpoint though it had reached one.
@@ -487,6 +560,12 @@ impl Backend {
         weights
     }
 
+    /// The weight in force of one endpoint, relative to the mean.
+    pub fn weight(&self, index: usize) -> Option<f32> {
+        let candidate = self.pool.candidates.iter().find(|candidate| candidate.index as usize == index)?;
+        Some(1.0 / candidate.inverse_weight)
+    }
+
     /// What the rule makes of an endpoint for a request of this class now, term by term; `None` if it is not in the choice or the algorithm is another one.
     pub fn explain(&self, index: usize, class: RequestClass, now: Timestamp) -> Option<Terms> {
         let Picker::Adaptive(rule) = &self.picker else { return None };
@@ -524,6 +603,8 @@ impl Backend {
             errors: self.errors.clone(),
             costs: self.costs.clone(),
             ejections: self.ejections.clone(),
+            failing: self.failing.clone(),
+            sessions: self.sessions.clone(),
         }
     }
 }
@@ -539,6 +620,8 @@ impl BackendState {
             unroutable: AtomicU64::new(0),
             within_objective: AtomicU64::new(0),
             latency: AtomicSketch::new(),
+            checks_passed: AtomicU64::new(0),
+            checks_failed: AtomicU64::new(0),
         }
     }
 }
@@ -552,6 +635,8 @@ struct Parts {
     errors: Option<Received<Arc<[f32]>>>,
     costs: Option<Arc<Costs>>,
     ejections: Arc<Ejections>,
+    failing: Failing,
+    sessions: Option<Arc<Sessions>>,
 }
 
 impl Parts {
@@ -575,19 +660,32 @@ impl Parts {
                 preferred: weights.is_none_or(|weights| prefers(weights, parameters.affinity_proxies, index)),
             }
         };
-        let available = |ejected_too: bool| {
+        let available = |ejected_too: bool, failing_too: bool| {
             let may = |(_, endpoint): &(usize, &Endpoint)| {
                 endpoint.config.state == EndpointState::Ready
                     && (ejected_too || !self.ejections.is_out(endpoint.config.key))
+                    && (failing_too || !self.failing.contains_key(&endpoint.config.key))
             };
             self.endpoints.iter().enumerate().filter(may).map(|(index, _)| candidate(index)).collect::<Box<[_]>>()
         };
-        let healthy = available(false);
-        // Panic: if all are out, all that are not draining are better than none.
-        let candidates = if healthy.is_empty() { available(true) } else { healthy };
+        let healthy = available(false, false);
+        let panic_percent = match &self.config.traffic.active {
+            Some(active) if !self.failing.is_empty() => usize::from(active.panic_threshold),
+            _ => 0,
+        };
+        // Panic: if too few are well, or all are ejected, all that are not draining are better than none. That checks keep all out is believed
+        // where the threshold is 0.
+        let candidates = if healthy.len() * 100 < panic_percent * active(&self.endpoints).count() {
+            available(true, true)
+        } else if healthy.is_empty() {
+            available(true, false)
+        } else {
+            healthy
+        };
         let half_open = |(_, endpoint): &(usize, &Endpoint)| {
             endpoint.config.state == EndpointState::Ready
                 && self.ejections.phase(endpoint.config.key) == Some(Phase::HalfOpen)
+                && !self.failing.contains_key(&endpoint.config.key)
         };
         let pool = Pool {
             candidates,
@@ -628,7 +726,11 @@ impl Parts {
             newcomers,
             newcomers_until,
             admission,
-            picker: Picker::new(self.config.algorithm, &pool, &parameters),
+            picker: {
+                let set = &self.config.traffic.balancing;
+                let is_near = |index: usize| !set.zone.is_empty() && self.endpoints[index].config.zone == set.zone;
+                Picker::new(self.config.algorithm, &pool, &parameters, set, is_near)
+            },
             half_open: self.endpoints.iter().enumerate().filter(half_open).map(|(index, _)| index as u32).collect(),
             pool,
             parameters,
@@ -640,6 +742,8 @@ impl Parts {
             errors: self.errors,
             costs: self.costs,
             ejections: self.ejections,
+            failing: self.failing,
+            sessions: self.sessions,
         }
     }
 }

@@ -5,6 +5,7 @@ use prost::Message;
 use crate::{
     api::{self, v1},
     config::{BackendConfig, ClassTable, ErrorTable, InvalidResource, PeerTable, WeightTable},
+    health::Checked,
     route::{ListenerConfig, RouteConfig},
 };
 
@@ -38,6 +39,8 @@ pub enum Change {
     OwnClasses(Vec<ClassTable>),
     /// Who the other proxies are; the same.
     Peers(Vec<PeerTable>),
+    /// What this proxy's active health checks found out.
+    Checked(Vec<Checked>),
 }
 
 /// The types that a proxy subscribes to, in the order in which they are to be applied.

@@ -29,6 +29,12 @@ pub fn instant(at: Timestamp) -> tokio::time::Instant {
     tokio::time::Instant::from_std(origin() + Duration::from_nanos(at))
 }
 
+/// Nanoseconds since the Unix epoch, for spans.
+#[expect(clippy::disallowed_methods, reason = "the edge that owns the wall clock")]
+pub fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// Milliseconds since the Unix epoch, for people and recordings.
 #[expect(clippy::disallowed_methods, reason = "the edge that owns the wall clock")]
 pub fn unix_ms() -> i64 {

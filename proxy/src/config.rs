@@ -11,10 +11,14 @@ use std::{
 
 use crate::api::v1;
 
+mod balancing;
 mod classes;
+pub mod health;
 mod peers;
+pub mod session;
 pub mod traffic;
 
+pub use balancing::Balancing;
 pub use classes::{ClassPriority, RequestClasses, RuleTerms};
 pub use peers::{MacKey, Peer, PeerTable};
 pub use traffic::TrafficPolicy;
@@ -65,11 +69,19 @@ pub enum Algorithm {
     RingHash,
     /// The same by a Maglev table.
     Maglev,
+    /// The fewest requests in a sliding window.
+    SlidingWindowRoundRobin,
+    /// In turn, in proportion to weights; those of new endpoints begin elsewhere and approach theirs.
+    DecayingWeights,
+    /// The least loaded, those of the proxy's zone first.
+    Locality,
+    /// Prequal's choice, by what answers tell.
+    Prequal,
 }
 
 impl Algorithm {
     /// All of them, as they are spelled on the command line.
-    pub const SPELLINGS: [(Self, &str); 10] = [
+    pub const SPELLINGS: [(Self, &str); 14] = [
         (Self::Adaptive, "trimtab"),
         (Self::RoundRobin, "round-robin"),
         (Self::Random, "random"),
@@ -80,6 +92,10 @@ impl Algorithm {
         (Self::C3Local, "c3-local"),
         (Self::RingHash, "ring-hash"),
         (Self::Maglev, "maglev"),
+        (Self::SlidingWindowRoundRobin, "sliding-window-round-robin"),
+        (Self::DecayingWeights, "decaying-weights"),
+        (Self::Locality, "locality"),
+        (Self::Prequal, "prequal"),
     ];
 
     /// The command line's spelling.
@@ -97,7 +113,7 @@ impl fmt::Display for Algorithm {
 /// A name that is no algorithm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown algorithm {0:?}: one of trimtab, round-robin, random, weighted-round-robin, least-request, least-request-p2c, peak-ewma, c3-local, ring-hash, maglev"
+    "unknown algorithm {0:?}: one of trimtab, round-robin, random, weighted-round-robin, least-request, least-request-p2c, peak-ewma, c3-local, ring-hash, maglev, sliding-window-round-robin, decaying-weights, locality, prequal"
 )]
 pub struct UnknownAlgorithm(pub String);
 
@@ -123,6 +139,10 @@ impl From<v1::Algorithm> for Algorithm {
             v1::Algorithm::C3Local => Self::C3Local,
             v1::Algorithm::RingHash => Self::RingHash,
             v1::Algorithm::Maglev => Self::Maglev,
+            v1::Algorithm::SlidingWindowRoundRobin => Self::SlidingWindowRoundRobin,
+            v1::Algorithm::DecayingWeights => Self::DecayingWeights,
+            v1::Algorithm::Locality => Self::Locality,
+            v1::Algorithm::Prequal => Self::Prequal,
         }
     }
 }
@@ -140,6 +160,10 @@ impl From<Algorithm> for v1::Algorithm {
             Algorithm::C3Local => Self::C3Local,
             Algorithm::RingHash => Self::RingHash,
             Algorithm::Maglev => Self::Maglev,
+            Algorithm::SlidingWindowRoundRobin => Self::SlidingWindowRoundRobin,
+            Algorithm::DecayingWeights => Self::DecayingWeights,
+            Algorithm::Locality => Self::Locality,
+            Algorithm::Prequal => Self::Prequal,
         }
     }
 }

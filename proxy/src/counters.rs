@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::StatusCode;
 
-use crate::http::error::Reason;
+use crate::http::{error::Reason, http2::flood::Flood};
 
 /// A number that one thread adds to and others read.
 #[derive(Debug, Default)]
@@ -49,6 +49,8 @@ pub struct Counters {
     pub header_timeouts: Counter,
     /// Requests that do not parse.
     pub malformed: Counter,
+    /// Connections over HTTP/2 that were cut off for what was sent on them, in the order of `Flood::NAMES`.
+    pub floods: [Counter; Flood::NAMES.len()],
     /// Connections to endpoints.
     pub connects: Counter,
     /// Those that failed.

@@ -1,6 +1,6 @@
 //! A request's head as routing and classing look at it, whoever has parsed it: hyper into a map, or the fast path into slices of its buffer.
 
-use http::{HeaderName, Method, header::GetAll, request};
+use http::{HeaderName, Method, Request, header::GetAll, request};
 
 /// What routes and classes depend on.
 pub trait RequestHead {
@@ -38,6 +38,24 @@ impl RequestHead for request::Parts {
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         let values: GetAll<'_, _> = self.headers.get_all(name);
         values.into_iter().map(|value| value.as_bytes())
+    }
+}
+
+impl<B> RequestHead for Request<B> {
+    fn method(&self) -> &Method {
+        Self::method(self)
+    }
+
+    fn path(&self) -> &str {
+        self.uri().path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.uri().query()
+    }
+
+    fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.headers().get_all(name).into_iter().map(|value| value.as_bytes())
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
+    num::NonZeroU16,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use crate::{
     change::Change,
     clock,
     config::{BackendConfig, InvalidResource, PeerTable},
+    handover::Shelf,
+    observe::red::Book,
     route::{ListenerConfig, RouteConfig, Routing},
     sockets,
     status::{ListenerStatus, ProxyStatus},
@@ -27,6 +30,12 @@ use crate::{
 
 /// Weights age, and sockets that could not be bound are tried again, this often.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a successor looks whether it may accept.
+const LOOK: Duration = Duration::from_millis(20);
+/// A configuration that has not changed for so long is taken for a whole one.
+const SETTLED: Duration = Duration::from_millis(100);
+/// With listeners, but without a route or a backend, it is waited no longer than this.
+const HELD_MAX: Duration = Duration::from_secs(10);
 /// Outlier events that are applied in one go at most.
 const BATCH: usize = 256;
 
@@ -40,6 +49,14 @@ pub struct Keeper {
     status: watch::Sender<ProxyStatus>,
     workers: Vec<mpsc::UnboundedSender<Command>>,
     share_ports: bool,
+    /// Where this proxy is; empty where that is not known.
+    zone: String,
+    /// Where a successor finds the sockets; `None`: there will be none.
+    shelf: Option<Shelf>,
+    /// Sockets of a predecessor that no listener has asked for yet.
+    inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    /// Sockets are bound and not accepted on yet: a predecessor serves until the configuration is there. Since when there is one.
+    held: Option<Held>,
     /// This proxy's key, as it stands in weight tables.
     proxy_key: u64,
     /// Who the other proxies are, for the exchange with them.
@@ -51,10 +68,14 @@ pub struct Keeper {
     backends: BTreeMap<String, Arc<BackendEntry>>,
     sockets: BTreeMap<SocketKey, Bound>,
     routing: Arc<Routing>,
+    /// Where requests are counted.
+    book: Book,
     /// Routes, listeners or the set of backends changed since `routing` was compiled.
     routing_stale: bool,
     next_socket: u32,
     updated_at: Option<Timestamp>,
+    /// The controller has said which listeners there are, if only that there are none.
+    configured: bool,
 }
 
 /// Listeners share a socket by address; one with port 0 has one of its own.
@@ -62,6 +83,15 @@ pub struct Keeper {
 enum SocketKey {
     Shared(SocketAddr),
     Own(String),
+}
+
+/// What is waited for before a successor accepts.
+#[derive(Debug, Default)]
+struct Held {
+    /// Since when there has been a listener.
+    since: Option<Timestamp>,
+    /// When listeners, routes or backends last changed.
+    changed_at: Timestamp,
 }
 
 /// A socket, or why there is none.
@@ -73,20 +103,31 @@ struct Bound {
 }
 
 impl Keeper {
-    /// An empty table for these workers, of the proxy with this key.
+    /// The same for a proxy in this zone.
+    pub fn in_zone(self, zone: String) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// An empty table for these workers, of the proxy with this key. Sockets can be shared with others, may be left to a successor, and come
+    /// from a predecessor if there is one.
     pub fn new(
         table: Arc<ArcSwap<Table>>,
         status: watch::Sender<ProxyStatus>,
         workers: Vec<mpsc::UnboundedSender<Command>>,
-        share_ports: bool,
+        (share_ports, shelf, inherited): (bool, Option<Shelf>, Option<BTreeMap<SocketAddr, Vec<TcpListener>>>),
         proxy_key: u64,
         peers: watch::Sender<Option<Arc<PeerTable>>>,
     ) -> Self {
         Self {
             table,
             status,
+            book: Book::new(workers.len()),
             workers,
             share_ports,
+            zone: String::new(),
+            shelf,
+            held: inherited.is_some().then(Held::default),
+            inherited: inherited.unwrap_or_default(),
             proxy_key,
             peers,
             openings: Vec::new(),
@@ -98,6 +139,7 @@ impl Keeper {
             routing_stale: false,
             next_socket: 0,
             updated_at: None,
+            configured: false,
         }
     }
 
@@ -110,6 +152,7 @@ impl Keeper {
     ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(LOOK);
         let mut events = Vec::new();
         loop {
             let deadline = self.backends.values().filter_map(|entry| entry.backend.next_deadline()).min();
@@ -133,6 +176,7 @@ impl Keeper {
                     self.outliers(events.drain(..), clock::now());
                 }
                 () = half_open => self.pass_time(clock::now()),
+                _ = look.tick(), if self.held.is_some() => self.release(clock::now()),
                 _ = tick.tick() => {
                     self.pass_time(clock::now());
                     self.retry_sockets();
@@ -146,7 +190,12 @@ impl Keeper {
     /// # Errors
     /// Resources that hold by themselves but not here: a port in use, weights that do not fit the endpoints.
     pub fn apply(&mut self, change: Change, now: Timestamp) -> Result<(), Vec<InvalidResource>> {
-        let by_controller = !matches!(change, Change::OwnClasses(_));
+        let by_controller = !matches!(change, Change::OwnClasses(_) | Change::Checked(_));
+        if let Some(held) = &mut self.held
+            && matches!(change, Change::Backends(..) | Change::Routes(..) | Change::Listeners(..))
+        {
+            held.changed_at = now;
+        }
         let errors = match change {
             Change::Backends(set, removed) => {
                 set.into_iter().for_each(|config| self.set_backend(config, now));
@@ -160,7 +209,7 @@ impl Keeper {
                 Vec::new()
             }
             Change::Listeners(set, removed) => {
-                self.routing_stale = true;
+                (self.routing_stale, self.configured) = (true, true);
                 let changed: Vec<String> = set.iter().map(|listener| listener.name.clone()).collect();
                 self.listeners.extend(set.into_iter().map(|listener| (listener.name.clone(), listener)));
                 removed.iter().for_each(|name| drop(self.listeners.remove(name)));
@@ -180,6 +229,11 @@ impl Keeper {
             Change::Classes(set) | Change::OwnClasses(set) => {
                 self.with_backends(set, |table| &table.backend, |backend, table| backend.with_classes(table, now))
             }
+            Change::Checked(set) => self.with_backends(
+                set,
+                |checked| &checked.backend,
+                |backend, checked| Ok(backend.with_check(checked.endpoint, checked.failing.as_deref(), now)),
+            ),
             Change::Peers(set) => {
                 // Not part of the table that requests are routed by.
                 if let Some(table) = set.into_iter().next_back() {
@@ -228,7 +282,8 @@ impl Keeper {
         }
     }
 
-    fn set_backend(&mut self, config: BackendConfig, now: Timestamp) {
+    fn set_backend(&mut self, mut config: BackendConfig, now: Timestamp) {
+        config.traffic.balancing.zone.clone_from(&self.zone);
         let name = config.name.clone();
         let previous = self.backends.get(&name);
         if previous.is_some_and(|entry| *entry.backend.config() == config) {
@@ -280,10 +335,11 @@ impl Keeper {
             .map(|listener| (SocketKey::of(listener), SocketAddr::new(listener.address, listener.port)))
             .collect();
         // First those that go: their ports may be wanted.
-        let workers = &self.workers;
+        let (workers, shelf) = (&self.workers, &self.shelf);
         self.sockets.retain(|key, bound| {
             let stays = wanted.get(key) == Some(&bound.wanted);
             if !stays && bound.local.is_ok() {
+                shelf.iter().for_each(|shelf| shelf.remove(bound.id));
                 tell(workers, || Command::Unlisten(bound.id));
             }
             stays
@@ -299,8 +355,18 @@ impl Keeper {
     }
 
     fn bind(&mut self, id: u32, address: SocketAddr) -> Result<SocketAddr, String> {
-        let bound = sockets::bind(address, self.workers.len(), self.share_ports).and_then(|sockets| {
+        let mut sockets = self.inherited.remove(&address).unwrap_or_default();
+        // With fewer workers than before some have two: what waits at a socket must be accepted by somebody.
+        let missing = self.workers.len().saturating_sub(sockets.len());
+        let shared = self.share_ports || !sockets.is_empty();
+        let more = if missing == 0 { Ok(Vec::new()) } else { sockets::bind(address, missing, shared) };
+        let bound = more.and_then(|more| {
+            sockets.extend(more);
             let local = sockets[0].local_addr()?;
+            // A port that the system chose is another one for a successor, as for any other proxy.
+            if let Some(shelf) = self.shelf.as_ref().filter(|_| address.port() != 0) {
+                shelf.put(id, address, sockets.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?);
+            }
             Ok((sockets, local))
         });
         let (sockets, local) = bound.map_err(|error| {
@@ -312,12 +378,28 @@ impl Keeper {
             format!("cannot listen on {address}: {reason}")
         })?;
         let connections = Arc::new(AtomicUsize::new(0));
-        for (worker, listener) in self.workers.iter().zip(sockets) {
+        for (worker, listener) in self.workers.iter().cycle().zip(sockets) {
             let listening = Listening { id, listener, connections: connections.clone() };
             self.openings.push((worker.clone(), Command::Listen(listening)));
         }
         tracing::info!(address = %local, "listening");
         Ok(local)
+    }
+
+    /// Begins to accept beside the predecessor once there is a configuration, as a whole as far as can be seen.
+    fn release(&mut self, now: Timestamp) {
+        let Some(held) = &mut self.held else { return };
+        if self.listeners.is_empty() {
+            return;
+        }
+        let since = *held.since.get_or_insert(now);
+        let whole = !self.routes.is_empty() && !self.backends.is_empty() && now.since(held.changed_at) >= SETTLED;
+        if whole || now.since(since) >= HELD_MAX {
+            self.held = None;
+            // Listeners that the configuration does not have any more.
+            self.inherited.clear();
+            self.publish(now);
+        }
     }
 
     fn retry_sockets(&mut self) {
@@ -357,15 +439,16 @@ impl Keeper {
             let mut by_socket: BTreeMap<u32, Vec<ListenerConfig>> = BTreeMap::new();
             for listener in self.listeners.values() {
                 if let Some(bound) = self.sockets.get(&SocketKey::of(listener)) {
-                    // With the port that was bound: it is said in redirects.
-                    let port = bound.local.as_ref().map_or(listener.port, SocketAddr::port);
+                    // With the port that clients know: it is said in redirects.
+                    let own = bound.local.as_ref().map_or(listener.port, SocketAddr::port);
+                    let port = listener.public_port.map_or(own, NonZeroU16::get);
                     by_socket.entry(bound.id).or_default().push(ListenerConfig { port, ..listener.clone() });
                 }
             }
             let names: Vec<&String> = self.backends.keys().collect();
             let position = |name: &str| names.binary_search_by(|known| known.as_str().cmp(name)).ok();
             let routes: Vec<&RouteConfig> = self.routes.values().collect();
-            self.routing = Arc::new(Routing::new(&by_socket, &routes, position));
+            self.routing = Arc::new(Routing::new(&by_socket, &routes, position, &self.book));
         }
         let listeners: Vec<Listener> = self
             .listeners
@@ -390,13 +473,17 @@ impl Keeper {
             routing: self.routing.clone(),
             backends: self.backends.values().cloned().collect(),
         }));
+        let held = self.held.is_some();
         // Only now: whoever sends a request because of what they are told here must meet the new table.
-        for (worker, command) in std::mem::take(&mut self.openings) {
+        let openings = if held { Vec::new() } else { std::mem::take(&mut self.openings) };
+        for (worker, command) in openings {
             // A worker that has ended accepts nothing any more.
             let _ = worker.send(command);
         }
         self.status.send_if_modified(|status| {
-            let ready = listed.iter().any(|listener| listener.bound.is_ok());
+            // One that is told of no listener has all that there is to have: whoever waits for it need not wait for a Gateway.
+            let serves = listed.is_empty() || listed.iter().any(|listener| listener.bound.is_ok());
+            let ready = !held && self.configured && serves;
             let changed = status.listeners != listed || status.ready != ready;
             status.listeners = listed;
             status.ready = ready;

@@ -23,22 +23,30 @@ pub mod report;
 pub mod sketch;
 pub mod time;
 
+pub mod client;
 pub mod clock;
 pub mod counters;
+pub mod health;
 pub mod http;
+pub mod observe;
 pub mod sample;
+pub mod session;
 pub mod sockets;
 pub mod worker;
 
 pub mod admin;
 pub mod ads;
 pub mod change;
+pub mod handover;
 pub mod keeper;
 pub mod link;
 pub mod metrics;
 pub mod server;
 pub mod status;
 pub mod telemetry;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 
 pub use link::Controller;
 pub use peers::exchange::PeerListen;

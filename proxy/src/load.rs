@@ -14,6 +14,7 @@ use crate::{
     config::{EndpointKey, OutlierDetection},
     gauge::InFlight,
     outlier::{OutlierEvent, OutlierKind},
+    pick::sliding_window::Window,
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis, nanos},
 };
@@ -122,12 +123,15 @@ pub struct EndpointLoad {
     consecutive_5xx: AtomicU32,
     consecutive_failures: AtomicU32,
     key: EndpointKey,
+    known_since: Coarse,
     successes: AtomicU64,
     errors: AtomicU64,
     failures: AtomicU64,
     cancelled: AtomicU64,
     latency_us_sum: AtomicU64,
     service: [ServiceTime; CLASSES_MAX],
+    window: Window,
+    joined_at: Option<Timestamp>,
     pub(crate) sketch: AtomicSketch,
 }
 
@@ -206,8 +210,8 @@ impl EndpointLoad {
         self.peers.is_fresh(now).then(|| self.peers.counts.get())
     }
 
-    /// Of an endpoint that has not been sent anything yet.
-    pub fn new(key: EndpointKey) -> Self {
+    /// Of an endpoint that is known from `now` on and has not been sent anything yet.
+    pub fn new(key: EndpointKey, now: Timestamp) -> Self {
         Self {
             in_flight: InFlight::default(),
             reported: Reported::default(),
@@ -219,6 +223,7 @@ impl EndpointLoad {
             consecutive_5xx: AtomicU32::new(0),
             consecutive_failures: AtomicU32::new(0),
             key,
+            known_since: Coarse::of(now),
             in_flight_by_class: ClassCounts::default(),
             peers: PeerCounts::default(),
             successes: AtomicU64::new(0),
@@ -227,13 +232,35 @@ impl EndpointLoad {
             cancelled: AtomicU64::new(0),
             latency_us_sum: AtomicU64::new(0),
             service: Default::default(),
+            window: Window::default(),
+            joined_at: None,
             sketch: AtomicSketch::new(),
         }
+    }
+
+    /// Of one that came to others at `now`.
+    pub fn joined(key: EndpointKey, now: Timestamp) -> Self {
+        Self { joined_at: Some(now), ..Self::new(key) }
+    }
+
+    /// When it came to others; `None`: it was there from the start.
+    pub fn joined_at(&self) -> Option<Timestamp> {
+        self.joined_at
+    }
+
+    /// What sliding-window round robin counts.
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
     }
 
     /// Which endpoint.
     pub fn key(&self) -> EndpointKey {
         self.key
+    }
+
+    /// For how many seconds it has been known.
+    pub(crate) fn known_for_s(&self, now: Coarse) -> f32 {
+        now.seconds_since(self.known_since)
     }
 
     /// A request is sent to the endpoint.
@@ -355,8 +382,8 @@ impl EndpointLoad {
     }
 
     #[inline]
-    pub(crate) fn latency_at(&self, now: Coarse) -> Option<f32> {
-        self.latency.at(now)
+    pub(crate) fn latency_at(&self, now: Coarse, haste: f32) -> Option<f32> {
+        self.latency.at(now, haste)
     }
 
     /// Peak-sensitive average latency in milliseconds (Linkerd's).
@@ -504,7 +531,7 @@ mod tests {
     const T: Timestamp = Timestamp::from_millis(5_000);
 
     fn load() -> EndpointLoad {
-        EndpointLoad::new(EndpointKey(7))
+        EndpointLoad::new(EndpointKey(7), T)
     }
 
     fn finish(load: &EndpointLoad, now: Timestamp, outcome: Outcome) -> Option<OutlierKind> {

@@ -15,8 +15,12 @@ use crate::{
     backend::Backend,
     clock,
     counters::{Counter, Counters},
-    http::error::Reason,
+    http::{error::Reason, http2::flood::Flood},
     load::{CLASSES_MAX, RequestClass},
+    observe::{
+        Blame, Observed,
+        red::{self, Series, Sums},
+    },
     peers::{FRESH, heard::Rejected, stats::PeerStats},
     pick::costs::Costs,
     sketch::{Sketch, Snapshot},
@@ -40,6 +44,8 @@ pub struct Sources {
     pub status: watch::Receiver<ProxyStatus>,
     /// The exchange with other proxies, if this one takes part.
     pub peers: Option<Arc<PeerStats>>,
+    /// What access log and traces count of themselves.
+    pub observed: Arc<Observed>,
 }
 
 /// A registry that reads from `sources` at each scrape.
@@ -57,7 +63,9 @@ impl Collector for Sources {
         if let Some(peers) = &self.peers {
             exchange(&mut out, peers)?;
         }
+        self.observers(&mut out)?;
         let table = self.table.load();
+        per_route(&mut out, &table)?;
         let backends: Vec<&Backend> = table.backends.iter().map(|entry| &*entry.backend).collect();
         per_backend(&mut out, &table, &backends)?;
         per_class(&mut out, &backends)?;
@@ -91,6 +99,11 @@ impl Sources {
             self.sum(|c| &c.header_timeouts),
         )?;
         out.counter("malformed_requests", "Requests that do not parse", self.sum(|c| &c.malformed))?;
+        out.family("http2_floods", "Connections over HTTP/2 cut off for a flood", MetricType::Counter, |out| {
+            Flood::NAMES.iter().enumerate().try_for_each(|(index, kind)| {
+                out.labelled(&vec![("kind", *kind)], |out| out.count(self.sum(|c| &c.floods[index])))
+            })
+        })?;
         out.counter("upstream_connects", "Connection attempts to endpoints", self.sum(|c| &c.connects))?;
         out.counter(
             "upstream_connect_failures",
@@ -136,6 +149,20 @@ impl Sources {
         })
     }
 
+    fn observers(&self, out: &mut Writer<'_, '_>) -> fmt::Result {
+        use std::sync::atomic::Ordering::Relaxed;
+        let observed = &self.observed;
+        out.counter("access_log_lines", "Lines of the access log", observed.lines.load(Relaxed))?;
+        out.family("access_log_dropped", "Lines that were lost, by reason", MetricType::Counter, |out| {
+            let reasons = [("queue_full", &observed.lines_dropped), ("write_failed", &observed.lines_failed)];
+            reasons.iter().try_for_each(|(reason, count)| {
+                out.labelled(&vec![("reason", *reason)], |out| out.count(count.load(Relaxed)))
+            })
+        })?;
+        out.counter("spans_exported", "Spans that the collector has taken", observed.spans.load(Relaxed))?;
+        out.counter("spans_dropped", "Spans that were lost", observed.spans_dropped.load(Relaxed))
+    }
+
     fn proxy(&self, out: &mut Writer<'_, '_>) -> fmt::Result {
         let table = self.table.load();
         out.gauge("table_version", "Version of the table; counts up with each change", table.version as f64)?;
@@ -149,7 +176,11 @@ impl Sources {
             "1 while the controller's stream is open",
             f64::from(u8::from(status.connected)),
         )?;
-        out.gauge("ready", "1 while a listener is bound", f64::from(u8::from(status.ready)))?;
+        out.gauge(
+            "ready",
+            "1 once it is configured, while one of its listeners is bound if it has any",
+            f64::from(u8::from(status.ready)),
+        )?;
         out.family("listener_up", "1 if the listener is bound", MetricType::Gauge, |out| {
             status.listeners.iter().try_for_each(|listener| {
                 let labels = vec![("listener", listener.name.as_str())];
@@ -157,6 +188,40 @@ impl Sources {
             })
         })
     }
+}
+
+/// Rate, errors and durations by route and backend. Series without a request are left out.
+fn per_route(out: &mut Writer<'_, '_>, table: &Table) -> fmt::Result {
+    let sums: Vec<(&Series, Sums)> = table.routing.series().into_iter().map(|series| (series, series.sums())).collect();
+    let used: Vec<_> = sums.iter().filter(|(_, sums)| sums.count() > 0).collect();
+    let mut counters = |name, help, label, names: &[&str], values: &dyn Fn(&Sums) -> Vec<u64>| {
+        out.family(name, help, MetricType::Counter, |out| {
+            used.iter().try_for_each(|(series, sums)| {
+                let counted = names.iter().zip(values(sums)).filter(|(_, count)| *count > 0);
+                counted.map(|(name, count)| (*name, count)).try_for_each(|(value, count)| {
+                    let labels = vec![("route", &*series.route), ("backend", &*series.backend), (label, value)];
+                    out.labelled(&labels, |out| out.count(count))
+                })
+            })
+        })
+    };
+    counters("route_requests", "Requests, by route, backend and class of status", "status", &red::CODES, &|sums| {
+        sums.codes.to_vec()
+    })?;
+    let blames = Blame::ALL.map(Blame::as_str);
+    counters("route_errors", "Requests that failed, by who is to blame", "blame", &blames, &|sums| {
+        sums.errors.to_vec()
+    })?;
+    let help = "From the first byte of a request to the last of its answer";
+    out.family("route_duration_seconds", help, MetricType::Histogram, |out| {
+        used.iter().try_for_each(|(series, sums)| {
+            let bounds = red::BOUNDS_S.into_iter().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(sums.buckets).collect();
+            out.labelled(&vec![("route", &*series.route), ("backend", &*series.backend)], |out| {
+                out.0.encode_histogram::<NoLabelSet>(sums.sum_s, sums.count(), &buckets, None)
+            })
+        })
+    })
 }
 
 fn exchange(out: &mut Writer<'_, '_>, stats: &PeerStats) -> fmt::Result {
@@ -188,6 +253,12 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     counters("backend_unroutable", "Requests without an endpoint", &|b| b.state().unroutable.load(Relaxed))?;
     counters("backend_within_objective", "Answers within the objective", &|b| {
         b.state().within_objective.load(Relaxed)
+    })?;
+    counters("backend_health_checks_passed", "Active health checks that went well", &|b| {
+        b.state().checks_passed.load(Relaxed)
+    })?;
+    counters("backend_health_checks_failed", "Active health checks that did not", &|b| {
+        b.state().checks_failed.load(Relaxed)
     })?;
     let mut gauges = |name, help, value: &dyn Fn(&Backend) -> Option<f64>| {
         out.family(name, help, MetricType::Gauge, |out| {
@@ -299,6 +370,9 @@ fn per_endpoint(out: &mut Writer<'_, '_>, backends: &[&Backend]) -> fmt::Result 
     })?;
     gauges("endpoint_ejected", "1 while outlier detection keeps it out", &|b, i| {
         Some(f64::from(u8::from(b.is_ejected(b.endpoints()[i].config.key))))
+    })?;
+    gauges("endpoint_failing_checks", "1 while active health checks keep it out", &|b, i| {
+        Some(f64::from(u8::from(b.failing(b.endpoints()[i].config.key).is_some())))
     })?;
     out.family("endpoint_weight", "Weight in force, relative to the mean", MetricType::Gauge, |out| {
         backends.iter().try_for_each(|backend| {

@@ -69,9 +69,11 @@ impl BackendReporter {
             let key = endpoint.config.key;
             let reported = self.endpoints.entry(key).or_insert_with(|| Reported::new(&endpoint.load));
             let ejected = backend.is_ejected(key);
-            if ejected || !reported.is_idle(now) {
+            let failing_check = backend.failing(key).unwrap_or_default().to_owned();
+            if ejected || !failing_check.is_empty() || !reported.is_idle(now) {
                 let classes = reported.classes(backend.costs());
-                endpoints.push(v1::EndpointLoad { ejected, classes, ..reported.delta(now, interval_s) });
+                let delta = reported.delta(now, interval_s);
+                endpoints.push(v1::EndpointLoad { ejected, classes, failing_check, ..delta });
             }
         }
         if self.endpoints.len() > backend.endpoints().len() {
@@ -188,6 +190,7 @@ impl Reported {
             latency_ms_sum: ((counters.latency_us_sum - before.latency_us_sum) as f64 * 1e-3) as f32,
             latency: Some((&latency).into()),
             ejected: false,
+            failing_check: String::new(),
             classes: Vec::new(),
             error: self.load.error(now),
         }

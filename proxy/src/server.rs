@@ -1,6 +1,6 @@
 //! A proxy process from start to end: workers, the control thread with everything that is not on a request's path, and draining.
 
-use std::{io, net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use arc_swap::ArcSwap;
 use rand::{SeedableRng, rngs::SmallRng};
@@ -19,10 +19,21 @@ use crate::{
     },
     clock,
     counters::Counters,
+    handover::{self, Giver, Inherited, Predecessor, Shelf},
     hash,
-    keeper::Keeper,
+    health::checker::Checker,
+    keeper::{Keeper, Update},
     link::{self, Controller},
     metrics::Sources,
+    observe::{
+        Observed, Observer,
+        log::{Destination, LogOptions, writer},
+        record::Record,
+        trace::{
+            Tracer,
+            otlp::{self, Exporter, TraceOptions},
+        },
+    },
     peers::exchange::{Exchange, ListenError, PeerListen},
     sample::{self, Sampler, Sampling},
     status::ProxyStatus,
@@ -35,6 +46,8 @@ use crate::{
 const OUTLIERS: usize = 4096;
 /// Changes that wait for the keeper at most.
 const UPDATES: usize = 16;
+/// What the access log and the exporter of spans get to write what they have, once the last request is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a proxy is told at its start; everything else comes from the controller.
 #[derive(Debug, Clone)]
@@ -55,6 +68,14 @@ pub struct ProxyOptions {
     pub peers: Option<PeerListen>,
     /// Whether plain HTTP/1.1 takes the fast path; otherwise hyper serves everything. It changes what a request costs, not what becomes of it.
     pub fast_path: bool,
+    /// The zone that it runs in, for the algorithm that prefers near endpoints; empty: unknown.
+    pub zone: String,
+    /// What is logged of requests; `None`: nothing.
+    pub access_log: Option<LogOptions>,
+    /// Where spans of requests go; `None`: nowhere, and `traceparent` passes as it came.
+    pub trace: Option<TraceOptions>,
+    /// Path of a Unix socket at which a successor gets the listening sockets, and where a predecessor is asked for them; `None`: no hot restart.
+    pub handover: Option<PathBuf>,
     /// Seed of all random choices; `None`: the system's.
     pub seed: Option<u64>,
     /// Told how the proxy is doing: subscribe before `run` to learn the addresses of listeners with port 0.
@@ -73,6 +94,10 @@ impl ProxyOptions {
             share_ports: false,
             peers: None,
             fast_path: true,
+            zone: String::new(),
+            access_log: None,
+            trace: None,
+            handover: None,
             seed: None,
             status: watch::Sender::default(),
         }
@@ -93,6 +118,22 @@ pub enum ProxyError {
     Admin {
         /// Where.
         address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The access log.
+    #[error("access log: cannot write to {to:?}: {source}")]
+    AccessLog {
+        /// Where.
+        to: Destination,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Hot restart.
+    #[error("handover: {}: {source}", path.display())]
+    Handover {
+        /// Where.
+        path: PathBuf,
         /// Why not.
         source: io::Error,
     },
@@ -119,19 +160,72 @@ pub enum ProxyError {
 /// # Errors
 /// If it cannot start, or a thread of it dies.
 pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(), ProxyError> {
-    let ProxyOptions { id, workers, controller, admin, drain_timeout, share_ports, peers, fast_path, seed, status } =
-        options;
+    let ProxyOptions {
+        id,
+        workers,
+        controller,
+        admin,
+        drain_timeout,
+        share_ports,
+        peers,
+        fast_path,
+        zone,
+        access_log,
+        trace,
+        handover,
+        seed,
+        status,
+    } = options;
     if workers == 0 {
         return Err(ProxyError::NoWorkers);
     }
     if id.is_empty() {
         return Err(ProxyError::NoId);
     }
-    let admin = match admin {
-        None => None,
-        Some(address) => Some(bind_admin(address)?),
+    let hot = |source| ProxyError::Handover { path: handover.clone().unwrap_or_default(), source };
+    let mut inherited = match handover.clone() {
+        None => Inherited::default(),
+        // It waits for another process, though not for long.
+        Some(path) => tokio::task::spawn_blocking(move || handover::ask(&path))
+            .await
+            .map_err(|_| ProxyError::Died("the request for sockets".to_owned()))?
+            .map_err(hot)?,
     };
-    let peers = peers.map(PeerListen::bind).transpose()?;
+    let predecessor = inherited.predecessor();
+    let admin = match (admin, inherited.admin) {
+        (None, _) => None,
+        (Some(address), Some(listener)) if listener.local_addr().is_ok_and(|local| local == address) => Some(listener),
+        (Some(address), _) => Some(bind_admin(address)?),
+    };
+    let peers = peers.map(|peers| peers.bind_or_take(inherited.peers)).transpose()?;
+    let shelf = handover.is_some().then(Shelf::default);
+    if let Some(shelf) = &shelf {
+        if let Some(admin) = &admin {
+            shelf.put_admin(admin.try_clone().map_err(hot)?);
+        }
+        if let Some(peers) = &peers {
+            shelf.put_peers(peers.try_clone().map_err(hot)?);
+        }
+    }
+    let observed: Arc<Observed> = Arc::default();
+    let mut observer = Observer::default();
+    let mut log_written = None;
+    if let Some(options) = access_log {
+        let to = options.to.clone();
+        let opened = writer::open(options, observed.clone());
+        let (logger, writer) = opened.map_err(|source| ProxyError::AccessLog { to, source })?;
+        observer.log = Some(logger);
+        log_written = Some(spawn("proxy-log".to_owned(), move || {
+            writer.run();
+            Ok(())
+        })?);
+    }
+    let mut spans = None;
+    if let Some(options) = trace {
+        let (queue, records) = otlp::queue();
+        observer.trace = Some(Tracer::new(queue, observed.clone(), options.share));
+        spans = Some((options, records));
+    }
     status.send_modify(|status| status.admin = admin.as_ref().and_then(|listener| listener.local_addr().ok()));
 
     let table: Arc<ArcSwap<Table>> = Arc::default();
@@ -153,6 +247,8 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         counters.push(own.clone());
         commands.push(sender);
         let parts = worker::Parts {
+            index,
+            observer: observer.clone(),
             table: table.clone(),
             counters: own,
             outliers: outlier_sender.clone(),
@@ -164,11 +260,14 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         };
         threads.push(spawn(format!("proxy-worker-{index}"), move || worker::run(parts))?);
     }
-    drop((outlier_sender, sample_sender, class_sender));
+    drop((outlier_sender, sample_sender, class_sender, observer));
 
     let stop = CancellationToken::new();
     // Also if this future is dropped.
     let _stop_control = stop.clone().drop_guard();
+    // A successor has the admin endpoint and the peers' datagrams from the moment at which it serves.
+    let handed = CancellationToken::new();
+    let leave = stop.child_token();
     let proxy_key = hash::proxy_key(&id);
     let (peer_sender, peer_tables) = watch::channel(None);
     let (mut peer_stats, mut peer_node) = (None, None);
@@ -177,37 +276,71 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         peer_node = Some((bound.advertised, epoch));
         let exchange = Exchange::new(bound, (proxy_key, epoch), table.clone(), peer_tables);
         peer_stats = Some(exchange.stats());
-        let stop = stop.clone();
+        let stop = leave.clone();
         // Without it requests are routed as they are without peers: nobody waits for its end.
         let _ended = spawn("proxy-peers".to_owned(), move || {
             exchange.run(&stop);
             Ok(())
         })?;
     }
-    let sources = Sources { table: table.clone(), workers: counters, status: status.subscribe(), peers: peer_stats };
+    let sources = Sources {
+        table: table.clone(),
+        workers: counters,
+        status: status.subscribe(),
+        peers: peer_stats,
+        observed: observed.clone(),
+    };
     let finder = Finder::new(table.clone(), class_samples, status.subscribe());
+    let (updates, pending) = mpsc::channel(UPDATES);
+    let checker = Checker::new(table.clone(), updates.clone(), seed());
+    let mut checker = {
+        let stop = stop.clone();
+        spawn("proxy-health".to_owned(), move || checker.run(&stop))?
+    };
     let control = Control {
-        keeper: Keeper::new(table.clone(), status.clone(), commands.clone(), share_ports, proxy_key, peer_sender),
+        keeper: Keeper::new(
+            table.clone(),
+            status.clone(),
+            commands.clone(),
+            (share_ports, shelf.clone(), predecessor.is_some().then_some(inherited.listeners)),
+            proxy_key,
+            peer_sender,
+        )
+        .in_zone(zone),
         telemetry: Telemetry::new(id.clone(), table, sampling, samples, finder.found()),
         finder,
+        spans: spans.map(|(options, records)| (options, records, observed)),
         id,
         peer_node,
         controller,
         status: status.clone(),
         outliers,
+        updates,
+        pending,
         admin: admin.map(|listener| (listener, sources)),
         rng: SmallRng::seed_from_u64(seed()),
         stop: stop.clone(),
+        leave: leave.clone(),
     };
     let mut control = spawn("proxy-control".to_owned(), move || control.run())?;
 
     let mut workers = futures_util::future::select_all(threads.into_iter().map(|thread| thread.ended));
+    let succession = Succession { path: handover, shelf: shelf.clone(), handed: handed.clone(), stop: leave.clone() };
+    let mut succession = Box::pin(succession.run(predecessor, status.subscribe()));
     tokio::select! {
         () = shutdown.cancelled() => {}
+        handed = &mut succession => {
+            handed?;
+            leave.cancel();
+        }
         died = &mut workers => return Err(died_of("a worker", died.0)),
         died = &mut control.ended => return Err(died_of("the control thread", died)),
+        died = &mut checker.ended => return Err(died_of("the health checker", died)),
     }
+    drop(succession);
     status.send_modify(|status| status.draining = true);
+    // Before the workers close theirs: a socket that stays open here would go on taking connections that nobody accepts.
+    shelf.iter().for_each(Shelf::clear);
     tracing::info!(timeout = ?drain_timeout, "draining");
     for worker in &commands {
         // One that has ended has nothing to drain.
@@ -221,6 +354,10 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             return Err(died_of("a worker", ended));
         }
     }
+    // The last lines and spans are still on their way; a disk or a collector that does not take them is not waited for.
+    if let Some(log) = log_written {
+        let _ = tokio::time::timeout(LAST_WORDS, log.ended).await;
+    }
     stop.cancel();
     match control.ended.await {
         Ok(Ok(())) => Ok(()),
@@ -233,15 +370,22 @@ struct Control {
     keeper: Keeper,
     telemetry: Telemetry,
     finder: Finder,
+    /// What is exported where.
+    spans: Option<(TraceOptions, mpsc::Receiver<Arc<Record>>, Arc<Observed>)>,
     id: String,
     /// Where peers reach this proxy, and its epoch.
     peer_node: Option<(SocketAddr, u64)>,
     controller: Controller,
     status: watch::Sender<ProxyStatus>,
     outliers: mpsc::Receiver<worker::Outlier>,
+    /// Changes of the table, from anybody to the keeper.
+    updates: mpsc::Sender<Update>,
+    pending: mpsc::Receiver<Update>,
     admin: Option<(std::net::TcpListener, Sources)>,
     rng: SmallRng,
     stop: CancellationToken,
+    /// Fires when a successor has what the request path does not need, too.
+    leave: CancellationToken,
 }
 
 impl Control {
@@ -251,9 +395,12 @@ impl Control {
     }
 
     async fn serve(mut self) -> io::Result<()> {
-        let (updates, pending) = mpsc::channel(UPDATES);
-        let finder = self.finder.run(updates.clone());
-        let mut ads = AdsClient::new(self.id, self.peer_node, updates, self.status);
+        let finder = self.finder.run(self.updates.clone());
+        let spans = self.spans.take();
+        let exporter = spans.map(|(options, records, observed)| Exporter::new(&options, &self.id, records, observed));
+        // By itself: it goes on while the rest ends, and ends when the workers have.
+        let exported = exporter.map(|exporter| tokio::spawn(exporter.run()));
+        let mut ads = AdsClient::new(self.id, self.peer_node, self.updates, self.status);
         let mut telemetry = self.telemetry;
         let (leader, led) = watch::channel(None);
         let mut rng = || SmallRng::from_rng(&mut self.rng);
@@ -262,11 +409,14 @@ impl Control {
             ads.stream(channel, leader).await
         });
         let telemetry = link::keep_up("telemetry", telemetry_rng, led, async |channel| telemetry.stream(channel).await);
-        let keeper = self.keeper.run(pending, self.outliers, self.stop.clone());
+        let keeper = self.keeper.run(self.pending, self.outliers, self.stop.clone());
         let admin = async {
             match self.admin {
                 Some((listener, sources)) => {
-                    admin::serve(TcpListener::from_std(listener)?, sources, self.stop.clone()).await
+                    admin::serve(TcpListener::from_std(listener)?, sources, self.leave).await?;
+                    // Left to a successor: the rest goes on.
+                    self.stop.cancelled().await;
+                    Ok(())
                 }
                 None => {
                     self.stop.cancelled().await;
@@ -274,14 +424,56 @@ impl Control {
                 }
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             () = self.stop.cancelled() => Ok(()),
             () = ads => Ok(()),
             () = telemetry => Ok(()),
             () = finder => Ok(()),
             () = keeper => Ok(()),
             ended = admin => ended,
+        };
+        if let Some(exported) = exported {
+            let _ = tokio::time::timeout(LAST_WORDS, exported).await;
         }
+        ended
+    }
+}
+
+/// Takes over from a predecessor, then waits for a successor.
+struct Succession {
+    path: Option<PathBuf>,
+    shelf: Option<Shelf>,
+    handed: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Succession {
+    /// Returns when a successor serves; never, if there can be none.
+    async fn run(
+        self,
+        predecessor: Option<Predecessor>,
+        mut status: watch::Receiver<ProxyStatus>,
+    ) -> Result<(), ProxyError> {
+        let (Some(path), Some(shelf)) = (self.path, self.shelf) else { return std::future::pending().await };
+        // Nobody is to succeed one that does not serve yet.
+        if status.wait_for(|status| status.ready).await.is_err() {
+            return std::future::pending().await;
+        }
+        let giver = Giver::bind(&path, shelf).map_err(|source| ProxyError::Handover { path, source })?;
+        if let Some(predecessor) = predecessor {
+            match predecessor.ready() {
+                Ok(()) => tracing::info!("took over from a predecessor, which drains"),
+                Err(error) => tracing::warn!(%error, "the predecessor has gone"),
+            }
+        }
+        let (handed, stop) = (self.handed.clone(), self.stop);
+        // Ends with the proxy; nobody waits for it.
+        let _ended = spawn("proxy-handover".to_owned(), move || {
+            giver.run(&handed, &stop);
+            Ok(())
+        })?;
+        self.handed.cancelled().await;
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ pub struct ProxyStatus {
     pub listeners: Vec<ListenerStatus>,
     /// Where the admin endpoint listens, if it does.
     pub admin: Option<SocketAddr>,
-    /// A table has been applied and at least one of its listeners is bound: others may be down without taking it along.
+    /// The controller has said which listeners there are, and one of them is bound, if there are any: others may be down without taking it along.
     pub ready: bool,
     /// The controller's stream is open.
     pub connected: bool,

@@ -15,6 +15,7 @@ use crate::{
     config::{BackendConfig, EndpointConfig, Protocol},
     route::{ListenerConfig, Routing},
     time::Timestamp,
+    tls::endpoints::EndpointTls,
 };
 
 /// Everything that a worker needs to route a request.
@@ -66,10 +67,14 @@ impl BackendEntry {
     /// A backend whose targets are taken over from `previous` where they are the same.
     pub fn new(backend: Arc<Backend>, previous: Option<&Self>) -> Self {
         let config: &BackendConfig = backend.config();
-        let protocol = config.protocol;
+        let (protocol, tls) = (config.protocol, config.traffic.tls.as_ref());
         let targets: Arc<[Arc<Target>]> = if let Some(previous) = previous
             && previous.targets.len() == config.endpoints.len()
-            && previous.targets.iter().zip(&config.endpoints).all(|(target, endpoint)| target.is(endpoint, protocol))
+            && previous
+                .targets
+                .iter()
+                .zip(&config.endpoints)
+                .all(|(target, endpoint)| target.is(endpoint, protocol, tls))
         {
             previous.targets.clone()
         } else {
@@ -82,13 +87,13 @@ impl BackendEntry {
             let old = |endpoint: &EndpointConfig| {
                 before
                     .get(&endpoint.key.0)
-                    .filter(|target| target.is(endpoint, protocol))
+                    .filter(|target| target.is(endpoint, protocol, tls))
                     .map(|target| Arc::clone(target))
             };
             config
                 .endpoints
                 .iter()
-                .map(|endpoint| old(endpoint).unwrap_or_else(|| Arc::new(Target::new(endpoint, protocol))))
+                .map(|endpoint| old(endpoint).unwrap_or_else(|| Arc::new(Target::new(endpoint, protocol, tls))))
                 .collect()
         };
         let connections = previous.map(|previous| previous.connections.clone()).unwrap_or_default();
@@ -128,6 +133,8 @@ pub struct Target {
     pub address: Address,
     /// What it speaks.
     pub protocol: Protocol,
+    /// How it is spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Arc<EndpointTls>>,
     key: u64,
     retired: AtomicBool,
 }
@@ -151,19 +158,23 @@ impl fmt::Display for Address {
 }
 
 impl Target {
-    fn new(endpoint: &EndpointConfig, protocol: Protocol) -> Self {
+    fn new(endpoint: &EndpointConfig, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             address: Address::of(endpoint),
             protocol,
+            tls: tls.cloned(),
             key: endpoint.key.0,
             retired: AtomicBool::new(false),
         }
     }
 
-    fn is(&self, endpoint: &EndpointConfig, protocol: Protocol) -> bool {
-        self.key == endpoint.key.0 && self.protocol == protocol && self.address == Address::of(endpoint)
+    fn is(&self, endpoint: &EndpointConfig, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> bool {
+        self.key == endpoint.key.0
+            && self.protocol == protocol
+            && self.address == Address::of(endpoint)
+            && self.tls.as_ref() == tls
     }
 
     /// It has left the table: its idle connections are of no more use.
@@ -178,6 +189,14 @@ impl Target {
 }
 
 impl Address {
+    /// Without the port, and without brackets.
+    pub fn host(&self) -> String {
+        match self {
+            Self::Ip(address) => address.ip().to_string(),
+            Self::Name(host, _) => host.clone(),
+        }
+    }
+
     fn of(endpoint: &EndpointConfig) -> Self {
         let port = endpoint.port.get();
         let host = endpoint.host.trim_start_matches('[').trim_end_matches(']');

@@ -1,5 +1,9 @@
 //! TLS towards clients: certificates by the name that a client asks for, and one rustls configuration a socket. A new table brings a new
-//! configuration for connections that follow; those that stand keep theirs, so that no reload costs a connection.
+//! configuration for connections that follow; those that stand keep theirs, so that no reload costs a connection. [`clients`] is about who
+//! clients prove to be, [`endpoints`] about the other side.
+
+pub mod clients;
+pub mod endpoints;
 
 use std::{
     fmt,
@@ -15,6 +19,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+pub use clients::ClientValidation;
+
 use crate::{
     api::v1,
     route::{ListenerConfig, hostname::Hostname},
@@ -27,6 +33,10 @@ pub struct ListenerTls {
     certificates: Vec<Arc<CertifiedKey>>,
     /// TLS 1.3 and nothing older.
     only_13: bool,
+    /// What clients must prove; `None`: nothing.
+    clients: Option<ClientValidation>,
+    /// Whether endpoints are told.
+    forwards_certificate: bool,
 }
 
 impl fmt::Debug for ListenerTls {
@@ -44,7 +54,10 @@ impl PartialEq for ListenerTls {
     /// A certificate names its key.
     fn eq(&self, other: &Self) -> bool {
         let chains = |tls: &Self| tls.certificates.iter().map(|key| key.cert.clone()).collect::<Vec<_>>();
-        self.only_13 == other.only_13 && chains(self) == chains(other)
+        self.only_13 == other.only_13
+            && self.clients == other.clients
+            && self.forwards_certificate == other.forwards_certificate
+            && chains(self) == chains(other)
     }
 }
 
@@ -76,13 +89,33 @@ impl ListenerTls {
                 .map_err(|(field, reason)| (format!("certificates[{index}].{field}"), reason))?;
             certificates.push(Arc::new(key));
         }
-        let only_13 = match v1::tls::Version::try_from(wire.min_version) {
-            Ok(v1::tls::Version::Tls12) => false,
-            Ok(v1::tls::Version::Tls13) => true,
-            Err(_) => return Err(("min_version".to_owned(), format!("{} is not a version", wire.min_version))),
-        };
-        Ok(Self { certificates, only_13 })
+        let versions = versions(wire.min_version)
+            .ok_or_else(|| ("min_version".to_owned(), format!("{} is not a version", wire.min_version)))?;
+        let clients = wire.client.as_ref().map(ClientValidation::new).transpose();
+        let clients = clients.map_err(|reason| ("client.ca_pem".to_owned(), reason))?;
+        let only_13 = versions.len() == 1;
+        Ok(Self { certificates, only_13, clients, forwards_certificate: wire.forward_client_certificate })
     }
+}
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
+
+/// The versions from this one of the wire on; `None`: it is none.
+fn versions(min: i32) -> Option<&'static [&'static SupportedProtocolVersion]> {
+    match v1::tls::Version::try_from(min) {
+        Ok(v1::tls::Version::Tls12) => Some(VERSIONS),
+        Ok(v1::tls::Version::Tls13) => Some(&VERSIONS[..1]),
+        Err(_) => None,
+    }
+}
+
+/// How a socket speaks TLS.
+#[derive(Debug, Clone)]
+pub struct SocketTls {
+    /// For rustls.
+    pub config: Arc<ServerConfig>,
+    /// Makes what endpoints are told of a client's certificate; `None`: they are told nothing.
+    pub told: Option<ClientValidation>,
 }
 
 /// A chain with its key, both in PEM.
@@ -102,7 +135,7 @@ pub(crate) fn certified_key(chain_pem: &[u8], key_pem: &[u8]) -> Result<Certifie
 }
 
 /// The configuration of a socket, of its listeners that have TLS; `None` if none has.
-pub fn server_config(listeners: &[ListenerConfig]) -> Option<Arc<ServerConfig>> {
+pub fn server_config(listeners: &[ListenerConfig]) -> Option<SocketTls> {
     let mut by_host: Vec<(Hostname, Vec<Arc<CertifiedKey>>)> = listeners
         .iter()
         .filter_map(|listener| Some((listener.hostname.clone(), listener.tls.as_ref()?.certificates.clone())))
@@ -112,18 +145,33 @@ pub fn server_config(listeners: &[ListenerConfig]) -> Option<Arc<ServerConfig>> 
     }
     by_host.sort_by_cached_key(|(hostname, _)| hostname.precedence());
     let only_13 = listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.only_13));
-    const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
-    let versions = if only_13 { &BOTH[..1] } else { BOTH };
+    let versions = if only_13 { &VERSIONS[..1] } else { VERSIONS };
+    let mut secured = listeners.iter().filter_map(|listener| listener.tls.as_deref());
+    let first = secured.next()?;
+    if secured.any(|other| other.clients != first.clients) {
+        tracing::error!(
+            "listeners of one socket ask clients for different certificates: none of them gets a handshake"
+        );
+        by_host.clear();
+    }
+    let forwards = listeners.iter().filter_map(|l| l.tls.as_ref()).all(|tls| tls.forwards_certificate);
     // Fails only where the provider has no algorithms for the versions.
     let builder = ServerConfig::builder_with_provider(provider().clone()).with_protocol_versions(versions).ok()?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(Certificates { by_host }));
+    let builder = match &first.clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(clients.verifier()),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates { by_host }));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    if let Some(ticketer) = ticketer() {
+    // A ticket of a socket that asks for nothing must not stand for a certificate here, nor one from before an authority lost its trust.
+    if first.clients.is_some() {
+        config.send_tls13_tickets = 0;
+    } else if let Some(ticketer) = ticketer() {
         config.ticketer = ticketer;
     }
     // Tickets hold all that is needed.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    Some(Arc::new(config))
+    Some(SocketTls { config: Arc::new(config), told: first.clients.clone().filter(|_| forwards) })
 }
 
 /// Certificates of the listeners of one socket.
@@ -175,7 +223,7 @@ mod tests {
 
     #[track_caller]
     fn check(certificates: Vec<v1::Certificate>, field: &str, reason: &str) {
-        let error = ListenerTls::new(&v1::Tls { certificates, min_version: 0 }).unwrap_err();
+        let error = ListenerTls::new(&v1::Tls { certificates, ..Default::default() }).unwrap_err();
         assert_eq!(error.0, field);
         assert!(error.1.contains(reason), "{}", error.1);
     }
@@ -190,13 +238,17 @@ mod tests {
         check(vec![key(&other.key_pem)], "certificates[0].key_pem", "does not go with the certificate");
         let chain = v1::Certificate { chain_pem: b"nonsense".to_vec(), ..good.clone() };
         check(vec![good.clone(), chain], "certificates[1].chain_pem", "has no certificate");
-        assert!(ListenerTls::new(&v1::Tls { certificates: vec![good], min_version: 1 }).unwrap().only_13);
+        assert!(
+            ListenerTls::new(&v1::Tls { certificates: vec![good], min_version: 1, ..Default::default() })
+                .unwrap()
+                .only_13
+        );
     }
 
     #[test]
     fn keys_are_not_shown() {
         let certificate = certificate(&["a.test"]);
-        let wire = v1::Tls { certificates: vec![certificate], min_version: 0 };
+        let wire = v1::Tls { certificates: vec![certificate], ..Default::default() };
         let shown = format!("{wire:?} {:?}", ListenerTls::new(&wire).unwrap());
         assert!(!shown.contains("key_pem: [") && !shown.contains("PRIVATE"), "{shown}");
     }

@@ -26,9 +26,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     backend::BackendState,
     class::sampling::ClassSampler,
+    client::proxy_protocol,
     clock,
     counters::Counters,
     http::{fast, pool::Pool, session, shared::SharedPool, upstream::Upstream},
+    observe::Observer,
     outlier::OutlierEvent,
     sample::Sampler,
     table::{BackendEntry, Table},
@@ -78,6 +80,8 @@ pub struct Listening {
 /// What a worker is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// Its number, from 0.
+    pub index: usize,
     /// The table.
     pub table: Arc<ArcSwap<Table>>,
     /// Its counters.
@@ -88,6 +92,8 @@ pub struct Parts {
     pub sampler: Sampler,
     /// Where samples go by which kinds of requests are found.
     pub class_sampler: ClassSampler,
+    /// Who wants records of requests.
+    pub observer: Observer,
     /// Seed of its random numbers.
     pub seed: u64,
     /// Whether plain requests take the fast path.
@@ -99,6 +105,8 @@ pub struct Parts {
 /// State of one worker; it never leaves its thread.
 #[derive(Debug)]
 pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
     table: Arc<ArcSwap<Table>>,
     /// The table of the last request: a request counts a reference that no other core touches.
     cached: RefCell<LocalTable>,
@@ -116,6 +124,8 @@ pub struct Worker {
     pub sampler: Sampler,
     /// Samples by which kinds of requests are found.
     pub class_sampler: ClassSampler,
+    /// Who wants records of requests.
+    pub observer: Observer,
     outliers: mpsc::Sender<Outlier>,
     /// What the fast path reads into.
     pub scratch: RefCell<fast::Scratch>,
@@ -159,13 +169,23 @@ impl Worker {
         cached.clone()
     }
 
-    /// A name for a request that has none: unique, not secret.
-    pub fn request_id(&self) -> HeaderValue {
-        let id = bytes::Bytes::copy_from_slice(&self.next_request_id());
+    /// A random number.
+    pub fn random(&self) -> u64 {
+        self.rng.borrow_mut().next_u64()
+    }
+
+    /// A random number from 0 to below 1.
+    pub fn share(&self) -> f64 {
+        f64::from(self.rng.borrow_mut().next_u32()) / (f64::from(u32::MAX) + 1.0)
+    }
+
+    /// The name of a request as a header's value.
+    pub fn named(&self, id: [u8; 24]) -> HeaderValue {
+        let id = bytes::Bytes::copy_from_slice(&id);
         HeaderValue::from_maybe_shared(id).unwrap_or_else(|_| HeaderValue::from_static("0"))
     }
 
-    /// The same as bare digits.
+    /// A name for a request that has none: unique, not secret.
     pub fn next_request_id(&self) -> [u8; 24] {
         let count = self.request_ids.get();
         self.request_ids.set(count.wrapping_add(1));
@@ -195,9 +215,11 @@ pub fn run(parts: Parts) -> io::Result<()> {
 }
 
 async fn main(parts: Parts) {
-    let Parts { table, counters, outliers, sampler, class_sampler, seed, fast_path, mut commands } = parts;
+    let Parts { index, table, counters, outliers, sampler, class_sampler, observer, seed, fast_path, mut commands } =
+        parts;
     let mut rng = SmallRng::seed_from_u64(seed);
     let worker = Rc::new(Worker {
+        index,
         cached: RefCell::new(Rc::new(table.load_full())),
         table,
         pool: Pool::default(),
@@ -206,6 +228,7 @@ async fn main(parts: Parts) {
         counters,
         sampler,
         class_sampler,
+        observer,
         outliers,
         scratch: RefCell::default(),
         fast_path,
@@ -328,6 +351,11 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     let routes = table.routing.socket(socket.id);
     let limits = routes.map(|routes| routes.limits).unwrap_or_default();
     let tls = routes.and_then(|routes| routes.tls.clone());
+    // Whether the connection begins with a PROXY header.
+    let passed_on = routes.and_then(|routes| routes.client_detection.as_ref()).is_some_and(|detection| {
+        let peer = peer.ip().to_canonical();
+        detection.proxy_protocol_from.iter().any(|network| network.contains(peer))
+    });
     let open = Open::new(worker, socket);
     if open.before >= limits.connections_max {
         worker.counters.refused.add(1);
@@ -337,6 +365,28 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     let (worker, socket) = (worker.clone(), socket.clone());
     tokio::task::spawn_local(async move {
         let _open = open;
+        let (mut stream, mut peer) = (stream, peer);
+        if passed_on {
+            let header = tokio::time::timeout(limits.header_timeout, proxy_protocol::read(&mut stream));
+            let said = tokio::select! {
+                said = header => said,
+                // It has sent no request yet that could be lost.
+                () = socket.drain.cancelled() => return,
+            };
+            match said {
+                Ok(Ok(proxy_protocol::Header::Client(client))) => peer = client,
+                Ok(Ok(proxy_protocol::Header::Unknown)) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%peer, %error, "no PROXY header");
+                    worker.counters.malformed.add(1);
+                    return;
+                }
+                Err(_) => {
+                    worker.counters.header_timeouts.add(1);
+                    return;
+                }
+            }
+        }
         session::serve(worker, socket, stream, peer, limits, tls).await;
     });
 }

@@ -26,6 +26,9 @@ pub struct CheckArgs {
     /// Look at the certificates as well that controllers keep with --tls-secrets
     #[arg(long)]
     tls_secrets: bool,
+    /// Where the leader's dashboard is; by default its pod is asked through the API server
+    #[arg(long, value_name = "URL")]
+    dashboard: Option<http::Uri>,
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     output: Output,
@@ -35,7 +38,11 @@ pub struct CheckArgs {
 pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let client = kubernetes::client(args.kubeconfig.as_ref()).await?;
     let options = CheckOptions { account: args.account, lease: args.lease, certificates: args.tls_secrets };
-    let verdicts = check::run(&client, &options).await;
+    let view = match &args.dashboard {
+        Some(address) => Some(super::weights::fetch(address).await.map_err(|error| format!("{error:#}"))),
+        None => None,
+    };
+    let verdicts = check::run(&client, &options, view).await;
     let holds = verdicts.iter().all(|verdict| verdict.holds);
     match args.output {
         Output::Json => {

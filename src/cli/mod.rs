@@ -6,6 +6,7 @@ mod controller;
 mod crds;
 pub mod logging;
 mod models;
+mod observe;
 mod proxy;
 mod signals;
 mod simulate;

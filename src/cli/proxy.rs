@@ -12,6 +12,18 @@ use super::up::DataPlaneArgs;
 
 /// Arguments of `trimtab proxy`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  trimtab proxy --controller http://trimtab-controller:18000
+  trimtab proxy --access-log - --access-log-format json --access-log-status 500 --access-log-slower 250ms
+  trimtab proxy --trace-collector http://127.0.0.1:4317 --trace-share 0.05
+  trimtab proxy --handover /run/trimtab/proxy.sock      again, with another binary: that one takes over
+
+Everything about requests (listeners, routes, backends, limits) comes from the controller. Without one the last configuration stands.
+
+Signals: SIGTERM and Ctrl-C drain (no new connections, requests in flight finish within --drain-timeout), once more ends at once; SIGHUP
+opens the access log anew. Exit codes: 0 drained, or handed over; 1 failed; 2 the command line makes no sense; 130 ended at once.
+
+Several proxies on one machine may listen on the same addresses (SO_REUSEPORT); the kernel spreads clients over them.")]
 pub struct ProxyArgs {
     /// Where the controller listens for proxies; several with commas between them. Of all the addresses that their hosts have, the one that
     /// leads is followed
@@ -45,6 +57,10 @@ pub struct ProxyArgs {
     /// IP address at which other proxies reach this one, where --peer-listen is 0.0.0.0 or another than they see
     #[arg(long, env = "TRIMTAB_PEER_ADVERTISE", value_name = "IP", help_heading = "Peers")]
     peer_advertise: Option<IpAddr>,
+    /// Unix socket for hot restarts: a proxy that is started with the same path takes over the listening sockets, and this one drains and
+    /// ends once the other serves
+    #[arg(long, env = "TRIMTAB_HANDOVER", value_name = "PATH", help_heading = "Data plane")]
+    handover: Option<PathBuf>,
     #[command(flatten)]
     data_plane: DataPlaneArgs,
 }
@@ -74,7 +90,8 @@ fn controller_uri(text: &str) -> Result<http::Uri, String> {
 pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
     let peers = args.peer_listen.0.map(|address| PeerListen { address, advertise: args.peer_advertise });
-    let settings = ProxySettings { peers, ..args.data_plane.settings(args.id, true) };
+    let handover = args.handover;
+    let settings = ProxySettings { peers, handover, ..args.data_plane.settings(args.id, true)? };
     let tls = match (args.tls_cert, args.tls_key, args.tls_ca) {
         (Some(certificate), Some(key), Some(authorities)) => {
             Some(LinkTls { certificate, key, authorities, server_name: args.tls_server_name })

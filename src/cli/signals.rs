@@ -3,6 +3,17 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Calls `act` on every SIGHUP from now on, instead of ending.
+pub fn on_hangup(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            act();
+        }
+    });
+    Ok(())
+}
+
 /// A token that the first SIGTERM or SIGINT cancels. A second one exits with 130.
 pub fn stop() -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();

@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, ValueEnum};
 use trimtab::up::{ControlSettings, ControllerTls};
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
+use trimtab_controller::gateway::{exposure, ingress::IngressPorts};
 use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
 use trimtab_controller::provider::{
@@ -37,12 +38,13 @@ pub struct SourceArgs {
     /// A file of servers to route to, `host:port` a line; watched
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["to", "config"], help_heading = "Routing")]
     pub backends: Option<PathBuf>,
-    /// A folder or file of Gateway API objects in YAML (Gateway, HTTPRoute, Service, EndpointSlice,
-    /// BackendTrafficPolicy); watched
+    /// A folder or file of Gateway API objects in YAML (Gateway, HTTPRoute, Ingress, Service,
+    /// EndpointSlice, BackendTrafficPolicy); watched
     #[arg(short = 'f', long = "config", value_name = "PATH", conflicts_with_all = ["to", "algorithm", "slo", "mode"], help_heading = "Routing")]
     pub config: Option<PathBuf>,
     /// How to choose among the servers: trimtab, round-robin, random, weighted-round-robin, least-request,
-    /// least-request-p2c, peak-ewma, c3-local, ring-hash, maglev
+    /// least-request-p2c, peak-ewma, c3-local, ring-hash, maglev, sliding-window-round-robin,
+    /// decaying-weights, locality, prequal
     #[arg(long, value_name = "NAME", default_value_t = Algorithm::Trimtab, help_heading = "Routing")]
     pub algorithm: Algorithm,
     /// Latency objective, e.g. 150ms; without it, one is derived from what the service does when it is not overloaded
@@ -64,9 +66,29 @@ pub struct SourceArgs {
     #[command(flatten)]
     pub metrics: MetricsArgs,
     #[command(flatten)]
+    pub ingress_ports: IngressArgs,
+    #[command(flatten)]
     pub kubernetes: KubernetesArgs,
     #[command(flatten)]
     pub control: ControlArgs,
+}
+
+/// Where Ingresses are served, who name no ports themselves.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct IngressArgs {
+    /// Port on which Ingresses are served in clear text
+    #[arg(long, env = "TRIMTAB_INGRESS_HTTP_PORT", value_name = "PORT", default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Routing")]
+    pub ingress_http_port: u16,
+    /// Port on which Ingresses are served over TLS
+    #[arg(long, env = "TRIMTAB_INGRESS_HTTPS_PORT", value_name = "PORT", default_value_t = 443, value_parser = clap::value_parser!(u16).range(1..), help_heading = "Routing")]
+    pub ingress_https_port: u16,
+}
+
+impl IngressArgs {
+    fn ports(&self) -> IngressPorts {
+        IngressPorts { http: self.ingress_http_port, https: self.ingress_https_port }
+    }
 }
 
 /// The objects of a cluster.
@@ -94,14 +116,27 @@ pub struct KubernetesArgs {
     /// The Service in front of the proxies: its addresses go into the status of Gateways
     #[arg(long, env = "TRIMTAB_GATEWAY_SERVICE", value_name = "NAMESPACE/NAME", value_parser = namespaced, help_heading = "Kubernetes")]
     pub gateway_service: Option<(String, String)>,
+    /// Take the addresses of that Service's endpoints instead: those of the nodes, where proxies have hostNetwork
+    #[arg(long, requires = "gateway_service", help_heading = "Kubernetes")]
+    pub gateway_node_addresses: bool,
+    /// Make a Service for each Gateway, so that it has addresses of its own: what they have in common (namespace, labels, annotations, type, selector of
+    /// the proxies), as a Service in JSON
+    #[arg(long, value_name = "JSON", value_parser = exposure::template, help_heading = "Kubernetes")]
+    pub gateway_services: Option<exposure::Template>,
 }
 
 impl KubernetesArgs {
-    fn options(&self) -> KubernetesOptions {
+    fn options(&self, ingress_ports: IngressPorts) -> KubernetesOptions {
         KubernetesOptions {
             kubeconfig: self.kubeconfig.clone(),
             namespaces: self.namespaces.iter().filter(|name| !name.is_empty()).cloned().collect(),
-            addresses: ProxyAddresses { fixed: self.gateway_address.clone(), service: self.gateway_service.clone() },
+            addresses: ProxyAddresses {
+                fixed: self.gateway_address.clone(),
+                service: self.gateway_service.clone(),
+                of_endpoints: self.gateway_node_addresses,
+                per_gateway: self.gateway_services.clone(),
+            },
+            ingress_ports,
         }
     }
 }
@@ -186,6 +221,10 @@ pub struct ControlArgs {
     /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix
     #[arg(long, env = "TRIMTAB_RECORDINGS", value_name = "URL", help_heading = "Control")]
     pub recordings: Option<String>,
+    /// Write who changed what the proxies do to this file, or to standard output if it is `-`: a JSON object a line, for each changed object of
+    /// the configuration, each event of the model store, and each change of who leads
+    #[arg(long, env = "TRIMTAB_AUDIT_LOG", value_name = "FILE|-", help_heading = "Control")]
+    pub audit_log: Option<PathBuf>,
     /// Do not record
     #[arg(long, conflicts_with = "recordings", help_heading = "Control")]
     pub no_recordings: bool,
@@ -204,12 +243,12 @@ impl SourceArgs {
     /// Nothing was said.
     pub fn source(&self, usual: bool) -> Result<Source, clap::Error> {
         if let Some(path) = &self.config {
-            return Ok(Source::Path(path.clone()));
+            return Ok(Source::Path(path.clone(), self.ingress_ports.ports()));
         }
         let said = !self.to.is_empty() || self.backends.is_some();
         let in_cluster = || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
         if self.kubernetes.kubernetes || (usual && !said && in_cluster()) {
-            return Ok(Source::Kubernetes(self.kubernetes.options()));
+            return Ok(Source::Kubernetes(self.kubernetes.options(self.ingress_ports.ports())));
         }
         if !said {
             return Err(super::Cli::command().error(
@@ -267,7 +306,9 @@ impl ControlArgs {
                     ..RolloutSettings::default()
                 },
                 exploration_std: self.exploration,
+                audit: None,
             }),
+            audit_log: self.audit_log.clone(),
             seed: self.seed,
             recordings: self.recordings(),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),

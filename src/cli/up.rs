@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use trimtab::up::{ProxySettings, UpOptions};
 
+use super::observe::ObserveArgs;
 use super::source::{SourceArgs, duration};
 
 /// Arguments of `trimtab up`.
@@ -38,6 +39,18 @@ pub struct DataPlaneArgs {
     /// Whether plain HTTP/1.1 takes the fast path; `off` serves everything by the slower one, with the same outcome
     #[arg(long, value_name = "on|off", default_value = "on", action = clap::ArgAction::Set, value_parser = switch, help_heading = "Data plane")]
     fast_path: bool,
+    /// The zone that this proxy runs in, as `topology.kubernetes.io/zone` names it; `loadBalancer.type: Locality` prefers endpoints there
+    #[arg(
+        long,
+        value_name = "ZONE",
+        env = "TRIMTAB_ZONE",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Data plane"
+    )]
+    zone: String,
+    #[command(flatten)]
+    observe: ObserveArgs,
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -50,9 +63,12 @@ fn switch(text: &str) -> Result<bool, String> {
 
 impl DataPlaneArgs {
     /// As the library takes them.
-    pub fn settings(&self, id: Option<String>, share_ports: bool) -> ProxySettings {
+    ///
+    /// # Errors
+    /// If SIGHUP, on which the access log is opened anew, cannot be listened for.
+    pub fn settings(&self, id: Option<String>, share_ports: bool) -> anyhow::Result<ProxySettings> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        ProxySettings {
+        Ok(ProxySettings {
             id: id.unwrap_or_else(default_id),
             workers: self.workers.map_or_else(cores, usize::from),
             admin: Some(self.admin),
@@ -60,7 +76,11 @@ impl DataPlaneArgs {
             share_ports,
             peers: None,
             fast_path: self.fast_path,
-        }
+            zone: self.zone.clone(),
+            access_log: self.observe.access_log()?,
+            trace: self.observe.trace(),
+            handover: None,
+        })
     }
 }
 
@@ -76,7 +96,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
     let options = UpOptions {
         source: args.source.source(false).unwrap_or_else(|error| error.exit()),
         control: args.source.control.settings(),
-        proxy: args.data_plane.settings(None, false),
+        proxy: args.data_plane.settings(None, false)?,
         dashboard: args.source.control.dashboard(),
     };
     let stop = super::signals::stop()?;

@@ -66,7 +66,8 @@ pub async fn run(args: WeightsArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn fetch(address: &http::Uri) -> anyhow::Result<View> {
+/// The view of the controller whose dashboard is there.
+pub(super) async fn fetch(address: &http::Uri) -> anyhow::Result<View> {
     let base = address.to_string();
     let uri: http::Uri = format!("{}/api/v1/view", base.trim_end_matches('/')).parse().context("--address")?;
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
@@ -224,12 +225,14 @@ fn endpoint_row(backend: &BackendView, endpoint: &EndpointView) -> [String; 12] 
     if (endpoint.adjustment - 1.0).abs() > 0.005 {
         reasons.push(format!("adjusted by {:.2}", endpoint.adjustment));
     }
+    reasons.extend(endpoint.failing.iter().map(|why| format!("health check ({} proxies): {why}", endpoint.failing_by)));
     reasons.extend(endpoint.scrape_error.iter().map(|error| format!("not scraped: {error}")));
     let state = match endpoint.state {
         EndpointState::Active => "active",
         EndpointState::SlowStart => "slow start",
         EndpointState::PartlyEjected => "partly ejected",
         EndpointState::Ejected => "ejected",
+        EndpointState::Unhealthy => "unhealthy",
         EndpointState::Draining => "draining",
     };
     [

@@ -215,6 +215,7 @@ const fn state_name(state: EndpointState) -> &'static str {
         EndpointState::SlowStart => "slow start",
         EndpointState::PartlyEjected => "ejected",
         EndpointState::Ejected => "ejected",
+        EndpointState::Unhealthy => "unhealthy",
         EndpointState::Draining => "draining",
     }
 }

@@ -47,8 +47,19 @@ impl Default for Client {
 impl Client {
     /// `GET http://ADDRESS/PATH`; an error if no whole answer came.
     pub async fn get(&self, address: SocketAddr, path: &str) -> Result<Answer, String> {
-        let uri: http::Uri = format!("http://{address}{path}").parse().expect("a URL");
-        let response = self.inner.get(uri).await.map_err(|error| format!("{error:?}"))?;
+        let request = http::Request::get(format!("http://{address}{path}")).body(Full::default());
+        self.send(request.expect("a URL")).await
+    }
+
+    /// The same for another host than the address.
+    pub async fn get_as(&self, address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
+        let request = http::Request::get(format!("http://{address}{path}")).header("host", host).body(Full::default());
+        self.send(request.expect("a URL")).await
+    }
+
+    /// Any request; an error if no whole answer came.
+    pub async fn send(&self, request: http::Request<Full<Bytes>>) -> Result<Answer, String> {
+        let response = self.inner.request(request).await.map_err(|error| format!("{error:?}"))?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|error| format!("{error:?}"))?.to_bytes();
         Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })

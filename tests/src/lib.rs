@@ -2,8 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
+pub mod abuse;
 pub mod cluster;
 pub mod compare;
+pub mod echo;
 pub mod http;
 pub mod load;
 pub mod process;

@@ -1,4 +1,4 @@
-//! Requests under which something else happens: not one of them may be lost.
+//! Requests one after the other, for tests of what is lost while something happens.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::http::Client;
 
-/// Requests one after the other until it is stopped; what did not answer 200 is kept.
+/// Requests until it is stopped; what did not answer 200 is kept.
+#[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -15,7 +16,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// So many clients begin.
+    /// So many clients, each with a request at a time.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let run = |_| {
@@ -36,12 +37,12 @@ impl Load {
         Self { stop, answered, tasks }
     }
 
-    /// Requests that were answered so far.
+    /// How many were answered 200 so far.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends it.
+    /// Stops it.
     ///
     /// # Panics
     /// If a request was not answered 200.

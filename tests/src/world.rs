@@ -10,7 +10,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 const BODY_BYTES: u64 = 100;
 
 /// What the deployment grants the controller.
-const RBAC: &str = include_str!("../../deploy/kubernetes/controller-rbac.yaml");
+pub const RBAC: &str = include_str!("../../deploy/kubernetes/controller-rbac.yaml");
 /// Our own definitions.
 const CRDS: &str = include_str!("../../deploy/crds/trimtab.dev.yaml");
 
@@ -77,6 +77,37 @@ impl World {
         World::within(cluster, namespace).await
     }
 
+    /// A cluster of its own with everything installed.
+    ///
+    /// # Panics
+    /// If it does not start, or something cannot be installed.
+    pub async fn of_its_own(namespace: &str) -> World {
+        let world = World::bare(namespace).await;
+        world.install().await;
+        world
+    }
+
+    /// The same, with the API server's audit log.
+    ///
+    /// # Panics
+    /// The same.
+    pub async fn audited(namespace: &str) -> World {
+        let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start_audited().await.expect("a cluster starts")));
+        roles(cluster).await.expect("roles are taken");
+        let world = World::within(cluster, namespace).await;
+        world.install().await;
+        world
+    }
+
+    /// Controllers that are started from now on are this account of the namespace `trimtab`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub async fn run_as(&mut self, account: &str) {
+        let text = self.cluster.service_account_kubeconfig("trimtab", account).await.expect("a token");
+        std::fs::write(&self.kubeconfig, text).expect("written");
+    }
+
     /// Installs the definitions of the Gateway API and our own.
     ///
     /// # Panics
@@ -104,6 +135,12 @@ impl World {
 
     /// The same with more arguments.
     pub fn controller_with(&self, name: &str, more: &[&str]) -> (Process, u16) {
+        let namespaces = format!("--namespaces={}", self.namespace);
+        self.controller_everywhere(name, &[&[namespaces.as_str()], more].concat())
+    }
+
+    /// One that follows all namespaces.
+    pub fn controller_everywhere(&self, name: &str, more: &[&str]) -> (Process, u16) {
         let grpc = free_port();
         let mut args: Vec<String> = [
             "controller",
@@ -116,7 +153,6 @@ impl World {
         .map(String::from)
         .into();
         args.push(format!("--kubeconfig={}", self.kubeconfig.display()));
-        args.push(format!("--namespaces={}", self.namespace));
         args.push(format!("--lease-name={}", self.namespace));
         args.push(format!("--controller-id={name}"));
         args.push(format!("--grpc=127.0.0.1:{grpc}"));
@@ -207,15 +243,23 @@ impl World {
     /// # Panics
     /// If the API server refuses it.
     pub async fn endpoint(&self, service: &str, index: usize, pod: &Pod, state: State) {
+        self.endpoint_at(service, index, pod.address(), state).await;
+    }
+
+    /// Writes one that is anything at an address.
+    ///
+    /// # Panics
+    /// If the API server refuses it.
+    pub async fn endpoint_at(&self, service: &str, index: usize, address: SocketAddr, state: State) {
         let name = format!("{service}-{index}");
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
             "metadata": { "name": name, "labels": { "kubernetes.io/service-name": service } },
             "addressType": "IPv4",
-            "ports": [{ "name": "http", "port": pod.address().port(), "protocol": "TCP" }],
+            "ports": [{ "name": "http", "port": address.port(), "protocol": "TCP" }],
             "endpoints": [{
-                "addresses": [pod.address().ip().to_string()],
+                "addresses": [address.ip().to_string()],
                 "conditions": {
                     "ready": state == State::Ready,
                     "serving": state != State::Unready,
@@ -231,21 +275,38 @@ impl World {
         slices.patch(&name, &params, &Patch::Apply(&slice)).await.expect("the slice is taken");
     }
 
-    /// An object as it stands.
-    ///
-    /// # Panics
-    /// If it is not there.
-    pub async fn stored(&self, group: &str, version: &str, kind: &str, name: &str) -> Value {
+    fn api(&self, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
         let kind_of = GroupVersionKind::gvk(group, version, kind);
         let resource = match kind {
             "BackendTrafficPolicy" => ApiResource::from_gvk_with_plural(&kind_of, "backendtrafficpolicies"),
             "GatewayClass" => ApiResource::from_gvk_with_plural(&kind_of, "gatewayclasses"),
             _ => ApiResource::from_gvk(&kind_of),
         };
-        let api: Api<DynamicObject> = match kind {
+        match kind {
             "GatewayClass" => Api::all_with(self.admin.clone(), &resource),
             _ => Api::namespaced_with(self.admin.clone(), &self.namespace, &resource),
-        };
+        }
+    }
+
+    /// Deletes an object; one that is not there is none.
+    ///
+    /// # Panics
+    /// If it may not be deleted.
+    pub async fn delete(&self, group: &str, version: &str, kind: &str, name: &str) {
+        let deleted = self.api(group, version, kind).delete(name, &DeleteParams::default()).await;
+        match deleted {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(error) => panic!("{kind} {name}: {error}"),
+        }
+    }
+
+    /// An object as it stands.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub async fn stored(&self, group: &str, version: &str, kind: &str, name: &str) -> Value {
+        let api = self.api(group, version, kind);
         let object = api.get(name).await.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
         serde_json::to_value(object).expect("an object is JSON")
     }
@@ -260,10 +321,17 @@ impl World {
         status
     }
 
-    /// What `trimtab check` says, run by the administrator.
-    pub fn check(&self) -> Ended {
+    /// What `trimtab check` says, run by the administrator, of the cluster and of this controller.
+    pub fn check(&self, leader: &Process) -> Ended {
+        self.check_with(leader, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn check_with(&self, leader: &Process, more: &[&str]) -> Ended {
         let kubeconfig = format!("--kubeconfig={}", self.cluster.kubeconfig_file().display());
-        Process::start(["check".to_owned(), kubeconfig, format!("--lease={}", self.namespace)]).end()
+        let dashboard = format!("--dashboard=http://{}", leader.address("dashboard"));
+        let args = ["check".to_owned(), kubeconfig, dashboard, format!("--lease={}", self.namespace)];
+        Process::start(args.into_iter().chain(more.iter().map(|arg| (*arg).to_owned()))).end()
     }
 
     /// What a Secret holds.
@@ -297,6 +365,32 @@ impl World {
         events.items.into_iter().map(brief).collect()
     }
 
+    /// The conditions of a route for its first parent.
+    pub async fn route_conditions(&self, name: &str) -> Value {
+        let status = self.status("gateway.networking.k8s.io", "v1", "HTTPRoute", name).await;
+        status["parents"][0]["conditions"].clone()
+    }
+
+    /// Waits until a condition of a route is there, as [`brief`] says it.
+    pub async fn route_says(&self, name: &str, kind: &str, wanted: &str) {
+        let ask = || async { brief(&self.route_conditions(name).await, kind) };
+        eventually(&format!("{name}: {kind} is {wanted}"), PATIENCE, ask, |found| found == wanted).await;
+    }
+
+    /// Waits until an Event in this test's namespace says so, as `NAME REASON`.
+    pub async fn told(&self, wanted: &str) {
+        eventually(wanted, PATIENCE, || self.events(), |events| events.iter().any(|event| event == wanted)).await;
+    }
+
+    /// A controller and a proxy that has its configuration.
+    pub async fn served(&self, more: &[&str]) -> (Process, Process) {
+        let (controller, port) = self.controller_with("one", more);
+        controller.wait_for("proxies connect to");
+        let proxy = self.proxy(&[port]);
+        self.ready(&proxy).await;
+        (controller, proxy)
+    }
+
     /// Waits until a proxy has its configuration.
     pub async fn ready(&self, proxy: &Process) {
         let admin = proxy.address("admin");
@@ -304,6 +398,21 @@ impl World {
         let ready = || async { http.get(admin, "/readyz").await.map(|answer| answer.status) };
         eventually("the proxy is ready", PATIENCE, ready, |status| *status == Ok(200)).await;
     }
+}
+
+/// The status of the answer to `GET PATH`, or what went wrong.
+pub async fn status(address: SocketAddr, path: &str) -> Result<u16, String> {
+    Http::default().get(address, path).await.map(|answer| answer.status)
+}
+
+/// A number of a controller's metrics, summed over what begins like that; 0 where it is not there.
+///
+/// # Panics
+/// If the controller does not answer.
+pub async fn metric(controller: &Process, name: &str) -> f64 {
+    let text = Http::default().get(controller.address("dashboard"), "/metrics").await.expect("metrics").text();
+    let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+    values.filter_map(|value| value.parse::<f64>().ok()).sum()
 }
 
 /// Which pod an answer is of, as [`World::pod`] numbered it.

@@ -1,6 +1,7 @@
 //! Trimtab as the chart deploys it: installed by Helm into the test cluster, its pods run as the chart says: without root, with read-only
 //! roots, with the rights of their service accounts, and with certificates that the controllers issue.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -8,9 +9,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use tokio::process::Command;
 use trimtab_tests::cluster::{Cluster, objects};
 use trimtab_tests::http::{Client, eventually};
+use trimtab_tests::process::Process;
 use trimtab_tests::tools::Tools;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,6 +66,10 @@ async fn install(cluster: &Cluster, release: &str, chart: &str, values: &str) {
     let mut command = Command::new(tools.path("helm").expect("helm is named"));
     command.args(["install", release, "--namespace", "trimtab", "--create-namespace", "--set", values, "--kubeconfig"]);
     command.arg(cluster.kubeconfig_file()).arg(chart);
+    // Everything is ready before there is any Gateway. (A load balancer, which nobody makes here, would be waited for in vain.)
+    if values.contains("service.type=ClusterIP") {
+        command.args(["--wait", "--timeout", "3m"]);
+    }
     let status = command.status().await.expect("helm runs");
     assert!(status.success(), "helm install {release} --set {values}");
 }
@@ -126,6 +133,19 @@ async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_lea
     let served = || async { requests.get(at, "/").await.map(|answer| answer.status) };
     eventually("requests are served", PATIENCE, served, |status| *status == Ok(200)).await;
 
+    // As an administrator sees it: the leader is asked through the API server.
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig_file().display());
+    let check = || async {
+        let args = ["check", &kubeconfig, "--lease=trimtab-controller", "--tls-secrets", "--output=json"];
+        let ended = Process::start(args).end();
+        (ended.status.code(), ended.text)
+    };
+    eventually("all checks hold", PATIENCE, check, |(code, text)| {
+        let categories = ["leader", "certificates", "proxies", "pods", "models", "configuration"];
+        *code == Some(0) && categories.iter().all(|name| text.contains(&format!("\"category\": \"{name}\"")))
+    })
+    .await;
+
     let pods: Api<Pod> = Api::namespaced(client.clone(), "trimtab");
     let leases: Api<k8s_openapi::api::coordination::v1::Lease> = Api::namespaced(client, "trimtab");
     let leader = || async {
@@ -152,17 +172,87 @@ async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_lea
     }
 }
 
+const SECOND: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: second}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: second, namespace: second}
+spec:
+  gatewayClassName: trimtab
+  infrastructure: {annotations: {example.com/note: mine}}
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: elsewhere, namespace: second}
+spec:
+  parentRefs: [{name: second}]
+  rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.test}}]}]
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_have_addresses_of_their_own_and_the_same_port() {
+    let values = "proxy.service.type=ClusterIP,proxy.gatewayServices.enabled=true,proxy.gatewayServices.type=ClusterIP";
+    let cluster = deploy(values, 80, 2 + 2 + 3).await;
+    cluster.apply(SECOND).await.expect("the objects are taken");
+    let client = cluster.client().await;
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"));
+    let address = async |name: &str| {
+        let gateways: Api<DynamicObject> = Api::namespaced_with(client.clone(), name, &resource);
+        let ask = || async {
+            let gateway = gateways.get(name).await.expect("the Gateway");
+            gateway.data["status"]["addresses"][0]["value"].as_str().map(str::to_owned)
+        };
+        eventually(&format!("{name} has an address"), PATIENCE, ask, Option::is_some).await;
+        SocketAddr::new(ask().await.expect("an address").parse().expect("an IP address"), 80)
+    };
+    let (first, second) = (address("shop").await, address("second").await);
+    assert_ne!(first, second);
+    let requests = Client::default();
+    let ask =
+        async |at| requests.get(at, "/").await.map(|answer| (answer.status, answer.headers.get("location").cloned()));
+    eventually("the first is served", PATIENCE, || ask(first), |said| *said == Ok((200, None))).await;
+    let there = http::HeaderValue::from_static("http://elsewhere.test/");
+    eventually("the second is served", PATIENCE, || ask(second), |said| *said == Ok((302, Some(there.clone())))).await;
+
+    let services: Api<Service> = Api::namespaced(client.clone(), "trimtab");
+    let made = || async {
+        let services = services.list(&ListParams::default().labels("trimtab.dev/gateway")).await.expect("Services");
+        services.items.into_iter().filter_map(|service| service.metadata.annotations).collect::<Vec<_>>()
+    };
+    let annotations = made().await;
+    assert_eq!(annotations.len(), 2);
+    assert!(annotations.iter().any(|all| all.get("example.com/note").is_some_and(|note| note == "mine")));
+    let gateways: Api<DynamicObject> = Api::namespaced_with(client.clone(), "second", &resource);
+    gateways.delete("second", &kube::api::DeleteParams::default()).await.expect("deleted");
+    eventually("its Service goes with it", PATIENCE, made, |left| left.len() == 1).await;
+    assert_eq!(ask(first).await, Ok((200, None)), "and the other one stays");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_of_a_daemon_set_listen_on_the_addresses_of_their_nodes() {
     let values = "proxy.kind=DaemonSet,proxy.hostNetwork=true,proxy.service.type=ClusterIP,\
                   proxy.service.ports[0].name=http,proxy.service.ports[0].port=8080";
     let cluster = deploy(values, 8080, 2 + 3 + 3).await;
     let nodes: Api<Node> = Api::all(cluster.client().await);
-    let requests = Client::default();
+    let (requests, mut known) = (Client::default(), BTreeSet::new());
     for node in nodes.list(&ListParams::default()).await.expect("nodes").items {
         let addresses = node.status.and_then(|status| status.addresses).expect("addresses");
         let address = addresses.iter().find(|one| one.type_ == "InternalIP").expect("an address of the node");
         let at = SocketAddr::new(address.address.parse().expect("an address"), 8080);
         assert_eq!(requests.get(at, "/").await.map(|answer| answer.status), Ok(200), "{at}");
+        known.insert(address.address.clone());
     }
+    // And these are the addresses that the Gateway says.
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"));
+    let gateways: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, "shop", &resource);
+    let said = || async {
+        let gateway = gateways.get("shop").await.expect("the Gateway");
+        let addresses = gateway.data["status"]["addresses"].as_array().cloned().unwrap_or_default();
+        addresses.iter().filter_map(|one| one["value"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
+    };
+    eventually("the Gateway says the nodes' addresses", PATIENCE, said, |found| *found == known).await;
 }

@@ -54,13 +54,18 @@ async fn the_api_server_takes_every_object_of_the_charts() {
     let definitions = objects::parse(&definitions.expect("the chart renders")).expect("objects");
     assert_eq!(kinds(&definitions), ["CustomResourceDefinition"]);
     cluster.try_apply(definitions).await.expect("definitions are taken");
-    let sets: [&[&str]; 4] = [
+    let sets: [&[&str]; 5] = [
         &[],
         &[
             "proxy.kind=DaemonSet",
             "proxy.hostNetwork=true",
             "proxy.service.type=ClusterIP",
             "networkPolicy.enabled=false",
+            "ingressClass.default=true",
+        ],
+        &[
+            "proxy.gatewayServices.enabled=true,proxy.gatewayServices.annotations.note=yes",
+            "proxy.gatewayServices.loadBalancerClass=example.com/lb",
         ],
         &[
             "proxy.service.type=NodePort",
@@ -93,7 +98,9 @@ async fn the_api_server_takes_every_object_of_the_charts() {
 async fn values_decide_which_objects_there_are() {
     let usual = render(&[]).await.expect("it renders");
     let usual = kinds(&usual);
-    for kind in ["GatewayClass", "Deployment", "PodDisruptionBudget", "NetworkPolicy", "ClusterRole", "Role"] {
+    for kind in
+        ["GatewayClass", "Deployment", "PodDisruptionBudget", "NetworkPolicy", "ClusterRole", "Role", "IngressClass"]
+    {
         assert!(usual.contains(&kind), "no {kind} in {usual:?}");
     }
     for kind in ["DaemonSet", "Job", "CronJob", "ServiceMonitor", "PodMonitor"] {

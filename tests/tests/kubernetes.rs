@@ -5,30 +5,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use trimtab_tests::http::{Client, eventually};
 use trimtab_tests::load::Load;
-use trimtab_tests::process::Process;
-use trimtab_tests::world::{PATIENCE, State, World, brief, condition, pod_of};
+use trimtab_tests::world::{PATIENCE, State, World, brief, condition, metric, pod_of, status};
 
 const GATEWAY_API: (&str, &str) = ("gateway.networking.k8s.io", "v1");
-
-/// The status of the answer to `GET PATH`, or what went wrong.
-async fn status(address: SocketAddr, path: &str) -> Result<u16, String> {
-    Client::default().get(address, path).await.map(|answer| answer.status)
-}
-
-/// A number of the controller's metrics; 0 where it is not there.
-async fn metric(controller: &Process, name: &str) -> f64 {
-    let text = Client::default().get(controller.address("dashboard"), "/metrics").await.expect("metrics").text();
-    let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-    values.filter_map(|value| value.parse::<f64>().ok()).sum()
-}
-
-async fn route_status(world: &World, name: &str) -> Value {
-    let status = world.status(GATEWAY_API.0, GATEWAY_API.1, "HTTPRoute", name).await;
-    status["parents"][0]["conditions"].clone()
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_once() {
@@ -53,7 +34,7 @@ async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_on
     }
     assert!(seen[1] > 5 && seen[2] > 5, "both pods are used: {seen:?}");
 
-    let accepted = || async { route_status(&world, "app").await };
+    let accepted = || async { world.route_conditions("app").await };
     eventually("the route is accepted", PATIENCE, accepted, |conditions| {
         brief(conditions, "Accepted") == "True Accepted" && brief(conditions, "ResolvedRefs") == "True ResolvedRefs"
     })
@@ -191,7 +172,7 @@ spec:
     assert_eq!(status(address, "/foreign").await, Ok(500));
     assert_eq!(status(address, "/app").await, Ok(200), "the others are served as before");
     let resolved = async |name: &str, wanted: &str| {
-        let ask = || async { brief(&route_status(&world, name).await, "ResolvedRefs") };
+        let ask = || async { brief(&world.route_conditions(name).await, "ResolvedRefs") };
         eventually(name, PATIENCE, ask, |found| found == wanted).await;
     };
     resolved("gone", "False BackendNotFound").await;
@@ -247,7 +228,7 @@ async fn of_two_routes_for_the_same_requests_the_older_one_gets_them_and_the_oth
         assert_eq!((answer.status, pod_of(&answer)), (200, 0));
     }
     for name in ["z-older", "a-newer"] {
-        let ask = || async { brief(&route_status(&world, name).await, "Accepted") };
+        let ask = || async { brief(&world.route_conditions(name).await, "Accepted") };
         eventually(name, PATIENCE, ask, |found| found == "True Accepted").await;
     }
 }

@@ -230,7 +230,7 @@ async fn a_cluster_without_the_gateway_api_is_said_to_be_one_and_followed_once_i
     let problems = Client::default().get(controller.address("dashboard"), "/api/v1/view").await.expect("a view").json();
     assert!(problems["problems"].to_string().contains("HTTPRoute objects are not read"), "{problems}");
 
-    let checked = world.check();
+    let checked = world.check(&controller);
     assert_eq!(checked.status.code(), Some(1), "{}", checked.text);
     for text in
         ["✓ the API server can be reached (v1.", "× gateways.gateway.networking.k8s.io is defined", "trimtab crds |"]
@@ -249,9 +249,9 @@ async fn a_cluster_without_the_gateway_api_is_said_to_be_one_and_followed_once_i
     let client = Client::default();
     let ask = || async { client.get(address, "/").await.map(|answer| answer.status) };
     eventually("what was installed later is served", PATIENCE, ask, |status| *status == Ok(200)).await;
-    let checked = || async { world.check().text };
+    let checked = || async { world.check(&controller).text };
     eventually("everything holds", PATIENCE, checked, |text| text.contains("All checks hold.")).await;
-    assert_eq!(world.check().status.code(), Some(0));
+    assert_eq!(world.check(&controller).status.code(), Some(0));
     let said = controller.text().matches("kind=\"Gateway\"").count();
     assert_eq!(said, 1, "said once: {}", controller.text());
 }

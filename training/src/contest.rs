@@ -2,7 +2,7 @@
 //! be simulated by name; [`all`] and [`by_name`] are the registry that `trimtab simulate` shows.
 
 use trimtab_model::Policy;
-use trimtab_proxy::config::RuleTerms;
+use trimtab_proxy::config::{Algorithm, RuleTerms};
 
 use crate::{
     bounds::Bound,
@@ -93,8 +93,8 @@ struct Ours {
     learned: bool,
 }
 
-/// What ships, and the same with one part left out: what each part is worth.
-const OURS: [Ours; 12] = {
+/// What ships, the same with one part left out (what each part is worth), and algorithms of the data plane that are no rival's.
+const OURS: [Ours; 15] = {
     const fn ours(name: &'static str, description: &'static str, options: FleetOptions) -> Ours {
         Ours { name, description, options, learned: true }
     }
@@ -131,6 +131,21 @@ const OURS: [Ours; 12] = {
             FleetOptions { admission: false, ..FleetOptions::TRIMTAB },
         ),
         Ours { learned: false, ..ours("trimtab-local", "equal weights and the local rule", FleetOptions::LOCAL) },
+        ours(
+            "sliding-window-round-robin",
+            "the data plane's: fewest requests in a sliding window",
+            FleetOptions::baseline(Algorithm::SlidingWindowRoundRobin),
+        ),
+        ours(
+            "decaying-weights",
+            "the data plane's: in turn by weight, new endpoints from a tenth of theirs on",
+            FleetOptions::baseline(Algorithm::DecayingWeights),
+        ),
+        ours(
+            "prequal-answers",
+            "the data plane's: Prequal's choice by what answers tell",
+            FleetOptions::baseline(Algorithm::Prequal),
+        ),
     ]
 };
 
@@ -144,7 +159,7 @@ impl Contest for Ours {
     }
 
     fn role(&self) -> Role {
-        Role::Ours
+        if self.options.algorithm == Algorithm::Adaptive { Role::Ours } else { Role::Rival }
     }
 
     fn router(&self, scenario: &Scenario) -> Box<dyn Router> {

@@ -7,14 +7,14 @@ use k8s_openapi::{
         core::v1::Secret,
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
-    jiff::{Timestamp, civil::Date, tz::TimeZone},
+    jiff::{Timestamp, ToSpan, civil::Date, tz::TimeZone},
 };
 use kube::{Api, Client, api::PostParams};
 
 use super::{CheckOptions, Verdict, answer};
 use crate::pki::{
-    authority::is_due,
-    secrets::{ISSUED, PROXY_SECRET},
+    authority::{expires, is_due},
+    secrets::{AUTHORITY_SECRET, ISSUED, PROXY_SECRET},
 };
 
 /// Definitions that are needed: name, version, and whose they are.
@@ -27,23 +27,34 @@ const DEFINITIONS: [(&str, &str); 5] = [
 ];
 
 /// What the controller does everywhere: group, resource, verbs. deploy/kubernetes/controller-rbac.yaml grants it.
-const PERMISSIONS: [(&str, &str, &[&str]); 15] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 23] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "secrets", &["list", "watch"]),
+    ("", "configmaps", &["list", "watch"]),
     ("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     ("autoscaling", "horizontalpodautoscalers", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gatewayclasses", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways", &["list", "watch"]),
     ("gateway.networking.k8s.io", "httproutes", &["list", "watch"]),
+    ("gateway.networking.k8s.io", "grpcroutes", &["list", "watch"]),
     ("gateway.networking.k8s.io", "referencegrants", &["list", "watch"]),
+    ("networking.k8s.io", "ingresses", &["list", "watch"]),
+    ("networking.k8s.io", "ingressclasses", &["list", "watch"]),
+    ("networking.k8s.io", "ingresses/status", &["patch"]),
+    ("gateway.networking.k8s.io", "backendtlspolicies", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
     ("gateway.networking.k8s.io", "httproutes/status", &["patch"]),
+    ("gateway.networking.k8s.io", "grpcroutes/status", &["patch"]),
+    ("gateway.networking.k8s.io", "backendtlspolicies/status", &["patch"]),
     ("trimtab.dev", "backendtrafficpolicies", &["list", "watch"]),
     ("trimtab.dev", "backendtrafficpolicies/status", &["patch"]),
     ("events.k8s.io", "events", &["create", "patch"]),
 ];
+
+/// An authority that has fewer days to go should have been replaced long ago.
+const AUTHORITY_WARNING_DAYS: i32 = 90;
 
 /// The clocks of two machines may differ by so much, in seconds, before a lease that is renewed all the time looks old.
 const CLOCK_SKEW_S: i64 = 10;
@@ -208,7 +219,7 @@ pub(super) async fn leader(client: &Client, options: &CheckOptions, now: Timesta
 }
 
 pub(super) async fn certificates(client: &Client, options: &CheckOptions, now: Timestamp) -> Verdict {
-    let what = "certificates of proxies are fresh";
+    let what = "certificates and their authority are fresh";
     let bad = |detail: String| {
         Verdict::bad(
             "certificates",
@@ -226,9 +237,22 @@ pub(super) async fn certificates(client: &Client, options: &CheckOptions, now: T
         Err(error) => return bad(error),
     };
     let issued = secret.metadata.annotations.as_ref().and_then(|all| all.get(ISSUED)?.parse::<Date>().ok());
+    let authority = match answer(api.get_opt(AUTHORITY_SECRET)).await {
+        Ok(secret) => secret,
+        Err(error) => return bad(error),
+    };
+    let authority = authority.and_then(|secret| secret.metadata.annotations?.get(ISSUED)?.parse::<Date>().ok());
+    let Some(authority) = authority else {
+        return bad(format!("Secret {namespace}/{AUTHORITY_SECRET} is not there, or does not say when it was made"));
+    };
+    // The leader replaces it a year before.
+    let (today, ends) = (now.to_zoned(TimeZone::UTC).date(), expires(authority));
+    if ends.saturating_sub(AUTHORITY_WARNING_DAYS.days()) <= today {
+        return bad(format!("the authority ends on {ends}, and no controller has replaced it"));
+    }
     match issued {
         Some(issued) if !is_due(issued, now.to_zoned(TimeZone::UTC).date()) => {
-            Verdict::good("certificates", what, format!("issued {issued}"))
+            Verdict::good("certificates", what, format!("issued {issued}, by an authority that ends on {ends}"))
         }
         Some(issued) => bad(format!("issued {issued}, and not replaced since")),
         None => bad(format!("Secret {namespace}/{PROXY_SECRET} does not say when its certificate was issued")),

@@ -3,12 +3,15 @@
 
 mod cluster;
 mod configuration;
+mod running;
 
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use serde::Serialize;
+
+use crate::view::View;
 
 /// How long the API server may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,7 +64,8 @@ impl Verdict {
 }
 
 /// Checks everything, category by category. Where the API server cannot be reached the rest is left out.
-pub async fn run(client: &Client, options: &CheckOptions) -> Vec<Verdict> {
+/// `view`: what the leader says, where it was asked already; else it is asked through the API server.
+pub async fn run(client: &Client, options: &CheckOptions, view: Option<Result<View, String>>) -> Vec<Verdict> {
     let mut verdicts = vec![cluster::reachable(client).await];
     if verdicts.iter().any(|verdict| !verdict.holds) {
         return verdicts;
@@ -72,6 +76,11 @@ pub async fn run(client: &Client, options: &CheckOptions) -> Vec<Verdict> {
     if options.certificates {
         verdicts.push(cluster::certificates(client, options, Timestamp::now()).await);
     }
+    let view = match view {
+        Some(view) => view,
+        None => running::view(client, options).await,
+    };
+    verdicts.extend(running::check(view));
     verdicts.extend(configuration::check(client).await);
     verdicts
 }

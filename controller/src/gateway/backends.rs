@@ -1,6 +1,7 @@
 //! backendRefs to backends: one port of a Service, its endpoints from EndpointSlices, and the policy attached to it.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
@@ -16,11 +17,12 @@ use trimtab_proxy::api::v1;
 
 use super::{
     BackendSpec, GROUP,
+    backend_tls::{BackendTls, Uses},
     endpoints::{self, Placed},
     name_of, namespace_of,
-    policies::Policies,
+    policies::{OfRoute, Place, Policies},
     settings,
-    status::{PolicyStatus, reason},
+    status::{PolicyStatus, TlsPolicyStatus, reason},
 };
 use crate::{
     objects::{Autoscaler, Objects, PodFacts, Pods, Replicas},
@@ -37,7 +39,10 @@ pub(super) struct Resolver<'a> {
     services: HashMap<(&'a str, &'a str), &'a Service>,
     slices: HashMap<(&'a str, &'a str), Vec<&'a Arc<EndpointSlice>>>,
     policies: Policies<'a>,
-    referred: BTreeMap<String, (&'a Service, &'a ServicePort)>,
+    tls: BackendTls<'a>,
+    referred: BTreeMap<String, (&'a Service, &'a ServicePort, Option<OfRoute<'a>>)>,
+    /// The policy of what is resolved for.
+    route: Option<OfRoute<'a>>,
     /// Whether what is resolved is remembered.
     keep: bool,
 }
@@ -67,7 +72,8 @@ impl<'a> Resolver<'a> {
             }
         }
         let policies = Policies::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, referred: BTreeMap::new(), keep: true }
+        let tls = BackendTls::new(objects, &services, problems);
+        Resolver { objects, services, slices, policies, tls, referred: BTreeMap::new(), route: None, keep: true }
     }
 
     /// Whether what is resolved from now on becomes a backend of the data plane.
@@ -75,9 +81,26 @@ impl<'a> Resolver<'a> {
         self.keep = keep;
     }
 
+    /// What is resolved from now on is referred to from here; `None`: not from an HTTPRoute.
+    pub fn refer_from(&mut self, place: Option<Place<'a>>) {
+        self.route = place.and_then(|place| self.policies.of_route(place));
+    }
+
     /// What is to be said of the policies.
     pub fn take_policy_statuses(&mut self) -> Vec<PolicyStatus> {
         std::mem::take(&mut self.policies.statuses)
+    }
+
+    /// The number of a Service's port by its name.
+    pub fn port_named(&self, namespace: &str, service: &str, name: &str) -> Option<i32> {
+        let ports = self.services.get(&(namespace, service))?.spec.as_ref()?.ports.as_deref()?;
+        ports.iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.port)
+    }
+
+    /// What is to be said of the BackendTLSPolicies, once all routes are resolved.
+    pub fn tls_policy_statuses(&self, uses: &Uses) -> Vec<TlsPolicyStatus> {
+        let referred = self.referred.iter().map(|(name, (service, port, _))| (name.as_str(), (*service, *port)));
+        self.tls.statuses(referred, uses)
     }
 
     /// Name of the backend that `reference` means; `None`, with the reason reported, if there is none.
@@ -137,9 +160,10 @@ impl<'a> Resolver<'a> {
             );
             return None;
         };
-        let name = format!("{namespace}/{}:{port}", reference.name);
+        let suffix = self.route.map(|route| route.suffix()).unwrap_or_default();
+        let name = format!("{namespace}/{}:{port}{suffix}", reference.name);
         if self.keep {
-            self.referred.insert(name.clone(), (service, service_port));
+            self.referred.insert(name.clone(), (service, service_port, self.route));
         }
         Some(name)
     }
@@ -147,20 +171,20 @@ impl<'a> Resolver<'a> {
     /// The time limit that the policies of these backends set for a request, in milliseconds: the longest, if all of them set one.
     pub fn request_timeout_ms<'n>(&self, backends: impl Iterator<Item = &'n str>) -> Option<u32> {
         let timeout = |name: &str| {
-            let (service, port) = self.referred.get(name)?;
-            let policy = self.policies.of(service, port)?;
-            policy.spec.timeout.as_ref()?.http.as_ref()?.request_timeout
+            let (service, port, route) = self.referred.get(name)?;
+            let policy = self.policies.of(service, port, *route)?;
+            policy.timeout.as_ref()?.http.as_ref()?.request_timeout
         };
         let all: Option<Vec<_>> = backends.filter(|name| !name.is_empty()).map(timeout).collect();
         all?.into_iter().max().map(|timeout| timeout.as_millis_u32())
     }
 
     /// All backends that were referred to, by name. `memo` is what was made of the objects before, and is brought up to date.
-    pub fn into_backends(self, memo: &mut Memo, problems: &mut Vec<Problem>) -> Vec<Arc<BackendSpec>> {
+    pub fn into_backends(self, uses: &Uses, memo: &mut Memo, problems: &mut Vec<Problem>) -> Vec<Arc<BackendSpec>> {
         let mut backends = Vec::with_capacity(self.referred.len());
         let same_pods = Arc::ptr_eq(&memo.pods, &self.objects.pods);
         let mut before = std::mem::take(&mut memo.backends);
-        for (name, (service, port)) in &self.referred {
+        for (name, (service, port, route)) in &self.referred {
             let mut report =
                 Report::new(ObjectId::new("Service", namespace_of(&service.metadata), name_of(&service.metadata)));
             let slices = self.slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
@@ -171,10 +195,12 @@ impl<'a> Resolver<'a> {
                     format!("no EndpointSlice has the label {SERVICE_NAME_LABEL}: {}", name_of(&service.metadata));
                 report.unresolved("metadata.name", message);
             }
-            let policy = self.policies.of(service, port).map(|policy| &policy.spec);
+            let policy = self.policies.of(service, port, *route).map(Cow::into_owned);
             let protocol = protocol(port, &mut report);
             super::close(report, self.objects, problems);
-            let about = About { service: (*service).clone(), port: (*port).clone(), policy: policy.cloned() };
+            // It depends on Secrets, ConfigMaps and Gateways: worked out each time, and compared.
+            let tls = self.tls.of((service, port), name, uses, self.objects, problems);
+            let about = About { service: (*service).clone(), port: (*port).clone(), policy };
             let held = before.remove(name).filter(|held| held.about == about);
             let (spec, held) = held.map_or((None, Vec::new()), |held| (Some(held.spec), held.parts));
             let held_count = held.len();
@@ -192,9 +218,12 @@ impl<'a> Resolver<'a> {
             };
             let parts: Vec<Part> = slices.iter().map(part).collect();
             problems.extend(parts.iter().flat_map(|part| part.problems.iter().cloned()));
-            let spec = spec.filter(|_| kept == parts.len() && kept == held_count).unwrap_or_else(|| {
+            let same = |spec: &Arc<BackendSpec>| kept == parts.len() && kept == held_count && spec.resource.tls == tls;
+            let spec = spec.filter(same).unwrap_or_else(|| {
                 let placed = endpoints::join(parts.iter().map(|part| &*part.endpoints));
-                Arc::new(settings::backend(name.clone(), &placed, protocol, policy))
+                let mut backend = settings::backend(name.clone(), &placed, protocol, about.policy.as_ref());
+                backend.resource.tls = tls;
+                Arc::new(backend)
             });
             // It changes more often than what endpoints depend on, and by itself.
             let replicas = self.replicas(namespace_of(&service.metadata), &parts);
@@ -302,7 +331,7 @@ impl Part {
 /// What the endpoints of a port speak: its `appProtocol`, by the names of Kubernetes (KEP-3726) and the common one of gRPC.
 fn protocol(port: &ServicePort, report: &mut Report) -> v1::Protocol {
     match port.app_protocol.as_deref() {
-        None | Some("http" | "http1" | "kubernetes.io/ws") => v1::Protocol::Http11,
+        None | Some("http" | "http1" | "https" | "kubernetes.io/ws" | "kubernetes.io/wss") => v1::Protocol::Http11,
         Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => v1::Protocol::H2c,
         Some(other) => {
             let message = format!(

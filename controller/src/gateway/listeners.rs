@@ -15,7 +15,9 @@ use gateway_api::{
 use trimtab_proxy::api::v1;
 
 use super::{
-    certificates, hostname, namespace_of,
+    certificates, client_address,
+    exposure::{Exposures, GatewayServices},
+    hostname, namespace_of,
     status::{self, GatewayStatus, reason},
 };
 use crate::{
@@ -47,6 +49,8 @@ pub(super) struct Translated<'a> {
     pub attachables: Vec<Attachable<'a>>,
     /// For people; routes are not counted yet.
     pub gateways: Vec<GatewayStatus>,
+    /// Services that Gateways are to have of their own.
+    pub services: GatewayServices,
 }
 
 /// GatewayClasses that name Trimtab.
@@ -73,6 +77,7 @@ fn is_class(objects: &Objects, name: &str) -> bool {
 /// Checks what can be told from the Gateway alone.
 pub fn check(gateway: &Gateway, report: &mut Report) {
     addresses(gateway, report);
+    client_address::translate(gateway, report);
     if gateway.spec.listeners.is_empty() {
         report.invalid("spec.listeners", "is empty, expected at least one listener");
     }
@@ -100,6 +105,9 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     let mut taken: BTreeMap<(String, u32, String), String> = BTreeMap::new();
     // Whether a socket is over TLS: its first listener says.
     let mut secured: BTreeMap<(String, u32), bool> = BTreeMap::new();
+    let mut exposures = Exposures::new(objects);
+    // What clients must prove there, likewise.
+    let mut proofs: BTreeMap<(String, u32), Option<v1::ClientValidation>> = BTreeMap::new();
     let gateways = ours(objects);
     for gateway in &objects.gateways {
         let class = gateway.spec.gateway_class_name.as_str();
@@ -114,12 +122,16 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     }
     for gateway in gateways {
         let mut report = report_of(gateway);
-        let addresses = addresses(gateway, &mut report);
+        let exposed = exposures.of(gateway, &mut report);
+        let addresses = &exposed.listen;
         let conflicts = conflicts(gateway);
+        let client_address = client_address::translate(gateway, &mut report);
         let mut served = vec![false; gateway.spec.listeners.len()];
         for (index, spec) in gateway.spec.listeners.iter().enumerate() {
             let field = format!("spec.listeners[{index}]");
-            let Some((port, hostname)) = read(spec, &field, &mut report) else { continue };
+            let Some((public_port, hostname)) = read(spec, &field, &mut report) else { continue };
+            let target = u16::try_from(public_port).ok().and_then(|port| exposed.targets.get(&port));
+            let port = target.map_or(public_port, |target| u32::from(*target));
             if conflicts.contains(&index) {
                 report.refused(
                     reason::HOSTNAME_CONFLICT,
@@ -136,7 +148,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                 _ => None,
             };
             let mut names = Vec::new();
-            for address in &addresses {
+            for address in addresses {
                 let name = listener_name(gateway, spec, (addresses.len() > 1).then_some(address));
                 let key = (address.to_string(), port, hostname.clone().unwrap_or_default());
                 if let Some(other) = taken.get(&key).filter(|_| port != 0) {
@@ -159,14 +171,26 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     );
                     continue;
                 }
+                let asked = tls.as_ref().and_then(|tls| tls.client.clone());
+                let first = proofs.entry((address.to_string(), port)).or_insert_with(|| asked.clone());
+                if port != 0 && *first != asked {
+                    report.refused(
+                        reason::PROTOCOL_CONFLICT,
+                        format!("{field}.tls"),
+                        "spec.tls.frontend asks clients for something else than an older listener of the same address and port: it is not served",
+                    );
+                    continue;
+                }
                 taken.insert(key, name.clone());
                 listeners.push(v1::Listener {
                     name: name.clone(),
                     address: address.to_string(),
                     port,
+                    public_port: if port == public_port { 0 } else { public_port },
                     hostname: hostname.clone().unwrap_or_default(),
                     limits: None,
                     tls: tls.clone(),
+                    client_address: client_address.clone(),
                 });
                 names.push(name);
             }
@@ -176,11 +200,10 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                 attachables.push(Attachable { gateway, spec, hostname, names });
             }
         }
-        statuses.push(status::gateway(gateway, &report, &served, &objects.proxy_addresses));
+        statuses.push(status::gateway(gateway, &report, &served, &exposed));
         super::close(report, objects, problems);
     }
-    listeners.sort_by(|a, b| a.name.cmp(&b.name));
-    Translated { listeners, attachables, gateways: statuses }
+    Translated { listeners, attachables, gateways: statuses, services: exposures.into_services() }
 }
 
 /// Kinds of routes that a listener asks for and that are not served here.
@@ -198,7 +221,8 @@ fn unsupported_kinds(listener: &GatewayListeners, field: &str, report: &mut Repo
 }
 
 /// Fills in how many routes are attached to each listener.
-pub(super) fn count_routes(gateways: &mut [GatewayStatus], attachables: &[Attachable<'_>], routes: &[v1::HttpRoute]) {
+pub(super) fn count_routes(translated: &mut Translated<'_>, routes: &[v1::HttpRoute]) {
+    let Translated { attachables, gateways, .. } = translated;
     for attachable in attachables {
         let gateway = &attachable.gateway.metadata;
         let status = gateways.iter_mut().find(|status| {
@@ -262,7 +286,8 @@ fn selects(selector: &Selector, namespace: &str, objects: &Objects) -> bool {
         })
 }
 
-fn report_of(gateway: &Gateway) -> Report {
+/// An empty report on a Gateway.
+pub(super) fn report_of(gateway: &Gateway) -> Report {
     Report::new(ObjectId::new("Gateway", namespace_of(&gateway.metadata), super::name_of(&gateway.metadata)))
 }
 
@@ -275,7 +300,7 @@ fn listener_name(gateway: &Gateway, listener: &GatewayListeners, address: Option
 }
 
 /// The addresses to listen on; without any, all IPv4 addresses of the machine.
-fn addresses(gateway: &Gateway, report: &mut Report) -> Vec<IpAddr> {
+pub(super) fn addresses(gateway: &Gateway, report: &mut Report) -> Vec<IpAddr> {
     let listed = gateway.spec.addresses.as_deref().unwrap_or_default();
     if listed.is_empty() {
         return vec![IpAddr::from([0, 0, 0, 0])];

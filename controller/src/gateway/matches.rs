@@ -87,7 +87,11 @@ fn push_value_match(
     });
 }
 
-fn translate_path(path: &HttpRouteRulesMatchesPath, field: &str, report: &mut Report) -> Option<v1::PathMatch> {
+pub(super) fn translate_path(
+    path: &HttpRouteRulesMatchesPath,
+    field: &str,
+    report: &mut Report,
+) -> Option<v1::PathMatch> {
     let value = path.value.as_deref().unwrap_or("/");
     let field = format!("{field}.value");
     let kind = match path.r#type.as_ref().unwrap_or(&PathType::PathPrefix) {

@@ -1,12 +1,17 @@
 //! From objects to what the data plane gets: pure, and total. Whatever is wrong becomes a problem that names object and field, and
 //! the part of the configuration that it spoils answers 500, as the Gateway API says; the rest works.
 
+pub mod backend_tls;
 pub mod backends;
 pub mod certificates;
+mod client_address;
 pub mod endpoints;
+pub mod exposure;
 pub mod filters;
 pub mod fingerprint;
+mod health;
 pub mod hostname;
+pub mod ingress;
 pub mod listeners;
 pub mod matches;
 pub mod policies;
@@ -15,6 +20,7 @@ pub mod services;
 pub mod settings;
 pub mod status;
 pub mod traffic;
+mod trust;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +49,8 @@ pub struct Config {
     pub routes: Vec<v1::HttpRoute>,
     /// What the rules refer to. Shared: those that a change does not touch are the same values afterwards.
     pub backends: Vec<Arc<BackendSpec>>,
+    /// Services that Gateways are to have of their own.
+    pub gateway_services: exposure::GatewayServices,
     /// What could not be translated.
     pub problems: Vec<Problem>,
     /// What is to be said of each object in its status.
@@ -157,22 +165,30 @@ impl Translator {
 
 fn translate_with(objects: &Objects, memo: &mut backends::Memo) -> Config {
     let mut problems = Vec::new();
-    let listeners::Translated { listeners, attachables, mut gateways } = listeners::translate(objects, &mut problems);
+    let mut translated = listeners::translate(objects, &mut problems);
+    let mut resolver = backends::Resolver::new(objects, &mut problems);
+    let (mut routes, route_statuses) =
+        routes::translate(objects, &translated.attachables, &mut resolver, &mut problems);
+    listeners::count_routes(&mut translated, &routes);
+    let (more, ingresses) = ingress::translate(objects, &mut translated, &mut resolver, &mut problems);
+    routes.extend(more);
+    routes.sort_by(|a, b| a.name.cmp(&b.name));
+    let listeners::Translated { mut listeners, gateways, services: gateway_services, .. } = translated;
+    listeners.sort_by(|a, b| a.name.cmp(&b.name));
     if listeners.is_empty() {
         let message =
             format!("no Gateway of class {} has a listener that can be served: nothing is", listeners::GATEWAY_CLASS);
         problems.push(Problem { origin: None, object: None, field: None, message });
     }
-    let mut resolver = backends::Resolver::new(objects, &mut problems);
-    let (routes, route_statuses) = routes::translate(objects, &attachables, &mut resolver, &mut problems);
     let policies = resolver.take_policy_statuses();
-    let backends = resolver.into_backends(memo, &mut problems);
+    let uses = backend_tls::Uses::of(&routes);
+    let tls_policies = resolver.tls_policy_statuses(&uses);
+    let backends = resolver.into_backends(&uses, memo, &mut problems);
     problems.sort();
     problems.dedup();
-    listeners::count_routes(&mut gateways, &attachables, &routes);
     let classes = listeners::our_classes(objects).map(status::class).collect();
-    let statuses = Statuses { classes, gateways, routes: route_statuses, policies };
-    Config { listeners, routes, backends, problems, statuses }
+    let statuses = Statuses { classes, gateways, routes: route_statuses, ingresses, policies, tls_policies };
+    Config { listeners, routes, backends, gateway_services, problems, statuses }
 }
 
 fn namespace_of(metadata: &ObjectMeta) -> &str {

@@ -15,6 +15,7 @@ use super::{
     filters, hostname, listeners,
     listeners::Attachable,
     matches, name_of, namespace_of,
+    policies::Place,
     status::{self, RouteStatus, reason},
 };
 use crate::{
@@ -54,10 +55,10 @@ pub fn check(route: &HttpRoute, report: &mut Report) {
 }
 
 /// Translates all routes that attach to at least one listener.
-pub(super) fn translate(
-    objects: &Objects,
+pub(super) fn translate<'a>(
+    objects: &'a Objects,
     attachables: &[Attachable<'_>],
-    resolver: &mut Resolver<'_>,
+    resolver: &mut Resolver<'a>,
     problems: &mut Vec<Problem>,
 ) -> (Vec<v1::HttpRoute>, Vec<RouteStatus>) {
     let mut routes = Vec::new();
@@ -93,7 +94,6 @@ pub(super) fn translate(
         }
         super::close(report, objects, problems);
     }
-    routes.sort_by(|a, b| a.name.cmp(&b.name));
     (routes, statuses)
 }
 
@@ -224,7 +224,12 @@ fn names(parent: &HttpRouteParentRefs, listener: &GatewayListeners) -> bool {
 }
 
 /// The rules. Backends of a route that is not `attached` are looked up, but not kept for the data plane.
-fn rules(route: &HttpRoute, resolver: &mut Resolver<'_>, attached: bool, report: &mut Report) -> Vec<v1::RouteRule> {
+fn rules<'a>(
+    route: &'a HttpRoute,
+    resolver: &mut Resolver<'a>,
+    attached: bool,
+    report: &mut Report,
+) -> Vec<v1::RouteRule> {
     resolver.keep(attached);
     let rules = route.spec.rules.as_deref().unwrap_or_default();
     if rules.is_empty() {
@@ -235,7 +240,11 @@ fn rules(route: &HttpRoute, resolver: &mut Resolver<'_>, attached: bool, report:
     rules
         .iter()
         .enumerate()
-        .filter_map(|(index, rule)| translate_rule(rule, index, namespace, resolver, report))
+        .filter_map(|(index, rule)| {
+            let place = Place { namespace, route: name_of(&route.metadata), rule: rule.name.as_deref() };
+            resolver.refer_from(Some(place));
+            translate_rule(rule, index, namespace, resolver, report)
+        })
         .collect()
 }
 

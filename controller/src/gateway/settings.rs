@@ -8,11 +8,12 @@ use trimtab_model::{decision::Mode, observation::EndpointKey};
 use trimtab_proxy::api::v1;
 
 use super::{
-    BackendSpec, EndpointSpec, GuardrailSettings, ScrapeSettings,
+    BackendSpec, EndpointSpec, GROUP, GuardrailSettings, ScrapeSettings,
     endpoints::{self, Found, Placed},
-    traffic,
+    health, policies, traffic,
 };
 use crate::{
+    balancing::Parameters,
     duration,
     policy::{
         Adaptive, AdaptiveMode, Algorithm, BackendTrafficPolicy, BackendTrafficPolicySpec, ClassPriority, Classes,
@@ -40,23 +41,27 @@ pub const METRICS_PATH: &str = "/metrics";
 pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
     let spec = &policy.spec;
     if spec.target_refs.is_empty() {
-        report.invalid("spec.targetRefs", "is empty, expected at least one Service");
+        report.invalid("spec.targetRefs", "is empty, expected at least one Service or HTTPRoute");
     }
     for (index, target) in spec.target_refs.iter().enumerate() {
         let kind = target.kind.as_deref().unwrap_or("Service");
-        if (target.group.as_deref().unwrap_or_default(), kind) != ("", "Service") {
+        if (target.group.as_deref().unwrap_or_default(), kind) != ("", "Service") && !policies::is_route(target) {
             report.invalid(
                 format!("spec.targetRefs[{index}].kind"),
-                format!("{kind} is not supported, expected Service (group \"\")"),
+                format!("{kind} is not supported, expected Service (group \"\") or HTTPRoute (group {GROUP})"),
             );
         }
         if target.name.is_empty() {
-            report.invalid(format!("spec.targetRefs[{index}].name"), "is empty, expected the name of a Service");
+            let field = format!("spec.targetRefs[{index}].name");
+            report.invalid(field, "is empty, expected the name of a Service or HTTPRoute");
         }
     }
-    if let Some(health) = &spec.health_check {
-        percent(health.panic_threshold, "spec.healthCheck.panicThreshold", report);
-        if let Some(passive) = &health.passive {
+    if let Some(said) = &spec.health_check {
+        percent(said.panic_threshold, "spec.healthCheck.panicThreshold", report);
+        if let Some(active) = &said.active {
+            health::check(active, report);
+        }
+        if let Some(passive) = &said.passive {
             let field = "spec.healthCheck.passive";
             percent(passive.max_ejection_percent, &format!("{field}.maxEjectionPercent"), report);
             positive(passive.base_ejection_time, &format!("{field}.baseEjectionTime"), report);
@@ -93,7 +98,7 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
 
 fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report) {
     if adaptive.mode == Some(AdaptiveMode::Active) && !algorithm.uses_weights() {
-        let message = "Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or WeightedRoundRobin, or mode Shadow";
+        let message = "Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab, WeightedRoundRobin, DecayingWeights or Locality, or mode Shadow";
         report.invalid("spec.adaptive.mode", message);
     }
     positive(
@@ -226,9 +231,14 @@ pub(super) fn backend(
         }),
         retry: Some(traffic::retry(policy.retry.as_ref(), algorithm)),
         hash: policy.load_balancer.as_ref().and_then(|b| b.consistent_hash.as_ref()).map(traffic::hash),
+        balancing: policy.load_balancer.as_ref().and_then(|b| b.parameters.as_ref()).map(Parameters::data_plane),
         rate_limits: traffic::rate_limits(policy),
         access: policy.authorization.as_ref().map(traffic::access),
         faults: policy.fault_injection.as_ref().map(traffic::faults),
+        active_health_check: policy.health_check.as_ref().and_then(health::active),
+        session: policy.session_persistence.as_ref().map(traffic::session),
+        max_request_body_bytes: policy.request_buffer.as_ref().and_then(|buffer| traffic::bytes(&buffer.limit)),
+        tls: None,
         timeouts: policy.timeout.as_ref().map(|timeout| v1::BackendTimeouts {
             connect_timeout_ms: timeout
                 .tcp

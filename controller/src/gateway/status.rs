@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use gateway_api::{gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRouteParentRefs};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{name_of, namespace_of};
+use super::{exposure::Exposed, name_of, namespace_of};
 use crate::{
+    policy::TargetRef,
     policy_status::AncestorRef,
     problem::{Finding, Report},
 };
@@ -30,6 +31,8 @@ pub mod reason {
     pub const INVALID_PARAMETERS: &str = "InvalidParameters";
     /// An address of a type that cannot be had.
     pub const UNSUPPORTED_ADDRESS: &str = "UnsupportedAddress";
+    /// An address that cannot be had.
+    pub const ADDRESS_NOT_USABLE: &str = "AddressNotUsable";
     /// Nobody said where the proxies are reached.
     pub const ADDRESS_NOT_ASSIGNED: &str = "AddressNotAssigned";
     /// A protocol that is not served.
@@ -44,6 +47,12 @@ pub mod reason {
     pub const INVALID_ROUTE_KINDS: &str = "InvalidRouteKinds";
     /// A certificate that is not there, or is none.
     pub const INVALID_CERTIFICATE_REF: &str = "InvalidCertificateRef";
+    /// An authority's certificate that is not there, or is none.
+    pub const INVALID_CA_CERTIFICATE_REF: &str = "InvalidCACertificateRef";
+    /// A reference to something that can hold none.
+    pub const INVALID_CA_CERTIFICATE_KIND: &str = "InvalidCACertificateKind";
+    /// No authority is left.
+    pub const NO_VALID_CA_CERTIFICATE: &str = "NoValidCACertificate";
     /// No ReferenceGrant allows it.
     pub const REF_NOT_PERMITTED: &str = "RefNotPermitted";
     /// No such backend.
@@ -64,9 +73,16 @@ pub mod reason {
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
 }
 
+/// Most addresses in the status of a Gateway.
+const ADDRESSES_MAX: usize = 16;
+
 /// What Trimtab supports beyond doubt, as the conformance suite names it, sorted.
-pub const SUPPORTED_FEATURES: [&str; 19] = [
+pub const SUPPORTED_FEATURES: [&str; 23] = [
+    "BackendTLSPolicy",
     "Gateway",
+    "GatewayBackendClientCertificate",
+    "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
     "HTTPRoute",
     "HTTPRouteBackendProtocolH2C",
     "HTTPRouteBackendRequestHeaderModification",
@@ -200,6 +216,32 @@ pub struct PolicyStatus {
     pub ancestors: Vec<(AncestorRef, Condition)>,
 }
 
+/// The status of an Ingress of ours. It has no conditions of its own: what is wrong is counted, and told in an Event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngressStatus {
+    /// Which.
+    pub subject: Subject,
+    /// Where clients reach it: IP addresses, or host names.
+    pub addresses: Vec<String>,
+    /// Whether all of it is served.
+    pub accepted: Condition,
+}
+
+/// The status of a BackendTLSPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsPolicyStatus {
+    /// Which.
+    pub subject: Subject,
+    /// One for each Gateway of ours that it bears on: Accepted, ResolvedRefs.
+    pub ancestors: Vec<(AncestorRef, Vec<Condition>)>,
+}
+
+impl TlsPolicyStatus {
+    pub(super) fn new(metadata: &ObjectMeta, ancestors: Vec<(AncestorRef, Vec<Condition>)>) -> Self {
+        Self { subject: Subject::of(metadata), ancestors }
+    }
+}
+
 /// Everything that is to be said.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Statuses {
@@ -209,8 +251,12 @@ pub struct Statuses {
     pub gateways: Vec<GatewayStatus>,
     /// HTTPRoutes with a parent of ours.
     pub routes: Vec<RouteStatus>,
+    /// Ingresses of ours.
+    pub ingresses: Vec<IngressStatus>,
     /// All policies.
     pub policies: Vec<PolicyStatus>,
+    /// BackendTLSPolicies that bear on a Gateway of ours.
+    pub tls_policies: Vec<TlsPolicyStatus>,
 }
 
 impl Statuses {
@@ -222,11 +268,15 @@ impl Statuses {
         });
         let routes = self.routes.iter().flat_map(|route| route.parents.iter().flat_map(|parent| &parent.conditions));
         let policies = self.policies.iter().flat_map(|policy| policy.ancestors.iter().map(|(_, condition)| condition));
+        let ingresses = self.ingresses.iter().map(|ingress| ("Ingress", &ingress.accepted));
+        let tls_policies = self.tls_policies.iter().flat_map(|policy| &policy.ancestors).flat_map(|(_, all)| all);
         classes
             .map(|condition| ("GatewayClass", condition))
             .chain(gateways.map(|condition| ("Gateway", condition)))
             .chain(routes.map(|condition| ("HTTPRoute", condition)))
+            .chain(ingresses)
             .chain(policies.map(|condition| ("BackendTrafficPolicy", condition)))
+            .chain(tls_policies.map(|condition| ("BackendTLSPolicy", condition)))
     }
 }
 
@@ -243,8 +293,8 @@ pub(super) fn class(class: &GatewayClass) -> ClassStatus {
     ClassStatus { subject: Subject::of(&class.metadata), conditions: vec![accepted] }
 }
 
-/// What a Gateway comes to: `served` says for each listener whether the data plane gets it; `proxies` is where those are reached.
-pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], proxies: &[String]) -> GatewayStatus {
+/// What a Gateway comes to: `served` says for each listener whether the data plane gets it.
+pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], exposed: &Exposed) -> GatewayStatus {
     let listeners: Vec<ListenerStatus> = gateway
         .spec
         .listeners
@@ -260,14 +310,15 @@ pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], proxi
             }
         })
         .collect();
-    let requested = gateway.spec.addresses.iter().flatten().filter_map(|address| address.value.clone());
-    let mut addresses: Vec<String> = requested.collect();
-    if addresses.is_empty() {
-        addresses = proxies.to_vec();
-    }
-    let bad_address = report.findings_at("spec.addresses").into_iter().next();
+    // As many as the Gateway API has room for.
+    let addresses: Vec<String> = exposed.addresses.iter().take(ADDRESSES_MAX).cloned().collect();
+    let (unusable, unsupported): (Vec<_>, Vec<_>) = report
+        .findings_at("spec.addresses")
+        .into_iter()
+        .partition(|finding| finding.reason == Some(reason::ADDRESS_NOT_USABLE));
+    let (bad_address, unusable) = (unsupported.first(), unusable.first());
     let valid = served.iter().filter(|served| **served).count();
-    let accepted = match &bad_address {
+    let accepted = match bad_address {
         Some(finding) => Condition::no("Accepted", reason::UNSUPPORTED_ADDRESS, finding.to_string()),
         None if valid == 0 => {
             Condition::no("Accepted", reason::LISTENERS_NOT_VALID, "no listener can be served, see their conditions")
@@ -282,13 +333,10 @@ pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], proxi
     };
     let programmed = if !accepted.holds {
         Condition::no("Programmed", reason::INVALID, "the Gateway is not accepted")
+    } else if let Some(finding) = unusable {
+        Condition::no("Programmed", reason::ADDRESS_NOT_USABLE, finding.to_string())
     } else if addresses.is_empty() {
-        Condition::no(
-            "Programmed",
-            reason::ADDRESS_NOT_ASSIGNED,
-            "it is not known where the proxies are reached, expected --gateway-address or --gateway-service of the controller, or \
-             spec.addresses",
-        )
+        Condition::no("Programmed", reason::ADDRESS_NOT_ASSIGNED, exposed.pending)
     } else {
         Condition::yes("Programmed", reason::PROGRAMMED)
     };
@@ -316,7 +364,16 @@ fn listener_conditions(findings: &[&Finding], served: bool) -> Vec<Condition> {
     let of_conflict =
         |why: Option<&'static str>| matches!(why, Some(reason::HOSTNAME_CONFLICT | reason::PROTOCOL_CONFLICT));
     let of_refs = |why: Option<&'static str>| {
-        matches!(why, Some(reason::INVALID_CERTIFICATE_REF | reason::REF_NOT_PERMITTED | reason::INVALID_ROUTE_KINDS))
+        matches!(
+            why,
+            Some(
+                reason::INVALID_CERTIFICATE_REF
+                    | reason::INVALID_CA_CERTIFICATE_REF
+                    | reason::INVALID_CA_CERTIFICATE_KIND
+                    | reason::REF_NOT_PERMITTED
+                    | reason::INVALID_ROUTE_KINDS
+            )
+        )
     };
     let accepted = match findings.iter().find(|finding| !of_conflict(finding.reason) && !of_refs(finding.reason)) {
         Some(finding) => Condition::no("Accepted", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
@@ -398,19 +455,28 @@ fn is_of_backend(finding: &Finding) -> bool {
     matches!(finding.reason, Some(reason::BACKEND_NOT_FOUND | reason::INVALID_KIND | reason::REF_NOT_PERMITTED))
 }
 
+/// What an Ingress comes to.
+pub(super) fn ingress(metadata: &ObjectMeta, report: &Report, proxies: &[String]) -> IngressStatus {
+    let accepted = match report.findings().next() {
+        Some(finding) => Condition::no("Accepted", finding.reason.unwrap_or(reason::INVALID), finding.to_string()),
+        None => Condition::yes("Accepted", reason::ACCEPTED),
+    };
+    IngressStatus { subject: Subject::of(metadata), addresses: proxies.to_vec(), accepted }
+}
+
 /// What a policy comes to with each of its targets.
 pub(super) fn policy(metadata: &ObjectMeta, ancestors: Vec<(AncestorRef, Condition)>) -> PolicyStatus {
     PolicyStatus { subject: Subject::of(metadata), ancestors }
 }
 
-/// The Service that a target of a policy means.
-pub(super) fn ancestor(metadata: &ObjectMeta, name: &str, section: Option<&str>) -> AncestorRef {
+/// What a target of a policy names.
+pub(super) fn ancestor(metadata: &ObjectMeta, target: &TargetRef) -> AncestorRef {
     AncestorRef {
-        group: String::new(),
-        kind: "Service".to_owned(),
+        group: target.group.clone().unwrap_or_default(),
+        kind: target.kind.clone().unwrap_or_else(|| "Service".to_owned()),
         namespace: Some(namespace_of(metadata).to_owned()),
-        name: name.to_owned(),
-        section_name: section.map(str::to_owned),
+        name: target.name.clone(),
+        section_name: target.section_name.clone().filter(|section| !section.is_empty()),
     }
 }
 

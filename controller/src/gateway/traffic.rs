@@ -7,13 +7,18 @@ use crate::{
     duration::Duration,
     policy::{
         Algorithm, Authorization, AuthorizationAction, BackendTrafficPolicySpec, ConsistentHash, ConsistentHashType,
-        FaultInjection, HashName, RateLimitRule, RateLimitUnit, Retry, RetryTrigger,
+        FaultInjection, HashName, HeaderMatchType, LifetimeType, RateLimitRule, RateLimitUnit, Retry, RetryTrigger,
+        SessionPersistence, SessionType,
     },
     problem::Report,
 };
 
 /// Rules that are counted apart.
 const RATE_LIMITS_MAX: usize = 4;
+/// What clients hold, unless the policy gives it a name.
+const SESSION_NAME: &str = "trimtab-session";
+/// Other endpoints that a request is tried on under Trimtab's own algorithm; the budget bounds what that comes to.
+const RETRIES: u32 = 3;
 /// Requests a second where a rule gives no limit.
 const RATE: u32 = 2_000;
 
@@ -37,6 +42,9 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
             }
             _ => {}
         }
+    }
+    if let Some(parameters) = spec.load_balancer.as_ref().and_then(|balancer| balancer.parameters.as_ref()) {
+        parameters.check(algorithm, report);
     }
     if let Some(settings) = &spec.retry {
         percent(settings.budget.as_ref().and_then(|budget| budget.percent), "spec.retry.budget.percent", report);
@@ -64,7 +72,26 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
         for (n, selector) in rule.client_selectors.iter().flatten().enumerate() {
             let field = format!("{field}.clientSelectors[{n}].sourceCIDR");
             let value = selector.source_cidr.as_ref().map(|cidr| cidr.value.as_deref().unwrap_or("0.0.0.0/0"));
+            for (h, header) in selector.headers.iter().flatten().enumerate() {
+                let field = format!("spec.rateLimit.local.rules[{index}].clientSelectors[{n}].headers[{h}]");
+                if http::HeaderName::from_bytes(header.name.as_bytes()).is_err() {
+                    let message = format!("\"{}\" is not the name of a header", header.name.escape_default());
+                    report.invalid(format!("{field}.name"), message);
+                }
+                let distinct = header.kind == Some(HeaderMatchType::Distinct);
+                if distinct == header.value.is_some() {
+                    let expected = if distinct {
+                        "goes with type Exact, expected none"
+                    } else {
+                        "is missing, expected one with type Exact"
+                    };
+                    report.invalid(format!("{field}.value"), expected);
+                } else if header.value.as_ref().is_some_and(|value| http::HeaderValue::from_str(value).is_err()) {
+                    report.invalid(format!("{field}.value"), "is not the value of a header");
+                }
+            }
             match value {
+                None if selector.headers.as_ref().is_some_and(|headers| !headers.is_empty()) => {}
                 None => report.invalid(field, "is missing, expected type Distinct"),
                 Some("0.0.0.0/0" | "::/0") => {}
                 Some(other) => report.invalid(
@@ -84,6 +111,18 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
             }
         }
     }
+    if let Some(session) = &spec.session_persistence {
+        check_session(session, report);
+    }
+    if let Some(buffer) = &spec.request_buffer
+        && bytes(&buffer.limit).is_none()
+    {
+        let message = format!(
+            "\"{}\" is not a number of bytes, expected one such as 512Ki, 10Mi or 1G",
+            buffer.limit.escape_default()
+        );
+        report.invalid("spec.requestBuffer.limit", message);
+    }
     if let Some(injection) = &spec.fault_injection {
         let field = "spec.faultInjection";
         if let Some(abort) = &injection.abort {
@@ -93,6 +132,65 @@ pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, repor
         let percentage = injection.delay.as_ref().and_then(|delay| delay.percentage);
         within(percentage, 0.0..=100.0, &format!("{field}.delay.percentage"), report);
     }
+}
+
+fn check_session(session: &SessionPersistence, report: &mut Report) {
+    let field = "spec.sessionPersistence";
+    let name = session.session_name.as_deref().unwrap_or(SESSION_NAME);
+    // The tokens of HTTP are the names of cookies too.
+    if http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        let message = format!("\"{}\" is not the name of a cookie or header", name.escape_default());
+        report.invalid(format!("{field}.sessionName"), message);
+    }
+    for (name, timeout) in [("absoluteTimeout", session.absolute_timeout), ("idleTimeout", session.idle_timeout)] {
+        if timeout.is_some_and(|timeout| timeout.get().as_secs() == 0) {
+            report.invalid(format!("{field}.{name}"), "is below a second, expected at least 1s");
+        }
+    }
+    let permanent =
+        session.cookie_config.as_ref().and_then(|config| config.lifetime_type) == Some(LifetimeType::Permanent);
+    if permanent && session.absolute_timeout.is_none() {
+        report.invalid(format!("{field}.absoluteTimeout"), "is missing, expected one with lifetimeType Permanent");
+    }
+    if session.kind == Some(SessionType::Header) && session.cookie_config.is_some() {
+        report.invalid(format!("{field}.cookieConfig"), "goes with type Cookie, expected none");
+    }
+}
+
+/// For the data plane.
+pub(super) fn session(session: &SessionPersistence) -> v1::SessionPersistence {
+    let name = session.session_name.clone().unwrap_or_else(|| SESSION_NAME.to_owned());
+    let seconds =
+        |timeout: Option<Duration>| timeout.map(|timeout| u32::try_from(timeout.get().as_secs()).unwrap_or(u32::MAX));
+    let (cookie, header) = match session.kind.unwrap_or_default() {
+        SessionType::Cookie => (name, String::new()),
+        SessionType::Header => (String::new(), name),
+    };
+    let lifetime = session.cookie_config.as_ref().and_then(|config| config.lifetime_type).unwrap_or_default();
+    v1::SessionPersistence {
+        cookie,
+        header,
+        absolute_timeout_s: seconds(session.absolute_timeout),
+        idle_timeout_s: seconds(session.idle_timeout),
+        permanent: lifetime == LifetimeType::Permanent,
+    }
+}
+
+/// A number of bytes in the manner of Kubernetes' quantities.
+pub(super) fn bytes(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 /// What consistent hashing goes by.
@@ -121,7 +219,9 @@ pub(super) fn retry(settings: Option<&Retry>, algorithm: Algorithm) -> v1::Retry
     let statuses = on.and_then(|on| on.http_status_codes.clone()).unwrap_or_else(|| vec![503]);
     let budget = settings.and_then(|settings| settings.budget.as_ref());
     v1::Retry {
-        num_retries: settings.and_then(|settings| settings.num_retries),
+        num_retries: settings
+            .and_then(|settings| settings.num_retries)
+            .or_else(|| (algorithm == Algorithm::Trimtab).then_some(RETRIES)),
         statuses: if by_status { statuses } else { Vec::new() },
         reset,
         per_try_timeout_ms: settings
@@ -142,8 +242,15 @@ pub(super) fn rate_limits(policy: &BackendTrafficPolicySpec) -> Vec<v1::RateLimi
             };
             (limit.requests, per_ms)
         });
-        let per_client = rule.client_selectors.as_ref().is_some_and(|selectors| !selectors.is_empty());
-        v1::RateLimit { requests, per_ms, per_client }
+        let selectors = rule.client_selectors.as_deref().unwrap_or_default();
+        let headers = selectors.iter().flat_map(|selector| selector.headers.iter().flatten());
+        v1::RateLimit {
+            requests,
+            per_ms,
+            per_client: selectors.iter().any(|selector| selector.source_cidr.is_some()),
+            headers: headers.map(|h| v1::RateLimitHeader { name: h.name.clone(), value: h.value.clone() }).collect(),
+            per_route: rule.per_route.unwrap_or(false),
+        }
     };
     let local = policy.rate_limit.as_ref().and_then(|limit| limit.local.as_ref());
     local.iter().flat_map(|local| &local.rules).map(limit).collect()

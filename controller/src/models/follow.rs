@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use trimtab_model::Policy;
 use trimtab_model::rollout::{BackendState, Choice, Event, RolloutSettings, What};
 
+use crate::audit::Audit;
+
 use super::store::{Append, Log, ModelStore, StoreError};
 
 /// How often the store is looked at.
@@ -31,6 +33,8 @@ pub struct ModelsOptions {
     pub settings: RolloutSettings,
     /// See [`crate::ControllerOptions`].
     pub exploration_std: f64,
+    /// Who is told what happens there, from now on.
+    pub audit: Option<Audit>,
 }
 
 /// What was last seen of the store.
@@ -103,8 +107,10 @@ impl Models {
         let store = ModelStore::open(&options.url)?;
         let (sender, seen) = watch::channel(Arc::new(Seen::default()));
         let (wishes, wished) = mpsc::channel(WAITING_MAX);
-        let mut follower = Follower { store, seen: sender, exploration_std: options.exploration_std };
+        let mut follower = Follower { store, seen: sender, exploration_std: options.exploration_std, audit: None };
         follower.look().await;
+        // What happened before stands in the store.
+        follower.audit = options.audit.clone();
         tokio::spawn(follower.run(wished, shutdown));
         Ok(Self { options, seen, wishes })
     }
@@ -137,6 +143,7 @@ struct Follower {
     store: ModelStore,
     seen: watch::Sender<Arc<Seen>>,
     exploration_std: f64,
+    audit: Option<Audit>,
 }
 
 impl Follower {
@@ -194,6 +201,9 @@ impl Follower {
         let mut after = Seen { log, problem: None, ..(*before).clone() };
         if after.log != before.log {
             after.unwritten = None;
+        }
+        if let Some(audit) = &self.audit {
+            after.log.events().skip(before.log.events.len()).for_each(|event| audit.model(event));
         }
         for problem in &after.log.problems[before.log.problems.len()..] {
             tracing::warn!(problem, "an event of the model store is left out");

@@ -19,7 +19,13 @@ async fn follow(folder: tempfile::TempDir) -> World {
     let url = folder.path().to_str().unwrap().to_owned();
     let store = ModelStore::open(&url).unwrap();
     let stop = CancellationToken::new();
-    let options = ModelsOptions { url, id: "a".to_owned(), settings: RolloutSettings::default(), exploration_std: 0.0 };
+    let options = ModelsOptions {
+        url,
+        id: "a".to_owned(),
+        settings: RolloutSettings::default(),
+        exploration_std: 0.0,
+        audit: None,
+    };
     let models = Models::start(options, stop.clone()).await.unwrap();
     World { folder, store, models, _stop: stop.drop_guard() }
 }

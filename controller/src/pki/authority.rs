@@ -82,12 +82,17 @@ pub fn is_due(issued: Date, today: Date) -> bool {
     issued.saturating_add((CERTIFICATE_DAYS * 2 / 3).days()) <= today
 }
 
+/// The day on which an authority that was made on `issued` ends.
+pub fn expires(issued: Date) -> Date {
+    issued.saturating_add(AUTHORITY_YEARS.years())
+}
+
 fn authority_params(today: Date) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = named(AUTHORITY_NAME);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    validity(&mut params, today.saturating_sub(BACKDATED_DAYS.days()), today.saturating_add(AUTHORITY_YEARS.years()));
+    validity(&mut params, today.saturating_sub(BACKDATED_DAYS.days()), expires(today));
     params
 }
 

@@ -3,6 +3,7 @@
 
 pub mod authority;
 pub mod files;
+pub mod rotation;
 pub mod secrets;
 
 use std::{fmt, sync::Arc};

@@ -21,6 +21,7 @@ use super::{
     yaml::document::{self, Placed},
 };
 use crate::{
+    gateway::ingress::IngressPorts,
     objects::Objects,
     problem::{ObjectId, Origin, Problem},
 };
@@ -38,6 +39,7 @@ const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
 #[derive(Debug)]
 pub struct Files {
     path: PathBuf,
+    ingress_ports: IngressPorts,
     files: BTreeMap<String, File>,
     /// What is wrong with the folder itself.
     folder: Option<Problem>,
@@ -55,7 +57,19 @@ struct File {
 impl Files {
     /// Follows `path`.
     pub fn new(path: PathBuf) -> Self {
-        Files { path, files: BTreeMap::new(), folder: None, owners: BTreeMap::new() }
+        Files {
+            path,
+            ingress_ports: IngressPorts::default(),
+            files: BTreeMap::new(),
+            folder: None,
+            owners: BTreeMap::new(),
+        }
+    }
+
+    /// The same with Ingresses on other ports than usual.
+    #[must_use]
+    pub fn with_ingress_ports(self, ingress_ports: IngressPorts) -> Self {
+        Files { ingress_ports, ..self }
     }
 
     /// Reads everything once, without waiting for anything to settle.
@@ -127,7 +141,7 @@ impl Files {
 
     /// Puts the objects of all files together.
     fn assemble(&mut self) -> Snapshot {
-        let mut objects = Objects::default();
+        let mut objects = Objects { ingress_ports: self.ingress_ports, ..Objects::default() };
         let mut problems: Vec<Problem> = self.folder.iter().cloned().collect();
         let mut by_id: BTreeMap<&ObjectId, Vec<(&String, &Placed)>> = BTreeMap::new();
         for (name, file) in &self.files {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    gateway::{BackendSpec, Config, Translator},
+    gateway::{BackendSpec, Config, Translator, ingress::IngressPorts},
     objects::Objects,
     problem::Problem,
 };
@@ -27,7 +27,7 @@ use crate::{
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Source {
     /// A YAML or JSON file, or a folder of them; watched.
-    Path(PathBuf),
+    Path(PathBuf, IngressPorts),
     /// Flags, and the backends file that they name; the file is watched.
     Flags(flags::Flags),
     /// The Kubernetes API.
@@ -114,7 +114,7 @@ impl From<Problem> for ProviderError {
 /// The first snapshot could not be read.
 pub async fn start(source: Source, shutdown: CancellationToken) -> Result<Running, ProviderError> {
     match source {
-        Source::Path(path) => run(files::Files::new(path), shutdown).await,
+        Source::Path(path, ports) => run(files::Files::new(path).with_ingress_ports(ports), shutdown).await,
         Source::Flags(flags) => run(flags::FlagsProvider::new(flags), shutdown).await,
         Source::Kubernetes(options) => {
             let client = kubernetes::client(options.kubeconfig.as_ref()).await?;

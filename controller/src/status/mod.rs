@@ -1,6 +1,7 @@
 //! Statuses of Gateway API objects and policies: what the translation says of them, written to the API server by the leader, and only where
 //! it is not there already. What has become wrong is an Event as well.
 
+mod services;
 mod wanted;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::wanted::Write;
 use crate::{
     FIELD_MANAGER,
-    gateway::{Config, listeners::CONTROLLER_NAME},
+    gateway::{Config, Statuses, listeners::CONTROLLER_NAME, status::Condition},
     leader::Leadership,
     metrics::Metrics,
     policy::BackendTrafficPolicy,
@@ -57,8 +58,14 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let reporter = Reporter { controller: CONTROLLER_NAME.to_owned(), instance: Some(instance) };
-    let mut writer =
-        Writer { recorder: Recorder::new(client.clone(), reporter), client, metrics, ahead: HashMap::new() };
+    let mut writer = Writer {
+        recorder: Recorder::new(client.clone(), reporter),
+        services: services::Writer::new(client.clone()),
+        client,
+        metrics,
+        ahead: HashMap::new(),
+        told: HashMap::new(),
+    };
     loop {
         let clean = writer.round(&mut sources).await;
         let changed = async {
@@ -86,6 +93,9 @@ struct Writer {
     metrics: Arc<Metrics>,
     /// What was written and has not come back through a watch.
     ahead: HashMap<ObjectId, Current>,
+    /// What was told of Ingresses, whose status has no room for it.
+    told: HashMap<ObjectId, Condition>,
+    services: services::Writer,
 }
 
 impl Writer {
@@ -94,7 +104,7 @@ impl Writer {
         let config = sources.config.borrow_and_update().clone();
         let currents = sources.currents.borrow_and_update().clone();
         let leads = sources.leadership.borrow_and_update().leads();
-        self.metrics.conditions(&config.statuses);
+        self.metrics.configured(&config);
         self.ahead.retain(|object, written| currents.get(object).is_some_and(|current| is_older(current, written)));
         if !leads {
             return true;
@@ -109,7 +119,8 @@ impl Writer {
             .buffer_unordered(CONCURRENCY)
             .collect()
             .await;
-        let mut clean = true;
+        self.tell_of_ingresses(&config.statuses, &currents).await;
+        let mut clean = self.services.round(&config.gateway_services).await;
         for (write, outcome) in written {
             match outcome {
                 Ok(current) => {
@@ -128,6 +139,21 @@ impl Writer {
         clean
     }
 
+    /// Events for what has become wrong with Ingresses.
+    async fn tell_of_ingresses(&mut self, statuses: &Statuses, currents: &Currents) {
+        let mut told = HashMap::new();
+        for ingress in &statuses.ingresses {
+            let id = ObjectId::new("Ingress", &ingress.subject.namespace, &ingress.subject.name);
+            let Some(current) = currents.get(&id).filter(|_| ingress.accepted.is_bad()) else { continue };
+            if self.told.get(&id) != Some(&ingress.accepted) {
+                let Condition { reason, message, .. } = &ingress.accepted;
+                self.tell(&id, current, &resource("Ingress"), reason, message).await;
+            }
+            told.insert(id, ingress.accepted.clone());
+        }
+        self.told = told;
+    }
+
     async fn write(&self, write: &Write) -> Result<Current, kube::Error> {
         let resource = resource(write.object.kind);
         let api: Api<DynamicObject> = match write.object.namespace.as_str() {
@@ -135,7 +161,7 @@ impl Writer {
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         let mut metadata = json!({ "name": write.object.name, "uid": write.current.uid });
-        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy") {
+        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy" | "BackendTLSPolicy") {
             // Their lists are written as a whole: what another controller has added since must not be lost.
             metadata["resourceVersion"] = write.current.resource_version.as_str().into();
         }
@@ -145,7 +171,7 @@ impl Writer {
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let written = api.patch_status(&write.object.name, &params, &Patch::Apply(&object)).await?;
         for (reason, message) in &write.news {
-            self.tell(write, &resource, reason, message).await;
+            self.tell(&write.object, &write.current, &resource, reason, message).await;
         }
         Ok(Current {
             uid: write.current.uid.clone(),
@@ -155,14 +181,13 @@ impl Writer {
     }
 
     /// An Event for people. One that cannot be written is no reason to do anything else: the status says the same.
-    async fn tell(&self, write: &Write, resource: &ApiResource, reason: &str, message: &str) {
-        let object = &write.object;
+    async fn tell(&self, object: &ObjectId, current: &Current, resource: &ApiResource, reason: &str, message: &str) {
         let reference = ObjectReference {
             api_version: Some(resource.api_version.clone()),
             kind: Some(resource.kind.clone()),
             namespace: (!object.namespace.is_empty()).then(|| object.namespace.clone()),
             name: Some(object.name.clone()),
-            uid: Some(write.current.uid.clone()),
+            uid: Some(current.uid.clone()),
             ..ObjectReference::default()
         };
         let event = Event {
@@ -192,12 +217,14 @@ fn resource(kind: &str) -> ApiResource {
     match kind {
         "GatewayClass" => ApiResource::erase::<gateway_api::gatewayclasses::GatewayClass>(&()),
         "Gateway" => ApiResource::erase::<gateway_api::gateways::Gateway>(&()),
+        "Ingress" => ApiResource::erase::<k8s_openapi::api::networking::v1::Ingress>(&()),
         "HTTPRoute" => ApiResource::erase::<gateway_api::httproutes::HttpRoute>(&()),
+        "BackendTLSPolicy" => ApiResource::erase::<gateway_api::backendtlspolicies::BackendTlsPolicy>(&()),
         _ => ApiResource::erase::<BackendTrafficPolicy>(&()),
     }
 }
 
 /// The kinds whose status is written, for those who check permissions.
-pub fn resources() -> [ApiResource; 4] {
-    ["GatewayClass", "Gateway", "HTTPRoute", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
+pub fn resources() -> [ApiResource; 6] {
+    ["GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
 }

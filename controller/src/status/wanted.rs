@@ -107,6 +107,20 @@ pub fn writes(
             json!({ "parents": parents })
         });
     }
+    for ingress in &statuses.ingresses {
+        compare(object("Ingress", &ingress.subject), &|_, _| {
+            let entry = |address: &String| match address.parse::<std::net::IpAddr>() {
+                Ok(_) => json!({ "ip": address }),
+                Err(_) => json!({ "hostname": address }),
+            };
+            match ingress.addresses.is_empty() {
+                true => json!({ "loadBalancer": {} }),
+                false => {
+                    json!({ "loadBalancer": { "ingress": ingress.addresses.iter().map(entry).collect::<Vec<_>>() } })
+                }
+            }
+        });
+    }
     for policy in &statuses.policies {
         let id = object("BackendTrafficPolicy", &policy.subject);
         said.insert(id.clone(), ());
@@ -125,11 +139,28 @@ pub fn writes(
             json!({ "ancestors": ancestors })
         });
     }
+    for policy in &statuses.tls_policies {
+        let id = object("BackendTLSPolicy", &policy.subject);
+        said.insert(id.clone(), ());
+        compare(id, &|conditions, current| {
+            let mut ancestors = others(&current["ancestors"]);
+            for (ancestor, own) in &policy.ancestors {
+                let reference = serde_json::to_value(ancestor).unwrap_or_default();
+                let before = entry(&current["ancestors"], |entry| is_ours(entry) && entry["ancestorRef"] == reference);
+                let list = conditions.list(own, policy.subject.generation, &before["conditions"]);
+                ancestors.push(json!({
+                    "ancestorRef": reference, "controllerName": CONTROLLER_NAME, "conditions": list
+                }));
+            }
+            ancestors.truncate(ANCESTORS_MAX);
+            json!({ "ancestors": ancestors })
+        });
+    }
     // What has left us is told so: an old word of ours must not stand for ever.
     for object in currents.keys().filter(|object| !said.contains_key(object)) {
         let list = match object.kind {
             "HTTPRoute" => "parents",
-            "BackendTrafficPolicy" => "ancestors",
+            "BackendTrafficPolicy" | "BackendTLSPolicy" => "ancestors",
             _ => continue,
         };
         compare(object.clone(), &|_, current| match current[list].as_array() {

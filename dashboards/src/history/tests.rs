@@ -19,6 +19,8 @@ fn endpoint(name: String, weight: f64) -> EndpointView {
         latency_ms_p99: None,
         error: 0.0,
         ejected_by: 0,
+        failing_by: 0,
+        failing: None,
         capacity_rps: None,
         slots: None,
         slots_learned: false,

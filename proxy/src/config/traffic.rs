@@ -1,11 +1,11 @@
 //! What a backend's policy says of its requests before and beside routing: retries, rate limits, who may ask, injected faults.
 
-use std::{net::IpAddr, num::NonZeroU32, time::Duration};
+use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::{Check, InvalidResource, millis};
-use crate::api::v1;
+use super::{Balancing, Check, InvalidResource, health::ActiveHealthCheck, millis, session::SessionPolicy};
+use crate::{api::v1, tls::endpoints::EndpointTls};
 
 /// Everything of it. The default asks for nothing.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -20,6 +20,16 @@ pub struct TrafficPolicy {
     pub faults: Faults,
     /// What consistent hashing goes by.
     pub hash: HashPolicy,
+    /// Settings of the algorithms.
+    pub balancing: Balancing,
+    /// How endpoints are asked whether they are well; `None`: not at all.
+    pub active: Option<ActiveHealthCheck>,
+    /// How endpoints are spoken to over TLS; `None`: in clear text.
+    pub tls: Option<Arc<EndpointTls>>,
+    /// How clients are kept with the endpoint that answered them; `None`: they are not.
+    pub session: Option<SessionPolicy>,
+    /// Bytes that the body of a request may have; `None`: as the listener says.
+    pub body_bytes_max: Option<u64>,
 }
 
 /// What makes requests alike for consistent hashing.
@@ -62,7 +72,7 @@ impl Default for RetryPolicy {
 }
 
 /// So many requests over so much time; as many may come at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimit {
     /// How many.
     pub requests: NonZeroU32,
@@ -70,6 +80,10 @@ pub struct RateLimit {
     pub per: Duration,
     /// For each client address by itself (IPv6: each /64).
     pub per_client: bool,
+    /// For each rule of a route by itself.
+    pub per_route: bool,
+    /// Only requests that have these; without a value any one, each by itself.
+    pub headers: Vec<(HeaderName, Option<HeaderValue>)>,
 }
 
 /// Who may ask, by the address of the client's connection.
@@ -123,13 +137,36 @@ impl TrafficPolicy {
                 requests: positive(limit.requests, "requests")?,
                 per: millis(positive(limit.per_ms, "per_ms")?),
                 per_client: limit.per_client,
+                per_route: limit.per_route,
+                headers: limit
+                    .headers
+                    .iter()
+                    .enumerate()
+                    .map(|(n, header)| {
+                        let at = |part: &str| field(&format!("headers[{n}].{part}"));
+                        let name = HeaderName::from_bytes(header.name.as_bytes())
+                            .map_err(|_| check.error(at("name"), format!("{:?} is not a header name", header.name)))?;
+                        let value = header.value.as_deref().map(HeaderValue::from_str).transpose();
+                        let value = value.map_err(|_| check.error(at("value"), "is not a header value".to_owned()))?;
+                        Ok((name, value))
+                    })
+                    .collect::<Result<_, _>>()?,
             });
         }
+        let active = wire.active_health_check.as_ref();
+        let tls = wire.tls.as_ref().map(EndpointTls::new).transpose();
+        let tls = tls.map_err(|(field, reason)| check.error(format_args!("tls.{field}"), reason))?;
+        let session = wire.session.as_ref().map(|session| SessionPolicy::check(session, check)).transpose()?;
         Ok(Self {
+            session,
+            body_bytes_max: wire.max_request_body_bytes,
+            tls: tls.map(Arc::new),
+            active: active.map(|active| ActiveHealthCheck::check(active, check)).transpose()?,
             retry: wire.retry.as_ref().map(|retry| RetryPolicy::check(retry, check)).transpose()?.unwrap_or_default(),
             rate_limits,
             access: wire.access.as_ref().map(|access| Access::check(access, check)).transpose()?,
             hash: wire.hash.as_ref().map(|hash| HashPolicy::check(hash, check)).transpose()?.unwrap_or_default(),
+            balancing: wire.balancing.as_ref().map(|set| Balancing::check(set, check)).transpose()?.unwrap_or_default(),
             faults: wire.faults.as_ref().map(|faults| Faults::check(faults, check)).transpose()?.unwrap_or_default(),
         })
     }
@@ -213,7 +250,8 @@ impl Network {
         (prefix <= bits).then_some(Self { address, prefix })
     }
 
-    fn contains(&self, other: IpAddr) -> bool {
+    /// Whether an address is in it.
+    pub fn contains(&self, other: IpAddr) -> bool {
         match (self.address, other) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, task::Context, time::Duration};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use super::{body::Progress, connection::Connection, error::Reason, grpc, pool::Pooled};
 use crate::{
@@ -13,7 +13,13 @@ use crate::{
     config::traffic::RetryPolicy,
     govern::Retrying,
     load::{Attempt, OrcaLoad, Outcome, RequestClass},
+    observe::{
+        self, Blame,
+        record::{Record, Try, Why},
+        trace::Passed,
+    },
     route::Rule,
+    session::Session,
     table::BackendEntry,
     time::Timestamp,
     worker::Worker,
@@ -29,6 +35,8 @@ pub struct Account {
     client: Rc<Connection>,
     entry: Arc<BackendEntry>,
     rule: Arc<Rule>,
+    /// The rule's target, under which it is counted; `None`: under none.
+    target: Option<usize>,
     progress: Rc<Progress>,
     method: Method,
     started: Timestamp,
@@ -39,6 +47,8 @@ pub struct Account {
     attempts: u32,
     /// What consistent hashing goes by.
     hash_key: u64,
+    /// The session that it belongs to, where sessions are kept.
+    session: Option<Session>,
     /// It is held back this long before its first attempt.
     delay: Option<Duration>,
     /// Leave to try again, given when the present attempt failed.
@@ -64,6 +74,8 @@ pub struct Arrival {
     pub entry: Arc<BackendEntry>,
     /// The rule that said so.
     pub rule: Arc<Rule>,
+    /// Which of the rule's targets; `None`: it is a copy, and not counted as a request of the rule.
+    pub target: Option<usize>,
     /// Its method.
     pub method: Method,
     /// When its first byte came.
@@ -105,12 +117,13 @@ struct Answer {
 impl Account {
     /// Of a request that was admitted.
     pub fn new(worker: Rc<Worker>, client: Rc<Connection>, progress: Rc<Progress>, arrival: Arrival) -> Self {
-        let Arrival { entry, rule, method, started, admitted, class, kind } = arrival;
+        let Arrival { entry, rule, target, method, started, admitted, class, kind } = arrival;
         Self {
             worker,
             client,
             entry,
             rule,
+            target,
             progress,
             method,
             started,
@@ -120,6 +133,7 @@ impl Account {
             running: None,
             attempts: 0,
             hash_key: 0,
+            session: None,
             delay: None,
             retrying: RefCell::new(None),
             held: None,
@@ -158,6 +172,29 @@ impl Account {
     /// What consistent hashing goes by.
     pub fn hash_key(&self) -> u64 {
         self.hash_key
+    }
+
+    /// Says which session it belongs to.
+    pub fn set_session(&mut self, session: Option<Session>) {
+        self.session = session;
+    }
+
+    /// The endpoint of its session, if that may be picked.
+    pub fn session_endpoint(&self) -> Option<usize> {
+        self.session.map(|session| session.endpoint).filter(|index| self.entry.backend.is_candidate(*index))
+    }
+
+    /// What the client is to be told of its session, now that an endpoint has answered.
+    pub fn told_session(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.entry.backend.config().traffic.session.as_ref()?;
+        let index = self.picked?.index;
+        let kept = self.session.filter(|session| session.endpoint == index);
+        if kept.is_some_and(|session| !session.renew) {
+            return None;
+        }
+        let now_s = u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default();
+        let created_s = kept.map_or(now_s, |session| session.created_s);
+        self.entry.backend.told_session(index, (created_s, now_s), self.client.client.scheme() == "https")
     }
 
     /// Holds the request back.
@@ -232,11 +269,55 @@ impl Account {
         let in_flight_all = self.entry.backend.in_flight_all(index, now);
         self.picked = Some(Picked { index, in_flight, in_flight_all });
         let attempt = self.entry.backend.begin(index, now, self.class);
+        self.client.note(|record| {
+            let why = match self.attempts {
+                _ if attempt.is_trial() => Why::Trial,
+                0 | 1 => Why::Rule,
+                _ => Why::Retry,
+            };
+            record.tries.push(self.describe(index, (in_flight, in_flight_all), why, now));
+        });
         self.running = Some(Running { index, attempt, began: now });
+    }
+
+    /// An attempt for the record.
+    #[cold]
+    fn describe(&self, index: usize, (in_flight, in_flight_all): (u32, f32), why: Why, now: Timestamp) -> Try {
+        let backend = &self.entry.backend;
+        Try {
+            span: self.worker.random() | 1,
+            began: now,
+            ended: None,
+            endpoint: backend.endpoints()[index].config.name.to_string(),
+            address: self.entry.targets[index].address.to_string(),
+            algorithm: backend.algorithm().as_str(),
+            why,
+            weight: backend.weight(index),
+            // With this request in flight already, which the pick did not see.
+            score: backend.explain(index, self.class, now).map(|terms| terms.score()),
+            in_flight,
+            in_flight_all,
+            outcome: None,
+            failure: None,
+        }
+    }
+
+    /// The `traceparent` that the endpoint of the present attempt is told, if not the client's.
+    pub fn passed_on(&self) -> Option<Passed> {
+        self.client.recorded(Record::passed_on)
+    }
+
+    fn note_failure(&self, reason: &Reason) {
+        self.client.note(|record| {
+            if let Some(last) = record.tries.last_mut() {
+                last.failure = Some(reason.name());
+            }
+        });
     }
 
     /// The present attempt got no answer that is passed on, and another follows.
     pub fn fail_attempt(&mut self, reason: &Reason) {
+        self.note_failure(reason);
         let answered = matches!(reason, Reason::UpstreamStatus(_));
         self.end_attempt(if answered { Outcome::ServerError } else { Outcome::Failure }, clock::now());
         self.worker.counters.retries.add(1);
@@ -315,8 +396,18 @@ impl Account {
         }
     }
 
+    /// The request is over, and the proxy is about to answer it by itself.
+    pub fn fail(&mut self, reason: &Reason, outcome: Outcome, now: Timestamp) {
+        self.note_failure(reason);
+        self.end(outcome, Some(reason), now);
+    }
+
     /// The request is over.
     pub fn finish(&mut self, outcome: Outcome, now: Timestamp) {
+        self.end(outcome, None, now);
+    }
+
+    fn end(&mut self, outcome: Outcome, reason: Option<&Reason>, now: Timestamp) {
         let Some(admitted) = self.admitted.take() else { return };
         self.retrying.take();
         self.held = None;
@@ -325,6 +416,25 @@ impl Account {
         self.entry.backend.answered(admitted, now, outcome, latency);
         self.worker.counters.response_bytes.add(self.response_bytes);
         self.worker.counters.request_bytes.add(self.progress.request_bytes());
+        let blame = reason.map_or_else(|| Blame::of(outcome), Reason::blame);
+        let status = reason.map_or(self.status, |reason| Some(reason.status()));
+        if let Some(target) = self.target {
+            self.rule.targets()[target].series.add(self.worker.index, status, blame, now.since(self.started));
+            self.client.counted(reason.is_some());
+        }
+        self.client.note(|record| {
+            record.request_bytes = self.progress.request_bytes();
+            record.response_bytes = self.response_bytes;
+            record.head_after = self.answer.map(|answer| answer.head_at.since(self.started));
+        });
+        if reason.is_none() {
+            let why = match (outcome, self.status) {
+                (Outcome::Cancelled, _) => Some("client_gone"),
+                (Outcome::Failure, Some(_)) => Some("upstream_broke_off"),
+                _ => None,
+            };
+            observe::conclude(&self.worker, &self.client, status, why, blame, now);
+        }
         self.client.end_request(now);
         self.worker.sampler.offer(|| self.sample(latency));
     }
@@ -332,6 +442,7 @@ impl Account {
     fn end_attempt(&mut self, outcome: Outcome, now: Timestamp) {
         let Some(Running { index, attempt, began }) = self.running.take() else { return };
         let latency = self.latency(began, now);
+        self.client.note(|record| record.tried(outcome, now));
         if outcome == Outcome::Success
             && let Some(kind) = self.kind.take()
         {

@@ -1,6 +1,6 @@
 //! From a head to a request that was let in: route → limits → class → admission. The same for hyper's requests and the fast path's.
 
-use std::{rc::Rc, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc, time::Duration};
 
 use http::header;
 use rand::RngCore;
@@ -16,15 +16,18 @@ use super::{
 use crate::{
     backend::Backend,
     class::{finder::tells_apart, identity, sampling::Kind},
+    client::forwarded,
     clock,
     config::{Algorithm, Protocol, traffic::HashBy},
     hash::Fnv1a,
     head::RequestHead,
     load::RequestClass,
+    observe::{self, red::Series},
     route::{
         Rule,
         rule::{RequestTimeout, STALL_TIMEOUT},
     },
+    session::cookie,
     table::BackendEntry,
     time::Timestamp,
     worker::{LocalTable, Socket, Worker},
@@ -76,7 +79,7 @@ pub fn route(
 ) -> Result<Routed, Reason> {
     let table = worker.table();
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
-    if let Security::Tls { sni: Some(sni) } = &client.security
+    if let Security::Tls { sni: Some(sni), .. } = &client.security
         && routes.is_misdirected(sni, host)
     {
         return Err(Reason::Misdirected);
@@ -103,24 +106,50 @@ pub fn arrive(
     let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
     let asked = Asked { host, scheme: client.client.scheme(), prefix };
+    let refused = |series: &Series, reason| {
+        observe::refused(worker, client, series, &reason, clock::now());
+        reason
+    };
     if let Some(answer) = edits::local_answer(rule.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(&rule.series, answer));
     }
     let body_bytes_max = routes.limits.body_bytes_max;
-    if body_bytes_max.zip(length).is_some_and(|(max, length)| length > max) {
-        return Err(Reason::BodyTooLarge);
+    let too_large = |max: Option<u64>| max.zip(length).is_some_and(|(max, length)| length > max);
+    if too_large(body_bytes_max) {
+        return Err(refused(&rule.series, Reason::BodyTooLarge));
     }
-    let target = rule.next_target().ok_or(Reason::UnresolvedBackend)?;
+    let target = rule.next_target().ok_or_else(|| refused(&rule.series, Reason::UnresolvedBackend))?;
+    let refused = |reason| refused(&target.series, reason);
     if let Some(answer) = edits::local_answer(target.filters.as_ref(), routes, asked, head) {
-        return Err(answer);
+        return Err(refused(answer));
     }
-    let entry = target.backend.map(|index| table.backends[index].clone()).ok_or(Reason::UnresolvedBackend)?;
-    let delay = govern(worker, client, &entry, started)?;
+    let entry = target.backend.map(|index| table.backends[index].clone());
+    let entry = entry.ok_or_else(|| refused(Reason::UnresolvedBackend))?;
+    let traffic = &entry.backend.config().traffic;
+    let body_bytes_max = match (body_bytes_max, traffic.body_bytes_max) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    if too_large(body_bytes_max) {
+        return Err(refused(Reason::BodyTooLarge));
+    }
+    let peer = client.peer.ip().to_canonical();
+    let address = match &routes.client_detection {
+        Some(detection) if detection.reads_forwarded() => forwarded::client(detection, head, peer),
+        _ => peer,
+    };
+    let delay = govern(worker, address, (&rule.route, head), &entry, started).map_err(refused)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
-    let hash_key = hash_key(&entry.backend, client, head);
+    let hash_key = hash_key(&entry.backend, address, head);
+    let session = match traffic.session {
+        Some(_) => entry.backend.session(head, u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default()),
+        None => None,
+    };
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
-    let admitted = entry.backend.admit(class).map_err(Reason::Shed)?;
+    let admitted = entry.backend.admit(class).map_err(|shed| refused(Reason::Shed(shed)))?;
+    client.note(|record| record.goes(&target.series.route, &target.series.backend));
+    let target = Some(target.index);
     let (stall, total) = match rule.timeouts.request {
         RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
         RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
@@ -128,10 +157,11 @@ pub fn arrive(
     };
     let total = patience.map_or(total, |patience| total.min(started + patience));
     let progress = Rc::new(Progress::new(client.clone(), stall, total));
-    let arrival = Arrival { entry, rule, method: head.method().clone(), started, admitted, class, kind };
+    let arrival = Arrival { entry, rule, target, method: head.method().clone(), started, admitted, class, kind };
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);
     account.set_hash_key(hash_key);
+    account.set_session(session);
     Ok(Arrived { account, progress, body_bytes_max, edits, mirroring })
 }
 
@@ -139,7 +169,8 @@ pub fn arrive(
 /// held back.
 fn govern(
     worker: &Worker,
-    client: &Connection,
+    address: IpAddr,
+    (route, head): (&str, &impl RequestHead),
     entry: &BackendEntry,
     now: Timestamp,
 ) -> Result<Option<Duration>, Reason> {
@@ -147,11 +178,10 @@ fn govern(
     if !policy.looks() {
         return Ok(None);
     }
-    let address = client.peer.ip().to_canonical();
     if policy.access.as_ref().is_some_and(|access| !access.allows(address)) {
         return Err(Reason::Denied);
     }
-    entry.backend.take_rate(address, now).map_err(Reason::RateLimited)?;
+    entry.backend.take_rate(address, route, head, now).map_err(Reason::RateLimited)?;
     let drawn =
         |share: f64| f64::from(worker.rng.borrow_mut().next_u32()) < share * f64::from(u32::MAX) + 1.0 && share > 0.0;
     if let Some((status, share)) = policy.faults.abort
@@ -163,7 +193,7 @@ fn govern(
 }
 
 /// What consistent hashing goes by: a stable hash, the same in every proxy. 0 where nothing hashes.
-fn hash_key(backend: &Backend, client: &Connection, head: &impl RequestHead) -> u64 {
+fn hash_key(backend: &Backend, client: IpAddr, head: &impl RequestHead) -> u64 {
     let config = backend.config();
     if !matches!(config.algorithm, Algorithm::RingHash | Algorithm::Maglev) {
         return 0;
@@ -177,20 +207,16 @@ fn hash_key(backend: &Backend, client: &Connection, head: &impl RequestHead) -> 
     let mut hash = Fnv1a::default();
     match said {
         Some(value) => hash.write_bytes(value),
-        None => hash.write_bytes(client.client.address()),
+        // As it is written: the same in every proxy.
+        None => {
+            let _ = write!(hash, "{client}");
+        }
     }
     if !policy.version.is_empty() {
         hash.write_bytes(b"\0");
         hash.write_bytes(policy.version.as_bytes());
     }
     hash.get()
-}
-
-/// The value of a cookie in a `Cookie` header.
-fn cookie<'a>(cookies: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    let pairs = cookies.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-    values.next()
 }
 
 /// The request's class and, if it is one of those that are looked at to find out what kinds there are, what it is.
@@ -213,8 +239,10 @@ pub(super) fn tell_apart(
 
 /// Takes note that the proxy answers by itself.
 pub fn rejected(worker: &Worker, client: &Connection, reason: &Reason) {
+    let now = clock::now();
     worker.counters.rejected(reason);
-    client.end_request(clock::now());
+    observe::answered_by_us(worker, client, reason, now);
+    client.end_request(now);
     if reason.closes() {
         client.close_after_request();
     }

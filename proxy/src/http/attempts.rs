@@ -48,7 +48,7 @@ pub async fn attempts<C: Pooled, R, A>(
     let result = endpoints(worker, client, account, request, exchange).await;
     if let Err(reason) = &result {
         let clients_fault = matches!(reason, Reason::BodyTooLarge | Reason::RequestTimeout | Reason::ClientGone);
-        account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+        account.fail(reason, if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
     }
     result
 }
@@ -70,8 +70,10 @@ async fn endpoints<C: Pooled, R, A>(
     }
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
+        let kept = if tried.is_empty() { account.session_endpoint() } else { None };
         let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried };
-        let Some(index) = entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()) else {
+        let picked = kept.or_else(|| entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()));
+        let Some(index) = picked else {
             break;
         };
         if let Some(reason) = &failure {
@@ -179,7 +181,7 @@ async fn connect<C: Pooled>(
     let timeouts = &account.entry().backend.config().timeouts;
     progress.touch_until(now, now + timeouts.connect);
     worker.counters.connects.add(1);
-    let socket = upstream::connect(&target.address);
+    let socket = upstream::connect(target);
     let mut connecting = pin!(C::open(worker, target, timeouts.connection_idle, permit, socket));
     let connected = std::future::poll_fn(|cx| {
         if client.is_expired() {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     stream::ClientStream,
     upgrade::Tunnel,
 };
-use crate::{clock, route::rule::Limits, time::Timestamp};
+use crate::{clock, observe::record::Record, route::rule::Limits, time::Timestamp};
 
 /// What a connection is waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,8 @@ pub enum Security {
     Tls {
         /// The name that the client asked for, lower case.
         sni: Option<Rc<str>>,
+        /// What endpoints are told of its certificate.
+        told: Option<HeaderValue>,
     },
 }
 
@@ -70,13 +73,23 @@ pub struct Connection {
     aborted: Cell<bool>,
     held_reader: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<Tunnel>>,
+    /// When the present request began.
+    started: Cell<Timestamp>,
+    /// The present request has been counted by its route.
+    counted: Cell<bool>,
+    /// What is known of the present request, if anybody wants to know.
+    record: RefCell<Option<Box<Record>>>,
 }
 
 impl Connection {
     /// A connection that was just accepted.
     pub fn new(peer: SocketAddr, security: Security, limits: Limits, now: Timestamp) -> Self {
         let secure = matches!(security, Security::Tls { .. });
-        Self::with(peer, Rc::new(ClientHeaders::new(peer, secure)), security, limits, now)
+        let mut client = ClientHeaders::new(peer, secure);
+        if let Security::Tls { told: Some(told), .. } = &security {
+            client.set_certificate(told.clone());
+        }
+        Self::with(peer, Rc::new(client), security, limits, now)
     }
 
     fn with(peer: SocketAddr, client: Rc<ClientHeaders>, security: Security, limits: Limits, now: Timestamp) -> Self {
@@ -97,7 +110,49 @@ impl Connection {
             aborted: Cell::new(false),
             held_reader: RefCell::default(),
             tunnel: RefCell::default(),
+            started: Cell::new(now),
+            counted: Cell::new(false),
+            record: RefCell::default(),
         }
+    }
+
+    fn request_began(&self, started: Timestamp) -> Timestamp {
+        self.started.set(started);
+        self.counted.set(false);
+        started
+    }
+
+    /// When the present request began.
+    pub fn started(&self) -> Timestamp {
+        self.started.get()
+    }
+
+    /// Says whether the present request has been counted by its route, and returns what was said before.
+    pub fn counted(&self, counted: bool) -> bool {
+        self.counted.replace(counted)
+    }
+
+    /// Begins the record of a request.
+    pub fn set_record(&self, record: Box<Record>) {
+        *self.record.borrow_mut() = Some(record);
+    }
+
+    /// The record of the present request, which is over.
+    pub fn take_record(&self) -> Option<Box<Record>> {
+        self.record.take()
+    }
+
+    /// Adds to the record of the present request, if there is one.
+    #[inline]
+    pub fn note(&self, note: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut *self.record.borrow_mut() {
+            note(record);
+        }
+    }
+
+    /// Reads from it.
+    pub fn recorded<T>(&self, read: impl FnOnce(&Record) -> Option<T>) -> Option<T> {
+        self.record.borrow().as_deref().and_then(read)
     }
 
     /// One of the same client for a single request that does not depend on the connection: one of many at a time, or not the client's own.
@@ -114,7 +169,7 @@ impl Connection {
         self.phase.set(Phase::Request);
         self.last_request.set(last);
         let refusal = self.framing.borrow().refusal_of(self.heads.get());
-        (self.head_at.take().unwrap_or_else(clock::now), refusal)
+        (self.request_began(self.head_at.take().unwrap_or_else(clock::now)), refusal)
     }
 
     /// The same for the fast path, which refuses nothing: a head that is complete and plain.
@@ -122,7 +177,7 @@ impl Connection {
         self.phase.set(Phase::Request);
         self.partial.set(false);
         self.last_request.set(last);
-        self.head_at.take().unwrap_or(now)
+        self.request_began(self.head_at.take().unwrap_or(now))
     }
 
     /// The first bytes of a head have come on the fast path, and not the last.

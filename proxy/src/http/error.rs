@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::framing::Refusal;
-use crate::admission::Shed;
+use crate::{admission::Shed, observe::Blame};
 
 /// Header that tells an answer of the proxy from one of a backend.
 pub const REASON_HEADER: http::HeaderName = http::HeaderName::from_static("x-trimtab-reason");
@@ -95,6 +95,21 @@ impl Reason {
             Self::UnresolvedBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Local(local) => local.status,
         }
+    }
+
+    /// Who is to blame; `None`: nothing went wrong.
+    pub fn blame(&self) -> Option<Blame> {
+        Some(match self {
+            Self::Local(_) => return None,
+            Self::Shed(_) | Self::TooManyConnections | Self::Denied | Self::RateLimited(_) | Self::Fault(_) => {
+                Blame::Policy
+            }
+            Self::NoRoute | Self::UnresolvedBackend => Blame::Configuration,
+            // The proxy does not do that, whoever asks.
+            Self::MethodNotSupported => Blame::Client,
+            reason if reason.status().is_client_error() => Blame::Client,
+            _ => Blame::Upstream,
+        })
     }
 
     /// The stable name, in the reason header and as a metric label.

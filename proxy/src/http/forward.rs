@@ -19,13 +19,18 @@ use super::{
     connection::Connection,
     error::Reason,
     framing::Refusal,
-    grpc, headers, orca,
+    grpc, headers, max_forwards, orca,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
 };
 use crate::{
     clock,
     load::Outcome,
+    observe::{
+        self,
+        record::Record,
+        trace::{Passed, TRACEPARENT, TRACESTATE},
+    },
     time::Timestamp,
     worker::{Socket, Worker},
 };
@@ -52,6 +57,11 @@ async fn answer(
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let http2 = request.version() == Version::HTTP_2;
     let grpc = http2 && grpc::is_grpc(request.headers());
+    let host = match request.uri().authority() {
+        Some(authority) => authority.as_str().as_bytes(),
+        None => request.headers().get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes),
+    };
+    observe::begin(&worker, &client, &request, host, protocol(request.version()));
     let result = match refusal {
         Some(refusal) => Err(Reason::Ambiguous(refusal)),
         None => forward(&worker, &socket, &client, request, grpc, started).await,
@@ -81,6 +91,14 @@ async fn answer(
     response
 }
 
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+}
+
 /// Whether the client said that it will send nothing more: its half-close is then no cancellation.
 fn ends_connection(request: &Request<Incoming>) -> bool {
     let says = |token: &str| {
@@ -108,21 +126,36 @@ async fn forward(
     }
     let patience = if grpc { grpc::timeout(request.headers()) } else { None };
     let host = headers::validate_target(&mut request, client.client.scheme())?;
+    if let Some(answer) = max_forwards::step(&mut request)? {
+        client.end_request(clock::now());
+        return Ok(answer);
+    }
     let (mut head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
+    observe::came_by(worker, socket, client, &host);
     let routed = route(worker, socket, client, &host, &head);
     let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
         arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
 
     let has_body = !incoming.is_end_stream();
     let version = head.version;
-    let prepared =
-        headers::prepare_request(&mut head.headers, version, &client.client, has_body, || worker.request_id());
+    let request_id = || {
+        let made = client.recorded(|record| record.made_id);
+        worker.named(made.unwrap_or_else(|| worker.next_request_id()))
+    };
+    let prepared = headers::prepare_request(&mut head.headers, version, &client.client, has_body, request_id);
+    let passed = client.recorded(Record::passed_on);
+    if let Some(passed) = &passed {
+        pass_on(passed, &mut head.headers);
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
     if let Some(edits) = &edits {
         edits.apply(&mut head)?;
     }
+    // A filter may have had another mind about it.
+    let traced = passed
+        .is_some_and(|passed| head.headers.get(TRACEPARENT).is_some_and(|value| value.as_bytes() == passed.header));
     let taps = match mirroring {
         Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
         _ => Vec::new(),
@@ -139,13 +172,17 @@ async fn forward(
         });
         request.body_mut().set_gate(ContinueGate::new(open));
     }
-    let exchange = async |account: &Account, upstream: &mut Upstream, request, reused| {
+    let exchange = async |account: &Account, upstream: &mut Upstream, mut request: Request<RequestBody>, reused| {
+        // Each attempt is a span of its own.
+        if let Some(passed) = account.passed_on().filter(|_| traced) {
+            pass_on(&passed, request.headers_mut());
+        }
         exchange(client, account, upstream, request, reused).await
     };
     let (mut response, upstream) = attempts(worker, client, &mut account, request, exchange).await?;
 
     if let Err(reason) = headers::validate_response(response.headers()) {
-        account.finish(Outcome::Failure, clock::now());
+        account.fail(&reason, Outcome::Failure, clock::now());
         return Err(reason);
     }
     let status = response.status();
@@ -153,13 +190,14 @@ async fn forward(
     if grpc {
         account.grpc_ended(response.headers());
     }
+    let told = account.told_session();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         if !prepared.upgrade {
-            account.finish(Outcome::Failure, clock::now());
+            account.fail(&Reason::UpstreamProtocol, Outcome::Failure, clock::now());
             return Err(Reason::UpstreamProtocol);
         }
         let Ok((socket, read, permit)) = upstream.into_tunnel().await else {
-            account.finish(Outcome::Failure, clock::now());
+            account.fail(&Reason::UpstreamReset, Outcome::Failure, clock::now());
             return Err(Reason::UpstreamReset);
         };
         worker.counters.upgrades.add(1);
@@ -169,11 +207,17 @@ async fn forward(
         if let Some(edits) = &edits {
             edits.apply_to_answer(&mut response);
         }
+        if let Some((name, value)) = told {
+            response.headers_mut().append(name, value);
+        }
         return Ok(response.map(|_| ResponseBody::empty()));
     }
     headers::prepare_response(&mut response);
     if let Some(edits) = &edits {
         edits.apply_to_answer(&mut response);
+    }
+    if let Some((name, value)) = told {
+        response.headers_mut().append(name, value);
     }
     let (head, incoming) = response.into_parts();
     let body = if incoming.is_end_stream() {
@@ -197,6 +241,15 @@ async fn forward(
     Ok(response)
 }
 
+fn pass_on(passed: &Passed, headers: &mut HeaderMap) {
+    if let Ok(value) = HeaderValue::from_bytes(&passed.header) {
+        headers.insert(TRACEPARENT, value);
+    }
+    if !passed.keeps_state {
+        headers.remove(TRACESTATE);
+    }
+}
+
 /// One request on one connection.
 pub(super) async fn exchange(
     client: &Connection,
@@ -208,24 +261,28 @@ pub(super) async fn exchange(
     let progress = account.progress();
     // A connection that was used before may be closed by the endpoint at the moment that a request is written to it. What may be
     // repeated without harm (RFC 9110 §9.2.2) is kept for that case.
-    let repeats = reused || account.retries_answers();
-    let spare =
-        (repeats && request.body().is_end_stream() && request.method().is_idempotent()).then(|| spare(&request));
+    let repeats = (reused || account.retries_answers()) && request.method().is_idempotent();
+    // Over HTTP/2 an endpoint may say that it has done nothing for a request (RFC 9113 §8.7).
+    let keeps = (repeats || upstream.is_shared()) && request.body().is_end_stream();
+    let spare = keeps.then(|| spare(&request));
     let answer = upstream.exchange(request, || given_up(client, progress)).await;
     let Some(spare) = spare else {
         return answer.map_err(|Unanswered { reason, unsent, .. }| NoAnswer { reason, again: unsent });
     };
     match answer {
-        Ok(response) if account.retries_status(response.status()) => {
+        Ok(response) if repeats && account.retries_status(response.status()) => {
             let reason = Reason::UpstreamStatus(response.status());
             Err(NoAnswer { reason, again: Some(spare.into_request(account)) })
         }
         Ok(response) => Ok(response),
-        Err(Unanswered { reason, unsent, before_answer }) => {
+        Err(Unanswered { reason, unsent, before_answer, refused }) => {
             let again = unsent.or_else(|| {
+                if !repeats {
+                    return refused.then(|| spare.into_request(account));
+                }
                 // A connection that was closed while it was idle is no failure that the policy is about.
                 let stale = reused && before_answer && reason == Reason::UpstreamReset;
-                (stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
+                (refused || stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
             });
             Err(NoAnswer { reason, again })
         }

@@ -315,8 +315,9 @@ pub(super) fn has_bare_line_feed(lines: &[u8]) -> bool {
 /// The size in a chunk's first line, of which the end has been cut off; `None` if it is none. The rest is an extension, which is ignored.
 pub(super) fn chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    // `;` begins an extension; white space before it is bad but common.
-    let extension = matches!(line.get(digits), None | Some(b';' | b' ' | b'\t'));
+    // `;` begins an extension; white space before it is bad but common, and anything else than an extension behind it is none.
+    let blank = line[digits..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+    let extension = matches!(line.get(digits + blank), None | Some(b';'));
     let text = line[digits..].iter().all(|b| *b == b'\t' || !b.is_ascii_control());
     if digits == 0 || digits > 16 || !extension || !text {
         return None;

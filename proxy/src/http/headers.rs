@@ -10,6 +10,7 @@ use http::{
 };
 
 use super::{error::Reason, framing};
+use crate::table::Target;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -17,6 +18,8 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+/// Who the client has proved to be by TLS. What a client says of that itself is nobody's proof.
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names a request across hops.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,6 +33,7 @@ pub struct ClientHeaders {
     via_20: HeaderValue,
     proto: HeaderValue,
     scheme: &'static str,
+    certificate: Option<HeaderValue>,
 }
 
 impl ClientHeaders {
@@ -51,7 +55,18 @@ impl ClientHeaders {
             via_20: HeaderValue::from_static("2.0 trimtab"),
             proto: HeaderValue::from_static(scheme),
             scheme,
+            certificate: None,
         }
+    }
+
+    /// Has endpoints told of the client's certificate.
+    pub fn set_certificate(&mut self, told: HeaderValue) {
+        self.certificate = Some(told);
+    }
+
+    /// What endpoints are told of the client's certificate.
+    pub fn certificate(&self) -> Option<&HeaderValue> {
+        self.certificate.as_ref()
     }
 
     /// "http", or "https" over TLS.
@@ -204,6 +219,10 @@ pub fn prepare_request(
     }
     append_list(headers, X_FORWARDED_FOR, &client.address);
     headers.insert(X_FORWARDED_PROTO, client.proto.clone());
+    match &client.certificate {
+        Some(told) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, told.clone())),
+        None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
+    }
     // These can do without; the request goes on in HTTP/1.1, which cannot.
     if version != Version::HTTP_11 {
         headers.entry(header::HOST).or_insert(HeaderValue::from_static(""));
@@ -273,19 +292,21 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a request that is ready for HTTP/1.1 fit for HTTP/2: its host becomes the authority, and nothing is said of the connection.
-pub fn for_http2<B>(request: Request<B>) -> Request<B> {
+/// Makes a request that is ready for HTTP/1.1 fit for HTTP/2: its host becomes the authority, and nothing is said of the connection. A request
+/// that names no host, as one of HTTP/1.0 may, is for the endpoint itself.
+pub fn for_http2<B>(request: Request<B>, endpoint: &Target) -> Request<B> {
     let (mut head, body) = request.into_parts();
     head.version = Version::HTTP_2;
     for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
         head.headers.remove(name);
     }
-    // Without a host the request has no authority, which is allowed; with one that is none it would not have come so far.
     let host = head.headers.remove(header::HOST).filter(|host| !host.is_empty());
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let authority = authority.or_else(|| Authority::try_from(endpoint.address.to_string()).ok());
+    let scheme = if endpoint.tls.is_some() { "https" } else { "http" };
     if let Some(authority) = authority
         && let Some(path) = head.uri.path_and_query()
-        && let Ok(uri) = Uri::builder().scheme("http").authority(authority).path_and_query(path.clone()).build()
+        && let Ok(uri) = Uri::builder().scheme(scheme).authority(authority).path_and_query(path.clone()).build()
     {
         head.uri = uri;
     }

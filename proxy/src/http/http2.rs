@@ -1,13 +1,15 @@
 //! HTTP/2 with a client: hyper speaks it, and each stream is a request of its own, with its own deadline, as if it had a connection to itself.
-//! What hyper and h2 bound: streams at a time, resets that were not yet looked at, sizes of heads and of continuations, unanswered settings
-//! and pings. What is bounded here: time without a stream, and streams whose client does not take its answer.
+//! What hyper and h2 bound: streams at a time, resets that were not yet looked at, sizes of heads and of continuations, small frames of data,
+//! unanswered settings and pings. What is bounded here: frames that ask for nothing ([`flood`]), time without a stream, and streams whose
+//! client does not take its answer.
 
 use std::{
     cell::{Cell, RefCell},
+    error::Error,
     io,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -19,6 +21,7 @@ use tokio::{
     time::Sleep,
 };
 
+use self::flood::{Flood, Watch};
 use super::{
     connection::{Connection, Phase},
     forward,
@@ -30,6 +33,8 @@ use crate::{
     time::Timestamp,
     worker::{Socket, Worker},
 };
+
+pub mod flood;
 
 /// What a client that speaks HTTP/2 says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -72,6 +77,7 @@ pub async fn serve(
             async move { Ok::<_, std::convert::Infallible>(response.await) }
         })
     };
+    let watch = Rc::new(RefCell::new(Watch::new(clock::now())));
     let header_list_max = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
     let mut connection = http2::Builder::new(Spawn(streams.clone()))
         .timer(TokioTimer::new())
@@ -84,7 +90,7 @@ pub async fn serve(
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(Prefixed { stream, read }), service);
+        .serve_connection(TokioIo::new(Watched { stream, read, watch: watch.clone() }), service);
     let mut drain = pin!(socket.drain.cancelled());
     let mut leaving = false;
     let mut armed = streams.look_at(clock::now(), &limits);
@@ -122,12 +128,29 @@ pub async fn serve(
         }
     })
     .await;
+    let mut flood = watch.borrow().flood();
     if let Some(Err(error)) = ended {
-        tracing::debug!(peer = %client.peer, %error, "http/2 connection failed");
+        flood = flood.or_else(|| is_fed_up(&error).then(|| watch.borrow().last()));
+        tracing::debug!(peer = %client.peer, %error, flood = flood.map(Flood::name), "http/2 connection failed");
         if error.is_parse() {
             worker.counters.malformed.add(1);
         }
     }
+    if let Some(flood) = flood {
+        worker.counters.floods[flood as usize].add(1);
+    }
+}
+
+/// Whether h2 had enough of the client.
+fn is_fed_up(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return !error.is_remote() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// What is going on on one connection.
@@ -257,29 +280,49 @@ impl Alarm {
     }
 }
 
-/// A client's socket of which the beginning was read already.
+/// A client's socket of which the beginning was read already, and whose frames are counted.
 #[derive(Debug)]
-struct Prefixed {
+struct Watched {
     stream: ClientStream,
     read: BytesMut,
+    watch: Rc<RefCell<Watch>>,
 }
 
-impl AsyncRead for Prefixed {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.read.is_empty() {
-            return Pin::new(&mut this.stream).poll_read(cx, buffer);
-        }
-        let step = this.read.len().min(buffer.remaining());
-        buffer.put_slice(&this.read[..step]);
-        this.read.advance(step);
-        Poll::Ready(Ok(()))
+impl Watched {
+    /// Counts what came.
+    fn count(&mut self, came: &[u8]) -> io::Result<()> {
+        let mut watch = self.watch.borrow_mut();
+        watch.received(came, clock::now()).map_err(|flood| {
+            // h2 is not told: it would go on to answer what it has of the flood. The client may still read why.
+            if watch.is_between_frames() {
+                self.stream.write_now(&flood::CALM);
+            }
+            io::Error::new(io::ErrorKind::ConnectionAborted, flood.name())
+        })
     }
 }
 
-impl AsyncWrite for Prefixed {
+impl AsyncRead for Watched {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        if this.read.is_empty() {
+            ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        } else {
+            let step = this.read.len().min(buffer.remaining());
+            buffer.put_slice(&this.read[..step]);
+            this.read.advance(step);
+        }
+        Poll::Ready(this.count(&buffer.filled()[before..]))
+    }
+}
+
+impl AsyncWrite for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.watch.borrow_mut().sent(&bytes[..written]);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -287,7 +330,15 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices))?;
+        let (mut watch, mut left) = (this.watch.borrow_mut(), written);
+        for slice in slices {
+            let step = left.min(slice.len());
+            watch.sent(&slice[..step]);
+            left -= step;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -80,7 +80,10 @@ impl Mirroring {
             let own = Rc::new(client.detached(now));
             let progress = Rc::new(Progress::new(own.clone(), Some(STALL_TIMEOUT), Timestamp::MAX));
             let rule = self.rule.clone();
-            let arrival = Arrival { entry, rule, method: head.method.clone(), started: now, admitted, class, kind };
+            // It is not the route's request: it is counted at its endpoint alone.
+            let target = None;
+            let method = head.method.clone();
+            let arrival = Arrival { entry, rule, target, method, started: now, admitted, class, kind };
             let account = Box::new(Account::new(worker.clone(), own.clone(), progress.clone(), arrival));
             let body = if has_body {
                 let tap = Tap::default();

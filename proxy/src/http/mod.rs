@@ -17,6 +17,7 @@ pub mod framing;
 pub mod grpc;
 pub mod headers;
 pub mod http2;
+pub mod max_forwards;
 pub mod mirror;
 pub mod orca;
 pub mod pool;

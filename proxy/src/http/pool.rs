@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
+use super::stream::EndpointSocket;
 use crate::{
     table::{ConnectionPermit, Target},
     time::Timestamp,
@@ -33,7 +34,7 @@ pub trait Pooled: Sized {
         target: &Arc<Target>,
         idle_timeout: Duration,
         permit: ConnectionPermit,
-        connect: impl Future<Output = io::Result<TcpStream>>,
+        connect: impl Future<Output = io::Result<EndpointSocket>>,
     ) -> impl Future<Output = io::Result<Self>>;
 
     /// The worker's pool of this kind.

@@ -5,7 +5,6 @@ use std::{
     io,
     pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -13,7 +12,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -29,6 +28,7 @@ use crate::{
     clock,
     route::rule::Limits,
     time::Timestamp,
+    tls::SocketTls,
     worker::{Socket, Worker},
 };
 
@@ -63,7 +63,7 @@ pub async fn serve(
     stream: TcpStream,
     peer: std::net::SocketAddr,
     limits: Limits,
-    tls: Option<Arc<ServerConfig>>,
+    tls: Option<SocketTls>,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone");
@@ -71,7 +71,7 @@ pub async fn serve(
     }
     let (mut stream, security) = match tls {
         None => (ClientStream::Plain(stream), Security::Plain),
-        Some(config) => match Box::pin(handshake(&worker, &socket, stream, config, limits.header_timeout)).await {
+        Some(tls) => match Box::pin(handshake(&worker, &socket, stream, tls, limits.header_timeout)).await {
             Some(secured) => secured,
             None => return,
         },
@@ -109,11 +109,11 @@ async fn handshake(
     worker: &Worker,
     socket: &Socket,
     stream: TcpStream,
-    config: Arc<ServerConfig>,
+    tls: SocketTls,
     timeout: Duration,
 ) -> Option<(ClientStream, Security)> {
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(timeout, TlsAcceptor::from(config).accept(stream)) => accepted,
+        accepted = tokio::time::timeout(timeout, TlsAcceptor::from(tls.config).accept(stream)) => accepted,
         // It has sent no request yet that could be lost.
         () = socket.drain.cancelled() => return None,
     };
@@ -126,7 +126,8 @@ async fn handshake(
                 .resumptions
                 .add(u64::from(session.handshake_kind() == Some(rustls::HandshakeKind::Resumed)));
             let sni = session.server_name().map(|name| name.to_ascii_lowercase().into());
-            Some((ClientStream::Tls(Box::new(stream)), Security::Tls { sni }))
+            let told = tls.told.and_then(|told| told.told(session.peer_certificates()?, UnixTime::now()));
+            Some((ClientStream::Tls(Box::new(stream)), Security::Tls { sni, told }))
         }
         Ok(Err(error)) => {
             tracing::debug!(%error, "handshake failed");

@@ -13,9 +13,9 @@ use std::{
 
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
-use super::{body::RequestBody, pool::Spread};
+use super::{body::RequestBody, pool::Spread, stream::EndpointSocket};
 use crate::{
     clock,
     table::{ConnectionPermit, Target},
@@ -67,6 +67,7 @@ struct Shared {
     in_flight: Cell<usize>,
     idle_since: Cell<Timestamp>,
     idle_timeout: Duration,
+    target: Arc<Target>,
     _permit: ConnectionPermit,
 }
 
@@ -105,7 +106,7 @@ impl SharedPool {
         target: &Arc<Target>,
         idle_timeout: Duration,
         permit: ConnectionPermit,
-        connect: impl Future<Output = io::Result<TcpStream>>,
+        connect: impl Future<Output = io::Result<EndpointSocket>>,
     ) -> io::Result<Lease> {
         let _opening = Opening::new(self, target);
         let socket = connect.await?;
@@ -134,8 +135,15 @@ impl SharedPool {
             }
         });
         let idle_since = Cell::new(clock::now());
-        let shared =
-            Rc::new(Shared { sender, streams_max, in_flight: Cell::new(0), idle_since, idle_timeout, _permit: permit });
+        let shared = Rc::new(Shared {
+            sender,
+            streams_max,
+            in_flight: Cell::new(0),
+            idle_since,
+            idle_timeout,
+            target: target.clone(),
+            _permit: permit,
+        });
         let lease = Lease::new(shared.clone());
         if !target.is_retired()
             && let Some(endpoint) = self.endpoints.borrow_mut().get_mut(&target.id)
@@ -189,6 +197,11 @@ impl Lease {
     /// Sends on it.
     pub fn sender(&self) -> SendRequest<RequestBody> {
         self.0.sender.clone()
+    }
+
+    /// Where it leads.
+    pub fn target(&self) -> &Target {
+        &self.0.target
     }
 
     /// Whether it still stands.

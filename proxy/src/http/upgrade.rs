@@ -10,12 +10,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{account::Account, stream::ClientStream};
+use super::{
+    account::Account,
+    stream::{ClientStream, EndpointSocket},
+};
 use crate::{clock, load::Outcome, table::ConnectionPermit, time::Timestamp};
 
 /// A tunnel in which nothing moves for this long is closed; Envoy's default for idle streams.
@@ -28,7 +28,7 @@ const WATCH: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Tunnel {
     /// The endpoint's socket.
-    pub socket: TcpStream,
+    pub socket: EndpointSocket,
     /// Read from it after the head of the answer.
     pub read: Bytes,
     /// Its place within the circuit breaker.

@@ -32,6 +32,7 @@ use super::{
     headers,
     pool::{Pool, Pooled},
     shared::Lease,
+    stream::EndpointSocket,
 };
 use crate::{
     config::Protocol,
@@ -81,22 +82,28 @@ pub struct Unanswered {
     pub unsent: Option<Request<RequestBody>>,
     /// The connection closed before any byte of an answer.
     pub before_answer: bool,
+    /// The endpoint says that it has done nothing for it (HTTP/2, `REFUSED_STREAM`): it may be sent again whatever it is.
+    pub refused: bool,
 }
 
 impl Unanswered {
     /// On a connection that goes on without it, or ended.
     fn of_shared(mut failed: TrySendError<Request<RequestBody>>) -> Self {
         let unsent = failed.take_message();
-        tracing::debug!(error = %failed.error(), "no answer on a shared connection");
-        Self { reason: Reason::UpstreamReset, unsent, before_answer: true }
+        let error = failed.error();
+        tracing::debug!(%error, "no answer on a shared connection");
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+        let refused =
+            cause.is_some_and(|cause| cause.is_remote() && cause.reason() == Some(h2::Reason::REFUSED_STREAM));
+        Self { reason: Reason::UpstreamReset, unsent, before_answer: true, refused }
     }
 }
 
-/// Connects.
+/// Opens a socket to an address.
 ///
 /// # Errors
-/// If the endpoint refuses or its name does not resolve. A time limit is the caller's.
-pub async fn connect(address: &Address) -> io::Result<TcpStream> {
+/// If nobody takes it there or the name does not resolve. A time limit is the caller's.
+pub async fn dial(address: &Address) -> io::Result<TcpStream> {
     let socket = match address {
         Address::Ip(address) => TcpStream::connect(address).await?,
         Address::Name(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
@@ -105,13 +112,28 @@ pub async fn connect(address: &Address) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
+/// Connects, over TLS if the endpoint is spoken to so.
+///
+/// # Errors
+/// If the endpoint cannot be reached, or is not who it must be. A time limit is the caller's.
+pub async fn connect(target: &Target) -> io::Result<EndpointSocket> {
+    let socket = dial(&target.address).await?;
+    let Some(tls) = &target.tls else { return Ok(EndpointSocket::Plain(socket)) };
+    let protocol: &[u8] = match target.protocol {
+        Protocol::Http1 => b"http/1.1",
+        Protocol::Http2 => b"h2",
+    };
+    // Rare beside requests, and large.
+    Box::pin(tls.connect(socket, protocol)).await.map(|stream| EndpointSocket::Tls(Box::new(stream)))
+}
+
 impl Pooled for Upstream {
     async fn open(
         worker: &Worker,
         target: &Arc<Target>,
         idle_timeout: Duration,
         permit: ConnectionPermit,
-        connect: impl Future<Output = io::Result<TcpStream>>,
+        connect: impl Future<Output = io::Result<EndpointSocket>>,
     ) -> io::Result<Self> {
         if target.protocol == Protocol::Http2 {
             return worker.shared.open(target, idle_timeout, permit, connect).await.map(Self::Http2);
@@ -165,12 +187,13 @@ impl Upstream {
         request: Request<RequestBody>,
         mut give_up: impl FnMut() -> Option<Reason>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let given_up = |reason| Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false }));
+        let given_up =
+            |reason| Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false, refused: false }));
         let Http1 { sender, line, .. } = match self {
             Self::Http1(own) => own,
             Self::Http2(lease) => {
                 let mut sender = lease.sender();
-                let mut answer = pin!(sender.try_send_request(headers::for_http2(request)));
+                let mut answer = pin!(sender.try_send_request(headers::for_http2(request, lease.target())));
                 return std::future::poll_fn(|cx| match give_up() {
                     Some(reason) => given_up(reason),
                     None => answer.as_mut().poll(cx).map_err(Unanswered::of_shared),
@@ -197,6 +220,7 @@ impl Upstream {
                     before_answer: !error.is_parse() && !error.is_parse_too_large(),
                     reason: if error.is_parse() { Reason::UpstreamProtocol } else { Reason::UpstreamReset },
                     unsent,
+                    refused: false,
                 }
             })
         })
@@ -212,11 +236,16 @@ impl Upstream {
         }
     }
 
+    /// Whether it is shared with other requests.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
     /// After `101 Switching Protocols`: the bare socket and what was already read from it.
     ///
     /// # Errors
     /// If the connection failed.
-    pub async fn into_tunnel(self) -> io::Result<(TcpStream, Bytes, ConnectionPermit)> {
+    pub async fn into_tunnel(self) -> io::Result<(EndpointSocket, Bytes, ConnectionPermit)> {
         let Self::Http1(mut own) = self else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "http/2 does not switch protocols"));
         };
@@ -247,14 +276,14 @@ impl Line {
 /// there is no answer.
 #[derive(Debug)]
 pub(super) struct EndpointStream {
-    socket: TcpStream,
+    socket: EndpointSocket,
     /// The endpoint takes no more; what is written goes nowhere.
     deaf: bool,
 }
 
 impl EndpointStream {
     /// Over a socket that was just connected.
-    pub fn new(socket: TcpStream) -> Self {
+    pub fn new(socket: EndpointSocket) -> Self {
         Self { socket, deaf: false }
     }
 
@@ -308,8 +337,13 @@ impl AsyncWrite for EndpointStream {
         self.socket.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let result = ready!(Pin::new(&mut this.socket).poll_flush(cx)).map(|()| 0);
+        Poll::Ready(this.written(0, result).map(|_| ()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -74,18 +74,41 @@ pub struct Bound {
     pub advertised: SocketAddr,
 }
 
+impl Bound {
+    /// The socket once more, for a successor.
+    ///
+    /// # Errors
+    /// If the system has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        self.socket.try_clone()
+    }
+}
+
 impl PeerListen {
     /// Binds the socket.
     ///
     /// # Errors
     /// If nobody could send to it, or the system does not let it.
     pub fn bind(self) -> Result<Bound, ListenError> {
+        self.bind_or_take(None)
+    }
+
+    /// The same with the socket of a predecessor, if that listens where this one is to listen.
+    ///
+    /// # Errors
+    /// If nobody could send to it, or the system does not let it.
+    pub fn bind_or_take(self, inherited: Option<UdpSocket>) -> Result<Bound, ListenError> {
         match self.advertise {
             None if self.address.ip().is_unspecified() => return Err(ListenError::NoAddress(self.address)),
             Some(ip) if ip.is_unspecified() => return Err(ListenError::Unspecified(ip)),
             _ => {}
         }
+        let inherited = inherited.filter(|socket| socket.local_addr().is_ok_and(|local| local == self.address));
         let bind = || {
+            if let Some(socket) = inherited {
+                let advertised = SocketAddr::new(self.advertise.unwrap_or(self.address.ip()), self.address.port());
+                return Ok(Bound { socket, listen: self.address, advertised });
+            }
             let socket = Socket::new(Domain::for_address(self.address), Type::DGRAM, None)?;
             socket.set_nonblocking(true)?;
             // The system may give less; then a burst loses more, which is told again.

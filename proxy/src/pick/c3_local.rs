@@ -20,7 +20,7 @@ impl C3Local {
 fn score(pool: &Pool, candidate: &Candidate, now: Coarse) -> f64 {
     let queue = f64::from(candidate.load.in_flight()) * f64::from(pool.proxies) + 1.0;
     // Who has not answered yet is taken for average; if nobody has, the value does not matter.
-    let latency_ms = candidate.load.latency_at(now).or_else(|| pool.shared.latency.at(now)).unwrap_or(1.0);
+    let latency_ms = candidate.load.latency_at(now, 1.0).or_else(|| pool.shared.latency.at(now, 1.0)).unwrap_or(1.0);
     queue * queue * queue * f64::from(latency_ms)
 }
 
@@ -69,6 +69,8 @@ mod tests {
             let latency_ms = |spec: &Spec| spec.latency_ms.or(Some(33));
             let plain = |spec: &Spec| Spec { weight: 1.0, error: 0.0, reported: None, latency_ms: latency_ms(spec), ..*spec };
             let pool = pool(&specs.iter().map(plain).collect::<Vec<_>>(), 4.0);
+            // In quiet the rule leaves more to chance.
+            pool.shared.in_flight.ended(NOW, std::time::Duration::from_secs(10_000));
             let parameters =
                 RuleParameters { exponent: 3.0, offset: 1.0, latency_exponent: 1.0, ..RuleParameters::LOCAL };
             let rule = Rule::new(&pool, &parameters);

@@ -7,11 +7,17 @@ pub mod alias;
 pub mod c3_local;
 pub mod consistent;
 pub mod costs;
+pub mod decaying_weights;
 pub mod least_request;
+pub mod locality;
 pub mod peak_ewma;
+pub mod prequal;
+#[cfg(test)]
+mod quiet_tests;
 pub mod random;
 pub mod round_robin;
 pub mod rule;
+pub mod sliding_window;
 #[cfg(test)]
 mod testing;
 pub mod weighted_round_robin;
@@ -21,8 +27,8 @@ use std::sync::{Arc, atomic::AtomicU64};
 use rand::RngCore;
 
 use crate::{
-    average::LatencyAverage,
-    config::{Algorithm, EndpointKey, RuleParameters},
+    average::{LatencyAverage, MeanInFlight},
+    config::{Algorithm, Balancing, EndpointKey, RuleParameters},
     load::{EndpointLoad, RequestClass},
     time::{Coarse, Timestamp},
 };
@@ -80,6 +86,8 @@ pub struct Shared {
     pub cursor: AtomicU64,
     /// Average latency over all endpoints: what an endpoint that has not answered yet is taken for.
     pub latency: LatencyAverage,
+    /// Own requests in flight at all endpoints, on average: whether there is little to do.
+    pub in_flight: MeanInFlight,
 }
 
 /// The one interface of all algorithms.
@@ -117,11 +125,26 @@ pub enum Picker {
     RingHash(consistent::Ring),
     /// A Maglev table.
     Maglev(consistent::Maglev),
+    /// The fewest in a sliding window.
+    SlidingWindow(sliding_window::SlidingWindow),
+    /// In turn by weights that decay.
+    DecayingWeights(decaying_weights::DecayingWeights),
+    /// Those of the own zone first.
+    Locality(locality::Locality),
+    /// Prequal's.
+    Prequal(prequal::Prequal),
 }
 
 impl Picker {
-    /// Prepares `algorithm` for `pool`. `parameters` are those of the rule.
-    pub fn new(algorithm: Algorithm, pool: &Pool, parameters: &RuleParameters) -> Self {
+    /// Prepares `algorithm` for `pool`. `parameters` are those of the rule; `is_near` says of an endpoint's position in the backend's list whether it is in
+    /// the proxy's zone.
+    pub fn new(
+        algorithm: Algorithm,
+        pool: &Pool,
+        parameters: &RuleParameters,
+        set: &Balancing,
+        is_near: impl Fn(usize) -> bool,
+    ) -> Self {
         match algorithm {
             Algorithm::Adaptive => Self::Adaptive(rule::Rule::new(pool, parameters)),
             Algorithm::RoundRobin => Self::RoundRobin(round_robin::RoundRobin),
@@ -135,6 +158,12 @@ impl Picker {
             Algorithm::C3Local => Self::C3Local(c3_local::C3Local::new()),
             Algorithm::RingHash => Self::RingHash(consistent::Ring::new(pool)),
             Algorithm::Maglev => Self::Maglev(consistent::Maglev::new(pool)),
+            Algorithm::SlidingWindowRoundRobin => Self::SlidingWindow(sliding_window::SlidingWindow::new(set.window)),
+            Algorithm::DecayingWeights => {
+                Self::DecayingWeights(decaying_weights::DecayingWeights::new(pool, set.start, set.half_life))
+            }
+            Algorithm::Locality => Self::Locality(locality::Locality::new(pool, set.spillover, is_near)),
+            Algorithm::Prequal => Self::Prequal(prequal::Prequal::new(set.hot_quantile)),
         }
     }
 }
@@ -158,6 +187,10 @@ impl Pick for Picker {
             Self::C3Local(picker) => picker.pick(pool, request, now, rng),
             Self::RingHash(picker) => picker.pick(pool, request, now, rng),
             Self::Maglev(picker) => picker.pick(pool, request, now, rng),
+            Self::SlidingWindow(picker) => picker.pick(pool, request, now, rng),
+            Self::DecayingWeights(picker) => picker.pick(pool, request, now, rng),
+            Self::Locality(picker) => picker.pick(pool, request, now, rng),
+            Self::Prequal(picker) => picker.pick(pool, request, now, rng),
         }
     }
 }
@@ -220,9 +253,14 @@ struct Ties(u64);
 impl Ties {
     fn one_in(&mut self, n: u64) -> bool {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (mixed >> 32).wrapping_mul(n) >> 32 == 0
+        (mixed(self.0) >> 32).wrapping_mul(n) >> 32 == 0
     }
+}
+
+/// A number whose upper half looks random for every input.
+#[inline]
+fn mixed(number: u64) -> u64 {
+    (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
 }
 
 /// A uniformly random number below `n`, for n < 2³² (the bias is below n/2³²).

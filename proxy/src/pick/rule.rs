@@ -8,6 +8,9 @@
 //! - `(n̂ + g) · f_x` otherwise: all requests count alike but for what the request's class costs more there than elsewhere. With one class and
 //!   one slot both say `n̂ + g`.
 //!
+//! Where there is little to do ([`Look::quiet`]), the score of an idle endpoint is raised by up to [`QUIET_SPREAD`] at random, and what is known of those that
+//! get nothing grows old sooner: requests spread over all that are about as good.
+//!
 //! Up to [`SCAN_MAX`] candidates all are scanned; of more, [`SAMPLES`] are drawn in proportion to their weights.
 
 use rand::RngCore;
@@ -16,7 +19,7 @@ use super::{
     Candidate, Pick, PickRequest, Pool,
     alias::AliasTable,
     costs::{Costs, Queue},
-    lowest_below,
+    lowest_below, mixed,
 };
 use crate::{
     config::RuleParameters,
@@ -31,6 +34,15 @@ pub const SAMPLES: usize = 16;
 /// An endpoint that has not answered yet is taken for so many times slower than the others: new pods start cold more often than not, and look
 /// idle. The first answers correct it. (Simulated scale-outs over 12 seeds: p99 1.22 of the bound's without, 1.00 with it; 2 gives 1.20.)
 const UNKNOWN: f32 = 3.0;
+/// So long after it became known, half of that is forgotten where there is nothing to do: nothing else would ever send it a request.
+const UNKNOWN_FADE_S: f32 = 3.0;
+/// With so many requests in flight an endpoint, on average, counts and averages are all that matters; with fewer, there is the more quiet.
+const QUIET_BELOW: f32 = 0.5;
+/// In complete quiet, idle endpoints whose scores differ by less than this share get their turns by chance. One of the equals would otherwise get all
+/// requests, because its last answers happened to be the quickest, and what is known of the others would grow old (`quiet_tests.rs`).
+const QUIET_SPREAD: f64 = 1.0;
+/// And a latency average without news grows old so many times faster, in addition.
+const QUIET_HASTE: f32 = 9.0;
 /// An error average counts up to this: beyond, the score would only grow without saying more.
 const ERROR_MAX: f32 = 0.95;
 /// Pooled errors fade like the averages that they are made of.
@@ -102,13 +114,9 @@ impl Rule {
 
     /// The terms of one candidate for a request of a class: the very ones that picking compares.
     pub fn explain(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, now: Timestamp) -> Terms {
-        self.terms(pool, candidate, class, Coarse::of(now), pooled_fade(pool, Coarse::of(now)))
-    }
-
-    #[inline]
-    fn terms(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, now: Coarse, fade: f32) -> Terms {
-        let factors = self.factors(pool, candidate, now, fade);
-        let there = There::look(&candidate.load, now, factors.sharing, pool.peers);
+        let look = Look::at(pool, Coarse::of(now), 0);
+        let factors = self.factors(pool, candidate, &look);
+        let there = There::look(&candidate.load, look.now, factors.sharing, pool.peers);
         let (base, wait, cost) = match &pool.costs {
             None => (there.in_flight + self.offset, 0.0, 1.0),
             Some(costs) => self.expected(costs, candidate.index as usize, &there, class),
@@ -118,33 +126,27 @@ impl Rule {
 
     /// The score, or infinity if it is above `best`: without looking at what is in flight, where an idle endpoint would score higher.
     #[inline]
-    fn score_below(
-        &self,
-        pool: &Pool,
-        candidate: &Candidate,
-        class: RequestClass,
-        now: Coarse,
-        fade: f32,
-        best: f64,
-    ) -> f64 {
-        let factors = self.factors(pool, candidate, now, fade);
+    fn score_below(&self, pool: &Pool, candidate: &Candidate, class: RequestClass, look: &Look, best: f64) -> f64 {
+        let factors = self.factors(pool, candidate, look);
         let product = factors.terms.score();
         let index = candidate.index as usize;
         let least = pool.costs.as_ref().map_or(self.offset, |costs| self.least(costs, index, class));
         if self.count.of(least) * product > best {
             return f64::INFINITY;
         }
-        let there = There::look(&candidate.load, now, factors.sharing, pool.peers);
+        let there = There::look(&candidate.load, look.now, factors.sharing, pool.peers);
         let base = match &pool.costs {
             None => there.in_flight + self.offset,
             Some(costs) => self.expected(costs, index, &there, class).0,
         };
-        self.count.of(base) * product
+        let score = self.count.of(base) * product;
+        if look.quiet > 0.0 && there.in_flight <= 0.0 { score * look.spread(candidate.index) } else { score }
     }
 
     /// Everything but the base.
     #[inline]
-    fn factors(&self, pool: &Pool, candidate: &Candidate, now: Coarse, fade: f32) -> Factors {
+    fn factors(&self, pool: &Pool, candidate: &Candidate, look: &Look) -> Factors {
+        let now = look.now;
         let load = &*candidate.load;
         let (sharing, affinity_factor) = match self.affinity {
             Some((few, _)) if candidate.preferred => (few, 1.0),
@@ -152,11 +154,11 @@ impl Rule {
             None => (pool.proxies, 1.0),
         };
         let latency_ms = load
-            .latency_at(now)
-            .or_else(|| pool.shared.latency.at(now).map(|ms| ms * UNKNOWN))
+            .latency_at(now, 1.0 + QUIET_HASTE * look.quiet)
+            .or_else(|| pool.shared.latency.at(now, 1.0).map(|ms| ms * look.unknown(load)))
             .unwrap_or(self.reference_ms);
         let latency_ms = latency_ms.max(1e-3);
-        let error = load.error_at(now).max(candidate.pooled_error * fade).min(ERROR_MAX);
+        let error = load.error_at(now).max(candidate.pooled_error * look.fade).min(ERROR_MAX);
         let terms = Terms {
             in_flight: 0.0,
             latency_ms,
@@ -198,6 +200,36 @@ impl Rule {
         let queue = there.queue(costs, index);
         let wait = queue.wait(slots);
         (wait + self.work_share * queue.work() / slots + own, wait, cost)
+    }
+}
+
+/// What is the same for all candidates of one pick.
+struct Look {
+    now: Coarse,
+    /// Of the pooled errors.
+    fade: f32,
+    /// How little there is to do: from 0, enough, to 1, nothing.
+    quiet: f32,
+    noise: u64,
+}
+
+impl Look {
+    #[inline]
+    fn at(pool: &Pool, now: Coarse, noise: u64) -> Self {
+        let each = pool.shared.in_flight.at(now) * pool.proxies / pool.candidates.len() as f32;
+        Self { now, fade: pooled_fade(pool, now), quiet: (1.0 - each / QUIET_BELOW).max(0.0), noise }
+    }
+
+    /// The factor of an idle endpoint's score, by chance: at least 1.
+    fn spread(&self, index: u32) -> f64 {
+        let own = u64::from(index).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let chance = (mixed(self.noise.wrapping_add(own)) >> 32) as f64 / f64::from(u32::MAX);
+        1.0 + QUIET_SPREAD * f64::from(self.quiet) * chance
+    }
+
+    /// How many times slower than the others an endpoint is taken for that has not answered since it became known.
+    fn unknown(&self, load: &EndpointLoad) -> f32 {
+        (UNKNOWN * UNKNOWN_FADE_S / (UNKNOWN_FADE_S + self.quiet * load.known_for_s(self.now))).max(1.0)
     }
 }
 
@@ -286,10 +318,8 @@ impl Pick for Rule {
         now: Timestamp,
         rng: &mut R,
     ) -> Option<usize> {
-        let now = Coarse::of(now);
-        let fade = pooled_fade(pool, now);
-        let score =
-            |candidate: &Candidate, best: f64| self.score_below(pool, candidate, request.class, now, fade, best);
+        let look = Look::at(pool, Coarse::of(now), rng.next_u64());
+        let score = |candidate: &Candidate, best: f64| self.score_below(pool, candidate, request.class, &look, best);
         let Some(draw) = &self.draw else {
             return lowest_below(pool, request, 0..pool.candidates.len(), rng, score);
         };
@@ -471,17 +501,24 @@ mod tests {
             }
             let mut rng = SmallRng::seed_from_u64(seed);
             let picked = rule.pick(&pool, &PickRequest::default(), NOW, &mut rng).unwrap();
-            let lowest = slow.iter().copied().fold(f64::INFINITY, f64::min);
-            prop_assert!(slow[picked] <= lowest * 1.004);
+            // Where nothing is in flight, nor reported, chance raises the score.
+            let most = specs.iter().zip(&slow).map(|(spec, slow)| {
+                let idle = spec.in_flight == 0 && spec.reported.unwrap_or(0) == 0;
+                slow * if idle { 1.0 + QUIET_SPREAD } else { 1.0 }
+            });
+            prop_assert!(slow[picked] <= most.fold(f64::INFINITY, f64::min) * 1.004);
         }
 
         #[test]
         fn the_order_of_the_endpoints_does_not_matter(specs in any_specs(1..SCAN_MAX + 1), seed: u64) {
-            // Without ties there is one right answer, whatever the order and whatever is drawn.
+            // Without ties and idle endpoints there is one right answer, whatever the order and whatever is drawn.
             let mut keyed: Vec<(u64, Spec)> = specs
                 .into_iter()
                 .enumerate()
-                .map(|(key, spec)| (key as u64, Spec { weight: spec.weight * (1.0 + key as f32 * 1e-3), ..spec }))
+                .map(|(key, spec)| {
+                    let weight = spec.weight * (1.0 + key as f32 * 1e-3);
+                    (key as u64, Spec { weight, in_flight: spec.in_flight + 1, ..spec })
+                })
                 .collect();
             let mut rng = SmallRng::seed_from_u64(seed);
             let mut pick = |keyed: &[(u64, Spec)]| {

@@ -54,7 +54,7 @@ pub fn keyed_pool(specs: &[(u64, Spec)], proxies: f32) -> Pool {
 }
 
 fn load(key: EndpointKey, spec: &Spec) -> Arc<EndpointLoad> {
-    let load = EndpointLoad::new(key);
+    let load = EndpointLoad::new(key, NOW);
     let one = |outcome, latency_ms: u32, orca| {
         let attempt = load.begin(NOW, RequestClass::default());
         let latency = Duration::from_millis(latency_ms.into());

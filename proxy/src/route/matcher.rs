@@ -210,8 +210,11 @@ fn percent_decoded(text: &str) -> Cow<'_, str> {
     let mut at = 0;
     while at < bytes.len() {
         let hex = (bytes[at] == b'%')
-            .then(|| text.get(at + 1..at + 3).and_then(|h| u8::from_str_radix(h, 16).ok()))
-            .flatten();
+            .then(|| text.get(at + 1..at + 3))
+            .flatten()
+            // A sign is no digit, though Rust takes `+5` for a number.
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match hex {
             Some(byte) => {
                 decoded.push(byte);

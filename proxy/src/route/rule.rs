@@ -1,13 +1,13 @@
 //! Validated routes and listeners, as they come from the wire.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU16, sync::Arc, time::Duration};
 
 use super::{
     filter::Filters,
     hostname::Hostname,
     matcher::{Field, Matcher},
 };
-use crate::{api::v1, config::InvalidResource, tls::ListenerTls};
+use crate::{api::v1, client::ClientDetection, config::InvalidResource, tls::ListenerTls};
 
 /// A route: rules for the requests of some listeners and hosts.
 #[derive(Debug, Clone)]
@@ -136,12 +136,16 @@ pub struct ListenerConfig {
     pub address: IpAddr,
     /// 0: the system chooses.
     pub port: u16,
+    /// The port that clients connect to, where it is another one.
+    pub public_port: Option<NonZeroU16>,
     /// Hosts it answers for.
     pub hostname: Hostname,
     /// Its limits.
     pub limits: Limits,
     /// TLS; `None`: clear text.
     pub tls: Option<Arc<ListenerTls>>,
+    /// Who may say on whose behalf they come; `None`: nobody.
+    pub client_detection: Option<Arc<ClientDetection>>,
 }
 
 /// What a client may take. Listeners that share a socket share the strictest of each.
@@ -206,6 +210,8 @@ impl TryFrom<v1::Listener> for ListenerConfig {
             .map_err(|_| field.error("address", format!("{:?} is not an IP address", wire.address)))?;
         let port = u16::try_from(wire.port)
             .map_err(|_| field.error("port", format!("{} is not a port: 0..=65535", wire.port)))?;
+        let public_port = u16::try_from(wire.public_port)
+            .map_err(|_| field.error("public_port", format!("{} is not a port: 0..=65535", wire.public_port)))?;
         let hostname = Hostname::parse(&wire.hostname).map_err(|reason| field.error("hostname", reason))?;
         let limits = wire.limits.unwrap_or_default();
         let default = Limits::default();
@@ -223,10 +229,14 @@ impl TryFrom<v1::Listener> for ListenerConfig {
         }
         let tls = wire.tls.map(|tls| ListenerTls::new(&tls)).transpose();
         let tls = tls.map_err(|(name, reason)| field.error(&format!("tls.{name}"), reason))?;
+        let detection = wire.client_address.as_ref().map(ClientDetection::new).transpose();
+        let detection = detection.map_err(|(name, reason)| field.error(&format!("client_address.{name}"), reason))?;
         Ok(Self {
             address,
             port,
+            public_port: NonZeroU16::new(public_port),
             hostname,
+            client_detection: detection.map(Arc::new),
             tls: tls.map(Arc::new),
             limits: Limits {
                 header_bytes_max: count(

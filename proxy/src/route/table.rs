@@ -12,12 +12,20 @@ use super::{
     rule::{Limits, ListenerConfig, RouteConfig, RuleTimeouts},
     split::Split,
 };
-use crate::{head::RequestHead, tls};
+use crate::{
+    client::ClientDetection,
+    head::RequestHead,
+    observe::red::{self, Book, Series},
+    tls,
+};
 
 /// All routes, by the number of the socket that a request came in on.
 #[derive(Debug, Default)]
 pub struct Routing {
     sockets: HashMap<u32, SocketRoutes>,
+    /// Where requests are counted that match no route; `None` before there is a configuration.
+    pub unrouted: Option<Arc<Series>>,
+    other: Option<Arc<Series>>,
 }
 
 /// What one socket answers for.
@@ -26,7 +34,9 @@ pub struct SocketRoutes {
     /// The strictest limits of its listeners.
     pub limits: Limits,
     /// How clients are spoken to over TLS; `None`: in clear text.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<tls::SocketTls>,
+    /// Who may say on whose behalf they come; `None`: nobody.
+    pub client_detection: Option<Arc<ClientDetection>>,
     /// The port that clients connect to.
     pub port: u16,
     /// Most specific host first; a request belongs to the first that matches, and to no other.
@@ -35,6 +45,7 @@ pub struct SocketRoutes {
 
 #[derive(Debug)]
 struct ListenerRoutes {
+    name: Arc<str>,
     hostname: Hostname,
     /// In order of precedence.
     candidates: Vec<Candidate>,
@@ -56,6 +67,8 @@ pub struct Rule {
     pub timeouts: RuleTimeouts,
     /// What is done to all of its requests, before it is known where they go; `None`: nothing.
     pub filters: Option<Arc<Filters>>,
+    /// Where its requests are counted that get to no backend.
+    pub series: Arc<Series>,
     targets: Vec<Target>,
     split: Option<Split>,
 }
@@ -63,6 +76,10 @@ pub struct Rule {
 /// Where a share of a rule's requests goes.
 #[derive(Debug)]
 pub struct Target {
+    /// Its place among the targets of the rule.
+    pub index: usize,
+    /// Where its requests are counted.
+    pub series: Arc<Series>,
     /// Number of the backend; `None`: it does not resolve, answer 500.
     pub backend: Option<usize>,
     /// All that is done to its requests, the rule's filters included; `None`: nothing.
@@ -89,11 +106,13 @@ fn effective(filters: Filters) -> Option<Arc<Filters>> {
 }
 
 impl Routing {
-    /// Compiles routes. `sockets` says which listeners share which socket; `backend` gives a backend's number by its name.
+    /// Compiles routes. `sockets` says which listeners share which socket; `backend` gives a backend's number by its name; `book` has the
+    /// places where requests are counted.
     pub fn new(
         sockets: &BTreeMap<u32, Vec<ListenerConfig>>,
         routes: &[&RouteConfig],
         backend: impl Fn(&str) -> Option<usize>,
+        book: &Book,
     ) -> Self {
         // Compiled once, so that a rule attached to several listeners splits its traffic as a whole.
         let mut routes: Vec<_> = routes.to_vec();
@@ -104,15 +123,18 @@ impl Routing {
                 let rules = route.rules.iter().map(|rule| {
                     let weights: Vec<u32> = rule.backends.iter().map(|target| target.weight).collect();
                     let number = |name: &Option<String>| name.as_deref().and_then(&backend);
-                    let targets = rule.backends.iter().map(|target| {
-                        let filters = rule.filters.then(&target.filters);
-                        let mirrors = filters.mirrors.iter().map(|mirror| number(&mirror.backend)).collect();
-                        Target { backend: number(&target.name), filters: effective(filters), mirrors }
-                    });
                     let name =
                         if rule.name.is_empty() { route.name.clone() } else { format!("{}/{}", route.name, rule.name) };
+                    let name: Arc<str> = name.into();
+                    let targets = rule.backends.iter().enumerate().map(|(index, target)| {
+                        let filters = rule.filters.then(&target.filters);
+                        let mirrors = filters.mirrors.iter().map(|mirror| number(&mirror.backend)).collect();
+                        let series = book.series(&name, target.name.as_deref().unwrap_or(red::NONE));
+                        Target { index, series, backend: number(&target.name), filters: effective(filters), mirrors }
+                    });
                     Arc::new(Rule {
-                        route: name.into(),
+                        series: book.series(&name, red::NONE),
+                        route: name.clone(),
                         timeouts: rule.timeouts,
                         filters: effective(rule.filters.clone()),
                         targets: targets.collect(),
@@ -138,17 +160,38 @@ impl Routing {
             // Stable: ties keep the order of age, name, and place in the route.
             candidates
                 .sort_by_cached_key(|candidate| (candidate.hostname.precedence(), candidate.matcher.precedence()));
-            ListenerRoutes { hostname: listener.hostname.clone(), candidates }
+            ListenerRoutes { name: listener.name.as_str().into(), hostname: listener.hostname.clone(), candidates }
         };
         let socket_routes = |listeners: &Vec<ListenerConfig>| {
             let limits = listeners.iter().map(|listener| listener.limits).reduce(Limits::stricter).unwrap_or_default();
             let tls = tls::server_config(listeners);
+            // Where they do not agree, nobody is believed.
+            let client_detection = listeners.first().and_then(|first| first.client_detection.clone());
+            let client_detection =
+                client_detection.filter(|first| listeners.iter().all(|l| l.client_detection.as_ref() == Some(first)));
             let port = listeners.first().map_or(0, |listener| listener.port);
             let mut listeners: Vec<_> = listeners.iter().map(listener_routes).collect();
             listeners.sort_by_cached_key(|listener| listener.hostname.precedence());
-            SocketRoutes { limits, tls, port, listeners }
+            SocketRoutes { limits, tls, client_detection, port, listeners }
         };
-        Self { sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect() }
+        Self {
+            sockets: sockets.iter().map(|(socket, listeners)| (*socket, socket_routes(listeners))).collect(),
+            unrouted: Some(book.unrouted()),
+            other: Some(book.other()),
+        }
+    }
+
+    /// Where requests are counted, in the order of routes and backends; none twice.
+    pub fn series(&self) -> Vec<&Series> {
+        let candidates = self.sockets.values().flat_map(|socket| &socket.listeners).flat_map(|l| &l.candidates);
+        let mut found: BTreeMap<(&str, &str), &Series> = BTreeMap::new();
+        let of_rules = candidates.flat_map(|candidate| {
+            candidate.rule.targets.iter().map(|target| &target.series).chain([&candidate.rule.series])
+        });
+        for series in of_rules.chain(&self.unrouted).chain(&self.other) {
+            found.insert((&series.route, &series.backend), series);
+        }
+        found.into_values().collect()
     }
 
     /// For people: by listener host, the rules in the order in which they are tried.
@@ -185,6 +228,11 @@ impl SocketRoutes {
     pub fn is_misdirected(&self, sni: &str, host: &str) -> bool {
         let listener = |host: &str| self.listeners.iter().position(|listener| listener.hostname.matches(host));
         sni != host && listener(sni) != listener(host)
+    }
+
+    /// The listener that a (lower-case) host belongs to.
+    pub fn listener(&self, host: &str) -> Option<&Arc<str>> {
+        Some(&self.listeners.iter().find(|listener| listener.hostname.matches(host))?.name)
     }
 
     /// The rule that answers a request for a (lower-case) host, and how many bytes of the path it matched as a prefix.
@@ -237,7 +285,7 @@ mod tests {
     #[track_caller]
     fn check(routes: &[RouteConfig], host: &str, request: &str, expected: Option<&str>) {
         let sockets = BTreeMap::from([(7, vec![listener("l", ""), listener("m", "*.m.com")])]);
-        let routing = Routing::new(&sockets, &routes.iter().collect::<Vec<_>>(), |_| None);
+        let routing = Routing::new(&sockets, &routes.iter().collect::<Vec<_>>(), |_| None, &Book::new(1));
         let (method, target) = request.split_once(' ').unwrap();
         let head = Request::builder().method(method).uri(target).body(()).unwrap().into_parts().0;
         let found = routing.socket(7).unwrap().find(host, &head).map(|(rule, _)| rule.route.to_string());

@@ -3,15 +3,20 @@
 
 mod harness;
 
+mod checks;
 mod classes;
+mod conformance;
 mod differential;
 mod failures;
 mod fast;
 mod filters;
+mod floods;
 mod hostile;
 mod http2;
 mod lifecycle;
+mod observe;
 mod requests;
+mod restart;
 mod streaming;
 mod tls;
 mod traffic;

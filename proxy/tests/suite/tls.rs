@@ -278,3 +278,199 @@ async fn large_bodies_pass_over_tls_both_ways_and_are_held_back_by_a_slow_reader
         drop(writer.await.unwrap());
     }
 }
+
+/// An authority, and what it has signed.
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: Vec<u8>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut parameters = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = parameters.self_signed(&key).unwrap().pem().into_bytes();
+        Self { issuer: rcgen::Issuer::new(parameters, key), pem }
+    }
+
+    fn sign(&self, name: &str) -> v1::Certificate {
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        v1::Certificate {
+            name: format!("test/{name}"),
+            chain_pem: parameters.signed_by(&key, &self.issuer).unwrap().pem().into_bytes(),
+            key_pem: key.serialize_pem().into_bytes(),
+        }
+    }
+}
+
+fn key_of(certificate: &v1::Certificate) -> rustls::pki_types::PrivateKeyDer<'static> {
+    rustls::pki_types::PrivateKeyDer::from_pem_slice(&certificate.key_pem).unwrap()
+}
+
+/// A client that trusts `server` and shows `own`.
+fn client_with(server: &v1::Certificate, own: &v1::Certificate) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&server.chain_pem).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(&own.chain_pem).unwrap()];
+    Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key_of(own)).unwrap())
+}
+
+#[tokio::test]
+async fn clients_prove_who_they_are_and_endpoints_are_told_what_holds() {
+    let backend = Backend::saying("hello").await;
+    let server = certificate(&["a.test"]);
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let (friend, stranger) = (ours.sign("friend.test"), theirs.sign("stranger.test"));
+    let xfcc = "x-forwarded-client-cert";
+    for (fast_path, optional) in [(true, false), (false, false), (true, true), (false, true)] {
+        let asked = v1::ClientValidation { ca_pem: ours.pem.clone(), optional };
+        let asked = v1::Tls { client: Some(asked), forward_client_certificate: true, ..tls(&[&server]) };
+        let proxy = with_tls(Setup::to(&[backend.address]), asked).fast_path(fast_path).start().await;
+        let forged = format!("GET / HTTP/1.1\r\nhost: a.test\r\n{xfcc}: Subject=\"CN=forged\"\r\n\r\n");
+        let ask = async |config: Arc<ClientConfig>| {
+            let mut raw = connect(&config, proxy.address(), "a.test").await.ok()?;
+            raw.try_write(&forged).await.ok()?;
+            raw.try_answer().await.filter(|answer| answer.status == 200)?;
+            Some(backend.last_headers().get(xfcc).map(|value| value.to_str().unwrap().to_owned()))
+        };
+        let told = ask(client_with(&server, &friend)).await.expect("it is let in").expect("and told of");
+        assert!(told.starts_with("Hash=") && told.ends_with(";Subject=\"CN=friend.test\";DNS=friend.test"), "{told}");
+        let nothing = optional.then_some(None);
+        assert_eq!(ask(client_with(&server, &stranger)).await, nothing);
+        assert_eq!(ask(Arc::new(client(&[&server]))).await, nothing);
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_own_certificate_is_not_passed_on() {
+    let backend = Backend::saying("hello").await;
+    for fast_path in [true, false] {
+        let proxy = Setup::to(&[backend.address]).fast_path(fast_path).start().await;
+        let request = "GET / HTTP/1.1\r\nhost: t\r\nx-forwarded-client-cert: Subject=\"CN=forged\"\r\n\r\n";
+        assert_eq!(proxy.send(request).await.status, 200);
+        assert!(!backend.last_headers().contains_key("x-forwarded-client-cert"));
+    }
+}
+
+/// A server over TLS that agrees to `protocol` and, if `clients` is set, asks for a certificate.
+async fn secure_endpoint(own: &v1::Certificate, protocol: &[u8], clients: Option<&Authority>) -> RawBackend {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(&authority.pem).unwrap()).unwrap();
+            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let chain = vec![CertificateDer::from_pem_slice(&own.chain_pem).unwrap()];
+    let mut config = builder.with_single_cert(chain, key_of(own)).unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let (acceptor, http2) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), protocol == b"h2");
+    RawBackend::new(move |stream, number| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
+                use http_body_util::BodyExt;
+                let scheme = request.uri().scheme_str().unwrap_or("-").to_owned();
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                let answer = format!("connection {number}, {scheme}, {} bytes", body.len());
+                Ok::<_, std::convert::Infallible>(crate::harness::text(answer))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            if http2 {
+                let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                let _ = builder.serve_connection(io, service).await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+            }
+        }
+    })
+    .await
+}
+
+fn to_endpoint(tls: v1::EndpointTls, protocol: v1::Protocol) -> impl FnOnce(&mut v1::Backend) {
+    move |backend| {
+        backend.tls = Some(tls);
+        backend.protocol = protocol.into();
+    }
+}
+
+#[tokio::test]
+async fn endpoints_are_spoken_to_over_tls_in_both_versions_of_http_and_connections_are_kept() {
+    let authority = Authority::new("ours");
+    let own = authority.sign("pod.test");
+    let tls = v1::EndpointTls { hostname: "pod.test".into(), ca_pem: authority.pem.clone(), ..Default::default() };
+    for (fast_path, alpn, protocol) in [
+        (true, &b"http/1.1"[..], v1::Protocol::Http11),
+        (false, b"http/1.1", v1::Protocol::Http11),
+        (false, b"h2", v1::Protocol::H2c),
+    ] {
+        let endpoint = secure_endpoint(&own, alpn, None).await;
+        let mut setup = Setup::to(&[endpoint.address]).fast_path(fast_path);
+        setup.workers = 1;
+        let proxy = setup.backend(to_endpoint(tls.clone(), protocol)).start().await;
+        let scheme = if alpn == b"h2" { "https" } else { "-" };
+        let mut raw = proxy.raw().await;
+        for size in [0, 10, 300_000] {
+            let body = "x".repeat(size);
+            raw.write(format!("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: {size}\r\n\r\n{body}")).await;
+            let answer = raw.answer().await;
+            assert_eq!((answer.status, answer.body), (200, format!("connection 0, {scheme}, {size} bytes")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_prove_who_it_is_is_not_spoken_to() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let good = v1::EndpointTls { hostname: "pod.test".into(), ca_pem: ours.pem.clone(), ..Default::default() };
+    let status = async |own: &v1::Certificate, tls: v1::EndpointTls| {
+        let endpoint = secure_endpoint(own, b"http/1.1", None).await;
+        let proxy = Setup::to(&[endpoint.address]).backend(to_endpoint(tls, v1::Protocol::Http11)).start().await;
+        proxy.get("/").await.status
+    };
+    let pod = ours.sign("pod.test");
+    assert_eq!(status(&pod, good.clone()).await, 200);
+    assert_eq!(status(&theirs.sign("pod.test"), good.clone()).await, 502, "another authority");
+    assert_eq!(status(&ours.sign("other.test"), good.clone()).await, 502, "another name");
+    let alternative = v1::EndpointTls { subject_alt_names: vec!["x.test".into(), "other.test".into()], ..good.clone() };
+    assert_eq!(status(&ours.sign("other.test"), alternative.clone()).await, 200);
+    assert_eq!(status(&pod, alternative).await, 502, "the names stand for the host's");
+    assert_eq!(status(&pod, v1::EndpointTls { nobody: true, ..good.clone() }).await, 502);
+    assert_eq!(status(&pod, v1::EndpointTls { ca_pem: Vec::new(), ..good }).await, 502, "the system does not know it");
+}
+
+#[tokio::test]
+async fn an_endpoint_is_shown_the_proxys_own_certificate() {
+    let (ours, clients) = (Authority::new("ours"), Authority::new("clients"));
+    let pod = ours.sign("pod.test");
+    let shown = |certificate: Option<v1::Certificate>| v1::EndpointTls {
+        hostname: "pod.test".into(),
+        ca_pem: ours.pem.clone(),
+        client_certificate: certificate,
+        ..Default::default()
+    };
+    for fast_path in [true, false] {
+        let endpoint = secure_endpoint(&pod, b"http/1.1", Some(&clients)).await;
+        let status = async |certificate: Option<v1::Certificate>| {
+            let setup = Setup::to(&[endpoint.address]).fast_path(fast_path);
+            let proxy = setup.backend(to_endpoint(shown(certificate), v1::Protocol::Http11)).start().await;
+            proxy.get("/").await.status
+        };
+        assert_eq!(status(Some(clients.sign("proxy.test"))).await, 200);
+        assert_eq!(status(Some(ours.sign("proxy.test"))).await, 502);
+        assert_eq!(status(None).await, 502);
+    }
+}

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::sync::Semaphore;
 use trimtab_proxy::{api::v1, clock};
 
-use crate::harness::{Backend, Proxy, RawBackend, Setup, text};
+use crate::harness::{Backend, Proxy, RawBackend, Setup, eventually, text};
 
 /// Answers with this status.
 async fn answering(status: StatusCode) -> Backend {
@@ -151,7 +151,7 @@ async fn retries_do_not_multiply_an_overload() {
             })
         })
         .collect();
-    crate::harness::eventually("all are inside", || async { one.inside() + two.inside() == 40 }).await;
+    eventually("all are inside", || async { one.inside() + two.inside() == 40 }).await;
     gate.add_permits(1_000);
     for client in clients {
         assert_eq!(client.await.unwrap(), 503);
@@ -165,7 +165,8 @@ async fn a_rate_holds_over_all_workers_and_a_client_is_told_when_to_come_back() 
     let backend = answering(StatusCode::OK).await;
     for fast_path in [true, false] {
         let setup = Setup::to(&[backend.address]).fast_path(fast_path).backend(|backend| {
-            backend.rate_limits = vec![v1::RateLimit { requests: 10, per_ms: 3_600_000, per_client: fast_path }];
+            backend.rate_limits =
+                vec![v1::RateLimit { requests: 10, per_ms: 3_600_000, per_client: fast_path, ..Default::default() }];
         });
         let proxy = setup.start().await;
         let mut passed = 0;
@@ -250,5 +251,141 @@ async fn requests_with_the_same_key_go_to_the_same_endpoint_and_another_version_
         assert_ne!(homes[0], homes[2], "{algorithm:?}");
         let used: std::collections::BTreeSet<_> = homes[0].iter().collect();
         assert!(used.len() >= 3, "{algorithm:?} {homes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_by_header_counts_each_value_by_itself() {
+    let backend = answering(StatusCode::OK).await;
+    for fast_path in [true, false] {
+        let setup = Setup::to(&[backend.address]).fast_path(fast_path).backend(|backend| {
+            let headers = vec![v1::RateLimitHeader { name: "x-user".to_owned(), value: None }];
+            backend.rate_limits = vec![v1::RateLimit { requests: 3, per_ms: 3_600_000, headers, ..Default::default() }];
+        });
+        let proxy = setup.start().await;
+        for user in ["ann", "eve"] {
+            let request = format!("GET / HTTP/1.1\r\nhost: t\r\nx-user: {user}\r\n\r\n");
+            assert_eq!(statuses(&proxy, &request, 4).await, [200, 200, 200, 429], "{user}");
+        }
+        assert_eq!(statuses(&proxy, GET, 4).await, [200; 4]);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_larger_than_the_policy_allows_is_refused_with_and_without_a_length() {
+    let backend = Backend::new(|request| async move {
+        use http_body_util::BodyExt;
+        let _ = request.into_body().collect().await;
+        text("x")
+    })
+    .await;
+    for fast_path in [true, false] {
+        let setup = Setup::to(&[backend.address]).fast_path(fast_path);
+        let proxy = setup.backend(|backend| backend.max_request_body_bytes = Some(10)).start().await;
+        let with_length =
+            |size: usize| format!("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: {size}\r\n\r\n{}", "x".repeat(size));
+        assert_eq!(proxy.send(&with_length(10)).await.status, 200);
+        let answer = proxy.send(&with_length(11)).await;
+        assert_eq!((answer.status, answer.reason()), (413, Some("body_too_large")));
+        let chunked = "POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n";
+        assert_eq!(proxy.send(&format!("{chunked}a\r\n0123456789\r\n0\r\n\r\n")).await.status, 200);
+        assert_eq!(proxy.send(&format!("{chunked}6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n")).await.status, 413);
+    }
+}
+
+/// What the pod with this name answers: its name.
+async fn named(name: &'static str) -> Backend {
+    Backend::new(move |_| async move { text(name) }).await
+}
+
+#[tokio::test]
+async fn a_client_goes_back_to_the_endpoint_that_answered_it_while_it_is_there() {
+    let (a, b, c) = (named("a").await, named("b").await, named("c").await);
+    let all = [a.address, b.address, c.address];
+    for (fast_path, by_cookie) in [(true, true), (false, true), (true, false), (false, false)] {
+        let session = v1::SessionPersistence {
+            cookie: if by_cookie { "sid".to_owned() } else { String::new() },
+            header: if by_cookie { String::new() } else { "x-sid".to_owned() },
+            ..Default::default()
+        };
+        let setup = Setup::to(&all).fast_path(fast_path).backend(|backend| backend.session = Some(session.clone()));
+        let proxy = setup.start().await;
+        let ask = async |token: &str| {
+            let header = if by_cookie { format!("cookie: x=y; sid={token}") } else { format!("x-sid: {token}") };
+            let answer =
+                proxy.send(&format!("GET / HTTP/1.1\r\nhost: t\r\n{header}\r\nconnection: close\r\n\r\n")).await;
+            let told = answer.header(if by_cookie { "set-cookie" } else { "x-sid" }).map(|told| {
+                let value = told.strip_prefix("sid=").unwrap_or(told);
+                value.split(';').next().unwrap().to_owned()
+            });
+            (answer.body, told)
+        };
+        let (first, token) = ask("nonsense").await;
+        let token = token.expect("a session begins");
+        assert!(!token.contains("127"), "{token}");
+        for _ in 0..6 {
+            assert_eq!(ask(&token).await, (first.clone(), None), "it is told once");
+        }
+        // Without its endpoint it goes on elsewhere, and stays there.
+        let mut smaller = crate::harness::proxy::backend(crate::harness::proxy::BACKEND, &all);
+        smaller.session = Some(session);
+        smaller.generation += 1;
+        let gone = smaller.endpoints.iter().position(|endpoint| {
+            let pod = [&a, &b, &c].into_iter().zip(["a", "b", "c"]).find(|(_, name)| *name == first).unwrap().0;
+            endpoint.port == u32::from(pod.address.port())
+        });
+        smaller.endpoints.remove(gone.unwrap());
+        proxy.controller.set_backend(&smaller);
+        eventually("another endpoint answers", async || ask(&token).await.0 != first).await;
+        let (second, token) = ask(&token).await;
+        let token = token.expect("a session begins");
+        for _ in 0..4 {
+            assert_eq!(ask(&token).await, (second.clone(), None));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_behind_others_is_known_by_what_those_who_are_trusted_say() {
+    let backend = answering(StatusCode::OK).await;
+    for fast_path in [true, false] {
+        let mut setup = Setup::to(&[backend.address]).fast_path(fast_path).backend(|backend| {
+            let rule = v1::AccessRule { allow: false, networks: vec!["192.0.2.0/24".to_owned()] };
+            backend.access = Some(v1::Access { rules: vec![rule], deny_others: false });
+        });
+        setup.listener.client_address = Some(v1::ClientAddress { trusted_hops: 1, ..Default::default() });
+        let proxy = setup.start().await;
+        let status = async |forwarded: &str| {
+            let request =
+                format!("GET / HTTP/1.1\r\nhost: t\r\nx-forwarded-for: {forwarded}\r\nconnection: close\r\n\r\n");
+            proxy.send(&request).await.status
+        };
+        assert_eq!(status("203.0.113.1, 192.0.2.7").await, 403);
+        assert_eq!(status("192.0.2.7, 203.0.113.1").await, 200, "what the client wrote is not believed");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_passed_on_says_whose_it_is() {
+    let backend = answering(StatusCode::OK).await;
+    for fast_path in [true, false] {
+        let start = async |from: &str| {
+            let mut setup = Setup::to(&[backend.address]).fast_path(fast_path);
+            let proxy_protocol_from = vec![from.to_owned()];
+            setup.listener.client_address = Some(v1::ClientAddress { proxy_protocol_from, ..Default::default() });
+            setup.start().await
+        };
+        let proxy = start("127.0.0.0/8").await;
+        let answer = proxy.send(&format!("PROXY TCP4 192.0.2.7 10.0.0.1 1234 80\r\n{GET}")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(backend.last_headers()["x-forwarded-for"], "192.0.2.7");
+        let mut raw = proxy.raw().await;
+        raw.write(GET).await;
+        raw.is_closed().await;
+        // From elsewhere it is a request like any other, and no good one.
+        let proxy = start("10.0.0.0/8").await;
+        assert_eq!(proxy.send(GET).await.status, 200);
+        let answer = proxy.send(&format!("PROXY TCP4 192.0.2.7 10.0.0.1 1234 80\r\n{GET}")).await;
+        assert_eq!(answer.status, 400);
     }
 }

@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 use comfy_table::{Table, presets};
 use serde::Serialize;
 use trimtab_tests::compare::overhead::{Backend, Cost, measure};
-use trimtab_tests::compare::rival::Rival;
+use trimtab_tests::compare::rival::{Protocol, Rival};
 use trimtab_tests::compare::statistics::{Estimate, geometric_mean, median};
 use trimtab_tests::tools::Tools;
 
@@ -18,6 +19,12 @@ struct Arguments {
     /// Routers. Without trimtab among them there are no ratios
     #[arg(long, value_delimiter = ',', default_value = "trimtab,nginx-least-conn,haproxy,envoy")]
     rival: Vec<Rival>,
+    /// What is spoken with clients, and with endpoints
+    #[arg(long, value_delimiter = ',', default_value = "http1,tls,http2,h2c")]
+    protocol: Vec<Protocol>,
+    /// Bodies of answers
+    #[arg(long, value_delimiter = ',', default_value = "64,16384", value_parser = ["64", "16384"])]
+    bytes: Vec<String>,
     /// How often each is measured, in turns
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     repetitions: u16,
@@ -29,9 +36,10 @@ struct Arguments {
     json: PathBuf,
 }
 
-/// One router with one body size.
+/// One router with one protocol and body size.
 #[derive(Debug, Serialize)]
 struct Row {
+    protocol: String,
     rival: String,
     body_bytes: u32,
     cpu_us_median: Option<f64>,
@@ -61,15 +69,19 @@ async fn main() -> anyhow::Result<()> {
     let backend = Backend::start(&tools).await?;
     let mut out = std::io::stdout();
     let mut rows = Vec::new();
-    for body_bytes in [64, 16_384] {
+    let sizes = arguments.bytes.iter().map(|bytes| bytes.parse()).collect::<Result<Vec<u32>, _>>()?;
+    let cases = arguments.protocol.iter().flat_map(|protocol| sizes.iter().map(|bytes| (*protocol, *bytes)));
+    for (protocol, body_bytes) in cases {
         let mut measured: Vec<(Rival, Vec<Cost>)> = arguments.rival.iter().map(|rival| (*rival, Vec::new())).collect();
         for repetition in 0..usize::from(arguments.repetitions) {
             for turn in 0..measured.len() {
                 let index = (turn + repetition) % measured.len();
                 let (rival, costs) = &mut measured[index];
-                let cost = measure(&tools, *rival, &backend, body_bytes, length).await?;
-                let name = rival.name();
-                writeln!(out, "{body_bytes:>6} B  {name:<18} {:>6.1} µs  {:>7.0} requests/s", cost.cpu_us, cost.rps)?;
+                let cost = measure(&tools, *rival, protocol, &backend, body_bytes, length)
+                    .await
+                    .with_context(|| format!("{} with {}", rival.name(), protocol.name()))?;
+                let (case, name) = (format!("{:<6}{body_bytes:>6} B", protocol.name()), rival.name());
+                writeln!(out, "{case}  {name:<18} {:>6.1} µs  {:>7.0} requests/s", cost.cpu_us, cost.rps)?;
                 costs.push(cost);
             }
         }
@@ -79,6 +91,7 @@ async fn main() -> anyhow::Result<()> {
             let pairs = ours.iter().flatten().zip(&costs).filter(|_| rival != Rival::Trimtab);
             let ratios: Vec<f64> = pairs.map(|(ours, theirs)| ours.cpu_us / theirs.cpu_us).collect();
             rows.push(Row {
+                protocol: protocol.name(),
                 rival: rival.name(),
                 body_bytes,
                 cpu_us_median: middle(|cost| cost.cpu_us),
@@ -108,6 +121,7 @@ fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header([
+        "protocol",
         "body",
         "router",
         "CPU µs/request",
@@ -120,6 +134,7 @@ fn table(rows: &[Row]) -> String {
         let number =
             |value: Option<f64>, digits: usize| value.map_or_else(String::new, |value| format!("{value:.digits$}"));
         table.add_row([
+            row.protocol.clone(),
             format!("{} B", row.body_bytes),
             row.rival.clone(),
             number(row.cpu_us_median, 1),

@@ -22,6 +22,13 @@ const CONTROLLERS: &str = "deployment-controller,replicaset-controller,daemonset
     garbage-collector-controller,serviceaccount-controller,serviceaccount-token-controller,\
     root-ca-certificate-publisher-controller,clusterrole-aggregation-controller";
 
+/// Name of the audit log in the cluster's folder.
+pub(super) const AUDIT_LOG: &str = "audit.log";
+
+/// Who did what to which kind of object, without the objects.
+const AUDIT_POLICY: &str =
+    "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n";
+
 /// A process of the control plane that can be stopped, paused and started again.
 #[derive(Debug)]
 pub struct Part {
@@ -135,7 +142,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// If a part ends early (with the end of its log), or is not ready in time.
-    pub async fn start(network: &Network, tools: &Tools) -> anyhow::Result<Self> {
+    pub async fn start(network: &Network, tools: &Tools, audited: bool) -> anyhow::Result<Self> {
         let (authority, server) = (Authority::new()?, format!("https://{}:6443", network.api()));
         let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
         let serving = authority.server(&names, &[network.api().into(), network.kubernetes().into()])?;
@@ -158,7 +165,13 @@ impl ControlPlane {
             std::fs::write(folder.join(name), text).with_context(|| format!("cannot write {name}"))?;
         }
         let etcd = Part::start(network, tools, "etcd", etcd_args(folder))?;
-        let api = Part::start(network, tools, "kube-apiserver", api_args(network))?;
+        let mut args = api_args(network);
+        if audited {
+            std::fs::write(folder.join("audit.yaml"), AUDIT_POLICY).context("cannot write the audit policy")?;
+            args.push(format!("--audit-policy-file={}", file(folder, "audit.yaml")));
+            args.push(format!("--audit-log-path={}", file(folder, AUDIT_LOG)));
+        }
+        let api = Part::start(network, tools, "kube-apiserver", args)?;
         // It would wait for the API server by itself, but with back-off.
         let mut ready = Readiness { etcd, api };
         ready.wait(&client(&admin).await?).await?;

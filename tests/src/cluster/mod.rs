@@ -49,9 +49,21 @@ impl Cluster {
     /// # Errors
     /// If a tool is missing, this is not root, or a part does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(false).await
+    }
+
+    /// The same, with an audit log of who asked the API server for what.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn start_audited() -> anyhow::Result<Self> {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(audited: bool) -> anyhow::Result<Self> {
         let tools = Tools::find(&["kubernetes"]).await?;
         let network = Arc::new(Network::create()?);
-        let control_plane = ControlPlane::start(&network, &tools).await?;
+        let control_plane = ControlPlane::start(&network, &tools, audited).await?;
         Ok(Self {
             _nodes: Nodes::start(&control_plane.kubeconfig, Arc::clone(&network)).await?,
             kubeconfig: control_plane.kubeconfig.clone(),
@@ -118,6 +130,11 @@ impl Cluster {
     pub fn logs(&self, namespace: &str, pod: &str, container: &str) -> String {
         let file = self.network.logs(namespace, pod).join(format!("{container}.log"));
         std::fs::read_to_string(file).unwrap_or_default()
+    }
+
+    /// The audit log of [`Cluster::start_audited`]: an `audit.k8s.io/v1` Event in JSON a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.network.folder().join(control_plane::AUDIT_LOG)
     }
 
     /// Where the logs are: `NAMESPACE/POD/CONTAINER.log`.

@@ -1,5 +1,5 @@
-//! What a proxied request costs in CPU: 64 keep-alive connections, the proxy alone on one core, load (wrk) and backend (nginx
-//! with static files) on another. User and system time of the proxy's processes, over the requests that wrk completed.
+//! What a proxied request costs in CPU: 64 keep-alive connections, the proxy alone on one core, load (wrk; h2load for HTTP/2) and backend
+//! (nginx with static files) on another. User and system time of the proxy's processes, over the requests that were completed.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use super::process::{Server, free_address};
-use super::rival::Rival;
+use super::rival::{Protocol, Rival, Setup};
 use super::shape::OBJECTIVE;
 use crate::tools::Tools;
 
@@ -21,8 +21,12 @@ const PROXY_CORE: &str = "0";
 /// Core of load and backend.
 const OTHER_CORE: &str = "1";
 
-/// Connections that wrk keeps open.
+/// Connections that are kept open with HTTP/1.1.
 const CONNECTIONS: u32 = 64;
+
+/// The same number of requests at a time over HTTP/2: connections, and streams on each.
+const HTTP2_CONNECTIONS: u32 = 8;
+const HTTP2_STREAMS: u32 = 8;
 
 /// `/proc` counts CPU time in hundredths of a second (`USER_HZ`, the same on every Linux that Rust runs on).
 const US_PER_TICK: f64 = 10_000.0;
@@ -44,7 +48,8 @@ pub struct Cost {
 #[derive(Debug)]
 pub struct Backend {
     server: Server,
-    address: SocketAddr,
+    http1: SocketAddr,
+    h2c: SocketAddr,
     _folder: TempDir,
 }
 
@@ -57,19 +62,19 @@ impl Backend {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         ensure!(cores >= 2, "this measurement needs two cores: one for the proxy, one for load and backend");
         let folder = tempfile::Builder::new().prefix("trimtab-overhead-").tempdir()?;
-        let (path, address) = (folder.path(), free_address()?);
+        let (path, http1, h2c) = (folder.path(), free_address()?, free_address()?);
         for bytes in [64, 16_384] {
             std::fs::write(path.join(bytes.to_string()), vec![b'x'; bytes])?;
         }
         std::fs::write(path.join("healthz"), "ok\n")?;
         std::fs::write(path.join("index.html"), "ok\n")?;
-        std::fs::write(path.join("nginx.conf"), backend_config(address))?;
+        std::fs::write(path.join("nginx.conf"), backend_config(http1, h2c))?;
         let mut command = Command::new(tools.path("nginx")?);
         command.arg("-p").arg(path).arg("-c").arg(path.join("nginx.conf")).args(["-e", "stderr"]);
         let mut server = Server::start("backend", command, path)?;
-        server.listens(address).await?;
+        server.listens(http1).await?;
         pin(tools, server.pid()?, OTHER_CORE).await?;
-        Ok(Self { server, address, _folder: folder })
+        Ok(Self { server, http1, h2c, _folder: folder })
     }
 
     /// Ends it.
@@ -88,21 +93,37 @@ impl Backend {
 pub async fn measure(
     tools: &Tools,
     rival: Rival,
+    protocol: Protocol,
     backend: &Backend,
     bytes: u32,
     length: Duration,
 ) -> anyhow::Result<Cost> {
-    let front = rival.start(tools, 1, OBJECTIVE, &[backend.address]).await?;
+    let pods = [if protocol == Protocol::H2c { backend.h2c } else { backend.http1 }];
+    let front = rival.start(tools, &Setup { proxies: 1, objective: OBJECTIVE, protocol, pods: &pods }).await?;
     let target = front.targets.first().context("a proxy has an address")?;
-    super::trial::answers(*target).await?;
+    if protocol == Protocol::Http1 {
+        super::trial::answers(*target).await?;
+    }
     for pid in front.pids()? {
         pin(tools, pid, PROXY_CORE).await?;
     }
-    let url = format!("http://{target}/{bytes}");
-    wrk(tools, &url, Duration::from_secs(1)).await?;
+    let scheme = if protocol.is_encrypted() { "https" } else { "http" };
+    let url = format!("{scheme}://{target}/{bytes}");
+    let load = async |length| match protocol {
+        Protocol::Http1 | Protocol::Tls => wrk(tools, &url, length).await,
+        Protocol::Http2 | Protocol::H2c => h2load(tools, &url, length).await,
+    };
+    // The first seconds may be too early: a configuration that is still on its way, a health check that has not passed.
+    for attempt in 0.. {
+        match load(Duration::from_secs(1)).await {
+            Ok(_) => break,
+            Err(problem) if attempt == 5 => return Err(problem),
+            Err(_) => {}
+        }
+    }
     let processes = front.pids()?.into_iter().flat_map(family).collect::<Vec<_>>();
     let before = cpu_ticks(&processes)?;
-    let requests = wrk(tools, &url, length).await?;
+    let requests = load(length).await?;
     let after = cpu_ticks(&processes)?;
     front.stop().await?;
     let (user, system) = ((after.0 - before.0) as f64, (after.1 - before.1) as f64);
@@ -137,6 +158,39 @@ fn requests_completed(said: &str) -> anyhow::Result<u64> {
     let line = said.lines().find(|line| line.contains(" requests in ")).context("wrk does not tell the requests")?;
     let count = line.split_whitespace().next().context("an empty line")?;
     count.parse().with_context(|| format!("{count:?} is no number of requests"))
+}
+
+/// Runs h2load; tells how many requests it completed.
+async fn h2load(tools: &Tools, url: &str, length: Duration) -> anyhow::Result<u64> {
+    let output = Command::new(tools.path("taskset")?)
+        .args(["-c", OTHER_CORE])
+        .arg(tools.path("h2load")?)
+        .args(["-t1", &format!("-c{HTTP2_CONNECTIONS}"), &format!("-m{HTTP2_STREAMS}")])
+        .args([&format!("-D{}", length.as_secs()), "--warm-up-time=0", url])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot run h2load")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "h2load failed: {said}{}", String::from_utf8_lossy(&output.stderr));
+    h2load_completed(&said)
+}
+
+/// Reads h2load's report: every request must have been answered with 2xx. Those that were cut off at the end do not count.
+fn h2load_completed(said: &str) -> anyhow::Result<u64> {
+    let number = |text: &str, after: &str| -> anyhow::Result<u64> {
+        let line =
+            said.lines().find(|line| line.starts_with(text)).with_context(|| format!("h2load says no {text:?}"))?;
+        let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+        let place =
+            words.iter().position(|word| *word == after).with_context(|| format!("no {after:?} in {line:?}"))?;
+        let before = place.checked_sub(1).and_then(|before| words.get(before)).context("a number stands before it")?;
+        before.parse().with_context(|| format!("{before:?} is no number"))
+    };
+    let (good, done) = (number("status codes:", "2xx")?, number("requests:", "succeeded")?);
+    let bad = number("requests:", "failed")? + number("requests:", "errored")?;
+    ensure!(good > 0 && good >= done && bad == 0, "not every request went well: {said}");
+    Ok(done)
 }
 
 /// Keeps a process, its threads and its children on one core.
@@ -177,7 +231,7 @@ fn stat_ticks(text: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-fn backend_config(address: SocketAddr) -> String {
+fn backend_config(http1: SocketAddr, h2c: SocketAddr) -> String {
     format!(
         "user root;
 daemon off;
@@ -197,7 +251,8 @@ http {{
     keepalive_requests 100000000;
     open_file_cache max=16;
     server {{
-        listen {address} backlog=1024;
+        listen {http1} backlog=1024;
+        listen {h2c} http2 backlog=1024;
         root .;
     }}
 }}
@@ -216,6 +271,16 @@ mod tests {
         let bad = format!("{good}  Non-2xx or 3xx responses: 12\n");
         assert!(requests_completed(&bad).unwrap_err().to_string().contains("12"));
         assert!(requests_completed("").is_err());
+    }
+
+    #[test]
+    fn h2load_is_read_and_its_complaints_are_heard() {
+        let good = "requests: 9 total, 9 started, 9 done, 8 succeeded, 0 failed, 0 errored, 0 timeout\n\
+                    status codes: 8 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+        assert_eq!(h2load_completed(good).unwrap(), 8);
+        assert!(h2load_completed(&good.replace("0 failed", "3 failed")).is_err());
+        assert!(h2load_completed(&good.replace("8 2xx", "2 2xx")).is_err());
+        assert!(h2load_completed("").is_err());
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn runs(twin: &Scenario, rival: Rival, outside: Duration) -> anyhow::Result<Vec<
 /// The rival in the simulator. Its passive health checks are left out: nothing fails in these shapes.
 fn options(rival: Rival) -> FleetOptions {
     match rival {
-        Rival::Trimtab => FleetOptions::TRIMTAB,
+        Rival::Trimtab | Rival::TrimtabUnrecorded => FleetOptions::TRIMTAB,
         Rival::TrimtabNoClasses => FleetOptions {
             terms: RuleTerms { class_costs: false, class_shedding: false, ..RuleTerms::ALL },
             ..FleetOptions::TRIMTAB

@@ -19,7 +19,7 @@ use trimtab::demo::score::{Recorder, Summary};
 use trimtab::demo::script::{Event, pod};
 
 use super::pods::{Order, PodsProcess};
-use super::rival::{Front, Rival};
+use super::rival::{Front, Protocol, Rival, Setup};
 use super::shape::Plan;
 use crate::tools::Tools;
 
@@ -52,7 +52,9 @@ const LEAVING_GRACE_MS: u64 = 1500;
 /// If a part does not start, or fails on the way.
 pub async fn run(tools: &Tools, rival: Rival, plan: &Plan) -> anyhow::Result<Trial> {
     let mut fleet = Fleet::start(plan).await?;
-    let front = rival.start(tools, plan.proxies, plan.objective, &fleet.addresses()).await?;
+    let setup =
+        Setup { proxies: plan.proxies, objective: plan.objective, protocol: Protocol::Http1, pods: &fleet.addresses() };
+    let front = rival.start(tools, &setup).await?;
     for target in &front.targets {
         answers(*target).await.with_context(|| format!("{} is not ready", rival.name()))?;
     }

@@ -103,8 +103,8 @@ impl FleetOptions {
     /// A baseline as its original comes: it neither sheds nor ejects. Weights are sent to those that read them.
     pub const fn baseline(algorithm: Algorithm) -> Self {
         let control = match algorithm {
-            Algorithm::WeightedRoundRobin => Control::Decide,
-            Algorithm::C3Local => Control::Equal,
+            Algorithm::WeightedRoundRobin | Algorithm::DecayingWeights | Algorithm::Locality => Control::Decide,
+            Algorithm::C3Local | Algorithm::Prequal => Control::Equal,
             _ => Control::None,
         };
         Self {

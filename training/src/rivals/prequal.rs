@@ -7,6 +7,7 @@
 //! requests in flight that recent probes told. With fewer than two probes in the pool a server is drawn at random.
 
 use rand::{Rng, rngs::SmallRng};
+use trimtab_proxy::pick::prequal;
 
 use super::{
     rule::{Members, Needs, Rule, View},
@@ -108,17 +109,12 @@ impl Prequal {
     fn quantile(&self) -> u32 {
         let mut recent = self.recent;
         let recent = &mut recent[..self.heard.min(RECENT)];
-        if recent.is_empty() {
-            return 0;
-        }
-        let rank = ((recent.len() - 1) as f64 * self.knobs.quantile).round() as usize;
-        *recent.select_nth_unstable(rank).1
+        prequal::quantile(recent, self.knobs.quantile, u32::cmp).unwrap_or(0)
     }
 
-    /// Worse probes compare higher: hot after cold, hot ones by requests in flight, cold ones by latency.
+    /// Worse probes compare higher; the rule is the data plane's.
     fn badness(&self, probe: &Probe) -> (bool, u64) {
-        let hot = probe.in_flight > self.hot_above;
-        (hot, if hot { u64::from(probe.in_flight) } else { probe.latency_ns })
+        prequal::badness(u64::from(probe.in_flight), &u64::from(self.hot_above), probe.latency_ns)
     }
 
     fn best(&self, exclude: Option<u32>) -> Option<usize> {

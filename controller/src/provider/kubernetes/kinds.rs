@@ -4,13 +4,15 @@
 use std::fmt::Debug;
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     api::{
         autoscaling::v2::{HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec, HorizontalPodAutoscalerStatus},
-        core::v1::{Namespace, Pod, Secret, Service, ServiceStatus},
+        core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceStatus},
         discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -23,7 +25,15 @@ use super::{
     state::State,
     store::{Id, Replaced, Same, Store},
 };
-use crate::{gateway::backends::SERVICE_NAME_LABEL, policy::BackendTrafficPolicy};
+use crate::{
+    audit::last_writer,
+    gateway::{
+        backends::SERVICE_NAME_LABEL,
+        exposure::GATEWAY_LABEL,
+        ingress::{CLASS_ANNOTATION, DEFAULT_CLASS_ANNOTATION},
+    },
+    policy::BackendTrafficPolicy,
+};
 
 /// Annotations of pods that are heeded.
 pub(super) const POD_ANNOTATIONS: [&str; 3] = ["prometheus.io/scrape", "prometheus.io/port", "prometheus.io/path"];
@@ -45,6 +55,8 @@ pub(super) trait Watched:
 {
     /// What it is called.
     const NAME: &'static str;
+    /// Whether it is people who write it, so that it is of interest who did.
+    const AUDITED: bool = false;
 
     /// Where its objects are kept.
     fn store(state: &mut State) -> &mut Store<Self>;
@@ -63,7 +75,7 @@ pub(super) fn split<K: Watched>(mut object: K) -> (Id, K, Option<Current>) {
     let metadata = object.meta_mut();
     let id = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
     let (uid, version) = (metadata.uid.clone(), metadata.resource_version.take());
-    metadata.managed_fields = None;
+    metadata.managed_fields = if K::AUDITED { last_writer(metadata.managed_fields.take()) } else { None };
     let status = object.strip();
     let current = status.map(|status| Current {
         uid: uid.unwrap_or_default(),
@@ -81,8 +93,16 @@ fn bare(metadata: &ObjectMeta) -> ObjectMeta {
         uid: metadata.uid.clone(),
         creation_timestamp: metadata.creation_timestamp.clone(),
         generation: metadata.generation,
+        managed_fields: metadata.managed_fields.clone(),
         ..ObjectMeta::default()
     }
+}
+
+/// The same with those of its annotations that are heeded.
+fn with_annotations(metadata: &mut ObjectMeta, heeded: &[&str]) -> ObjectMeta {
+    let mut annotations = metadata.annotations.take().unwrap_or_default();
+    annotations.retain(|name, _| heeded.contains(&name.as_str()));
+    ObjectMeta { annotations: (!annotations.is_empty()).then_some(annotations), ..bare(metadata) }
 }
 
 fn as_value(status: Option<impl serde::Serialize>) -> Option<Value> {
@@ -103,11 +123,15 @@ same!(
     GatewayClass,
     Gateway,
     HttpRoute,
+    Ingress,
+    IngressClass,
     ReferenceGrant,
     Service,
     EndpointSlice,
     Namespace,
     Secret,
+    ConfigMap,
+    BackendTlsPolicy,
     BackendTrafficPolicy,
     HorizontalPodAutoscaler
 );
@@ -122,6 +146,7 @@ macro_rules! with_status {
     ($kind:ty, $name:literal, $store:ident) => {
         impl Watched for $kind {
             const NAME: &'static str = $name;
+            const AUDITED: bool = true;
 
             fn store(state: &mut State) -> &mut Store<Self> {
                 &mut state.$store
@@ -138,10 +163,38 @@ macro_rules! with_status {
 with_status!(GatewayClass, "GatewayClass", gateway_classes);
 with_status!(Gateway, "Gateway", gateways);
 with_status!(HttpRoute, "HTTPRoute", http_routes);
+with_status!(BackendTlsPolicy, "BackendTLSPolicy", backend_tls_policies);
 with_status!(BackendTrafficPolicy, "BackendTrafficPolicy", policies);
+
+impl Watched for Ingress {
+    const NAME: &'static str = "Ingress";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.ingresses
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = with_annotations(&mut self.metadata, &[CLASS_ANNOTATION]);
+        as_value(self.status.take())
+    }
+}
+
+impl Watched for IngressClass {
+    const NAME: &'static str = "IngressClass";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.ingress_classes
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = with_annotations(&mut self.metadata, &[DEFAULT_CLASS_ANNOTATION]);
+        None
+    }
+}
 
 impl Watched for ReferenceGrant {
     const NAME: &'static str = "ReferenceGrant";
+    const AUDITED: bool = true;
 
     fn store(state: &mut State) -> &mut Store<Self> {
         &mut state.reference_grants
@@ -162,7 +215,10 @@ impl Watched for Service {
 
     /// Of its status only the load balancer's addresses are read, for those of Gateways.
     fn strip(&mut self) -> Option<Value> {
-        self.metadata = bare(&self.metadata);
+        let mut labels = self.metadata.labels.take().unwrap_or_default();
+        labels.retain(|name, _| name == GATEWAY_LABEL);
+        let labels = (!labels.is_empty()).then_some(labels);
+        self.metadata = ObjectMeta { labels, ..bare(&self.metadata) };
         let load_balancer = self.status.take().and_then(|status| status.load_balancer);
         self.status = load_balancer
             .map(|load_balancer| ServiceStatus { load_balancer: Some(load_balancer), ..ServiceStatus::default() });
@@ -240,9 +296,23 @@ impl Watched for HorizontalPodAutoscaler {
 
 impl Watched for Secret {
     const NAME: &'static str = "Secret";
+    const AUDITED: bool = true;
 
     fn store(state: &mut State) -> &mut Store<Self> {
         &mut state.secrets
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        None
+    }
+}
+
+impl Watched for ConfigMap {
+    const NAME: &'static str = "ConfigMap";
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.config_maps
     }
 
     fn strip(&mut self) -> Option<Value> {
@@ -259,18 +329,15 @@ impl Watched for PartialObjectMeta<Pod> {
     }
 
     fn strip(&mut self) -> Option<Value> {
-        let mut annotations = self.metadata.annotations.take().unwrap_or_default();
-        annotations.retain(|name, _| POD_ANNOTATIONS.contains(&name.as_str()));
         let mut labels = self.metadata.labels.take().unwrap_or_default();
         labels.retain(|name, _| name == TEMPLATE_HASH_LABEL);
         let mut owners = self.metadata.owner_references.take().unwrap_or_default();
         owners.retain(|owner| owner.controller == Some(true));
         self.metadata = ObjectMeta {
-            annotations: (!annotations.is_empty()).then_some(annotations),
             labels: (!labels.is_empty()).then_some(labels),
             owner_references: (!owners.is_empty()).then_some(owners),
             generation: None,
-            ..bare(&self.metadata)
+            ..with_annotations(&mut self.metadata, &POD_ANNOTATIONS)
         };
         None
     }

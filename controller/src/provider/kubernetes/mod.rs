@@ -7,10 +7,16 @@ mod state;
 mod store;
 mod watch;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use gateway_api::{
+    backendtlspolicies::BackendTlsPolicy,
     gatewayclasses::GatewayClass,
     gateways::Gateway,
     httproutes::HttpRoute,
@@ -18,8 +24,9 @@ use gateway_api::{
 };
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
 };
 use kube::{
     Api, Client, Config, Resource,
@@ -42,7 +49,7 @@ use self::{
     watch::{Change, Events, events},
 };
 use super::{Provider, ProviderError, Snapshot};
-use crate::{clock, policy::BackendTrafficPolicy, problem::Problem};
+use crate::{clock, gateway::ingress::IngressPorts, policy::BackendTrafficPolicy, problem::Problem};
 
 /// A change waits so long for others that come with it: a Deployment's rollout touches several objects at once.
 const GATHER: Duration = Duration::from_millis(5);
@@ -61,6 +68,8 @@ pub struct KubernetesOptions {
     pub namespaces: Vec<String>,
     /// Where clients reach the proxies.
     pub addresses: ProxyAddresses,
+    /// The ports of Ingresses.
+    pub ingress_ports: IngressPorts,
 }
 
 /// A client for the API server that `kubeconfig` names, or the environment.
@@ -82,17 +91,24 @@ pub async fn client(kubeconfig: Option<&PathBuf>) -> Result<Client, ProviderErro
     Ok(Client::try_from(config).map_err(|error| fault(format!("the API server's certificates or address: {error}")))?)
 }
 
+/// Watches of single objects, by what they are of.
+type Singles = BTreeMap<Id, (Scope, AbortOnDropHandle<()>)>;
+
 /// Follows a cluster.
 pub struct Kubernetes {
     client: Client,
     namespaces: Vec<String>,
+    /// The namespace of the Services in front of the proxies.
+    home: Option<String>,
     state: State,
     sender: mpsc::Sender<Change>,
     changes: mpsc::Receiver<Change>,
     currents: channel::Sender<Arc<Currents>>,
     watches: Vec<AbortOnDropHandle<()>>,
     /// Watches of single Secrets, by what they are of.
-    secrets: BTreeMap<Id, (Scope, AbortOnDropHandle<()>)>,
+    secrets: Singles,
+    /// The same of ConfigMaps.
+    config_maps: Singles,
     scopes: Scope,
 }
 
@@ -100,15 +116,20 @@ impl Kubernetes {
     /// Follows the cluster that `client` talks to.
     pub fn new(client: Client, options: KubernetesOptions) -> Self {
         let (sender, changes) = mpsc::channel(WAITING_MAX);
+        let ProxyAddresses { service, per_gateway, .. } = &options.addresses;
+        let made = per_gateway.as_ref().and_then(|template| template.metadata.namespace.clone());
+        let home = service.as_ref().map(|(namespace, _)| namespace.clone()).or(made);
         Self {
             client,
             namespaces: options.namespaces,
-            state: State::new(options.addresses),
+            home,
+            state: State::new(options.addresses, options.ingress_ports),
             sender,
             changes,
             currents: channel::channel(Arc::default()).0,
             watches: Vec::new(),
-            secrets: BTreeMap::new(),
+            secrets: Singles::new(),
+            config_maps: Singles::new(),
             scopes: 0,
         }
     }
@@ -123,9 +144,13 @@ impl Kubernetes {
         self.follow(|client| vec![events(Api::<Namespace>::all(client.clone()), None)]);
         self.everywhere::<Gateway>();
         self.everywhere::<HttpRoute>();
+        self.follow(|client| vec![events(Api::<IngressClass>::all(client.clone()), None)]);
+        self.everywhere::<Ingress>();
         self.everywhere::<Service>();
         self.everywhere::<EndpointSlice>();
+        self.proxies();
         self.everywhere::<BackendTrafficPolicy>();
+        self.everywhere::<BackendTlsPolicy>();
         self.everywhere::<PartialObjectMeta<Pod>>();
         self.everywhere::<HorizontalPodAutoscaler>();
         self.grants();
@@ -147,6 +172,15 @@ impl Kubernetes {
                 Some(namespace) => vec![events(Api::<K>::namespaced(client.clone(), namespace), None)],
                 None => vec![events(Api::<K>::all(client.clone()), None)],
             });
+        }
+    }
+
+    /// The Services in front of the proxies, whose namespace need not be among those that are followed.
+    fn proxies(&mut self) {
+        let Some(namespace) = self.home.clone() else { return };
+        if !self.namespaces.is_empty() && !self.namespaces.contains(&namespace) {
+            self.follow(|client| vec![events(Api::<Service>::namespaced(client.clone(), &namespace), None)]);
+            self.follow(|client| vec![events(Api::<EndpointSlice>::namespaced(client.clone(), &namespace), None)]);
         }
     }
 
@@ -181,24 +215,36 @@ impl Kubernetes {
         }
     }
 
-    /// Secrets are watched one by one, those alone that Gateways refer to: nobody else's are read, and none lie about in memory.
-    fn follow_secrets(&mut self) {
-        let wanted = self.state.wanted_secrets();
-        for (_, (scope, _)) in self.secrets.extract_if(.., |id, _| !wanted.contains(id)) {
-            self.state.end::<Secret>(scope);
+    /// Secrets and ConfigMaps are watched one by one, those alone that somebody refers to: nobody else's are read, and none lie about in memory.
+    fn follow_singles(&mut self) {
+        let mut secrets = std::mem::take(&mut self.secrets);
+        self.follow_each::<Secret>(&mut secrets, self.state.wanted_secrets());
+        self.secrets = secrets;
+        let mut config_maps = std::mem::take(&mut self.config_maps);
+        self.follow_each::<ConfigMap>(&mut config_maps, self.state.wanted_config_maps());
+        self.config_maps = config_maps;
+    }
+
+    fn follow_each<K: Watched + Resource<Scope = NamespaceResourceScope>>(
+        &mut self,
+        followed: &mut Singles,
+        wanted: BTreeSet<Id>,
+    ) {
+        for (_, (scope, _)) in followed.extract_if(.., |id, _| !wanted.contains(id)) {
+            self.state.end::<K>(scope);
         }
         for id in wanted {
-            if self.secrets.contains_key(&id) {
+            if followed.contains_key(&id) {
                 continue;
             }
             let (namespace, name) = &id;
-            let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+            let api = Api::<K>::namespaced(self.client.clone(), namespace);
             let scope = self.scopes;
             self.scopes += 1;
-            self.state.secrets.begin(scope);
+            K::store(&mut self.state).begin(scope);
             let versions = vec![events(api, Some(&format!("metadata.name={name}")))];
-            let task = tokio::spawn(watch::keep::<Secret>(scope, versions, self.sender.clone()));
-            self.secrets.insert(id, (scope, AbortOnDropHandle::new(task)));
+            let task = tokio::spawn(watch::keep::<K>(scope, versions, self.sender.clone()));
+            followed.insert(id, (scope, AbortOnDropHandle::new(task)));
         }
     }
 
@@ -230,7 +276,7 @@ impl Provider for Kubernetes {
                 return Err(Problem { origin: None, object: None, field: None, message }.into());
             }
             if self.state.is_listed() {
-                self.follow_secrets();
+                self.follow_singles();
             }
             if self.state.is_listed() {
                 break;
@@ -256,7 +302,7 @@ impl Provider for Kubernetes {
             }
             self.restate();
             if self.state.take_changed() {
-                self.follow_secrets();
+                self.follow_singles();
                 due.get_or_insert_with(|| Instant::from_std(clock::now().instant + GATHER));
             }
         }

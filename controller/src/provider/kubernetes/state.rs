@@ -1,14 +1,19 @@
 //! Everything that was read from the API server, and what it amounts to: one snapshot of objects. Pure; one task owns it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
-    core::v1::{Namespace, Pod, Secret, Service},
+    core::v1::{ConfigMap, Namespace, Pod, Secret, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::{Ingress, IngressClass},
 };
 use kube::{core::PartialObjectMeta, runtime::watcher::Event};
 
@@ -18,6 +23,11 @@ use super::{
     store::{Id, Replaced, Scope, Store},
 };
 use crate::{
+    gateway::{
+        backends::SERVICE_NAME_LABEL,
+        exposure::{self, Exposure},
+        ingress::{self, IngressPorts},
+    },
     objects::{Autoscaler, Objects, Replicas, Workload},
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Problem},
@@ -28,12 +38,16 @@ use crate::{
 pub type Currents = BTreeMap<ObjectId, Current>;
 
 /// Where the addresses of the proxies come from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ProxyAddresses {
     /// Said by whoever deployed them.
     pub fixed: Vec<String>,
     /// The Service in front of them, by namespace and name.
     pub service: Option<(String, String)>,
+    /// Whether it is the addresses of that Service's endpoints that count: those of the proxies' nodes, with `hostNetwork`.
+    pub of_endpoints: bool,
+    /// What Services of Gateways are made after, where each has one of its own.
+    pub per_gateway: Option<exposure::Template>,
 }
 
 /// Everything that was read.
@@ -42,15 +56,20 @@ pub(super) struct State {
     pub gateway_classes: Store<GatewayClass>,
     pub gateways: Store<Gateway>,
     pub http_routes: Store<HttpRoute>,
+    pub ingresses: Store<Ingress>,
+    pub ingress_classes: Store<IngressClass>,
     pub reference_grants: Store<ReferenceGrant>,
     pub services: Store<Service>,
     pub endpoint_slices: Store<EndpointSlice>,
     pub namespaces: Store<Namespace>,
     pub policies: Store<BackendTrafficPolicy>,
     pub secrets: Store<Secret>,
+    pub backend_tls_policies: Store<BackendTlsPolicy>,
+    pub config_maps: Store<ConfigMap>,
     pub autoscalers: Store<HorizontalPodAutoscaler>,
     pub pods: Store<PartialObjectMeta<Pod>>,
     addresses: ProxyAddresses,
+    ingress_ports: IngressPorts,
     book: PodBook,
     currents: Currents,
     /// Whether the first listing is over: from then on what becomes ready is new.
@@ -61,9 +80,9 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Nothing read yet. Clients reach the proxies at `addresses`.
-    pub fn new(addresses: ProxyAddresses) -> Self {
-        Self { addresses, ..Self::default() }
+    /// Nothing read yet. Clients reach the proxies at `addresses`, and Ingresses on these ports.
+    pub fn new(addresses: ProxyAddresses, ingress_ports: IngressPorts) -> Self {
+        Self { addresses, ingress_ports, ..Self::default() }
     }
 
     /// Takes in an event of one watch.
@@ -138,12 +157,16 @@ impl State {
         self.gateway_classes.is_listed()
             && self.gateways.is_listed()
             && self.http_routes.is_listed()
+            && self.ingresses.is_listed()
+            && self.ingress_classes.is_listed()
             && self.reference_grants.is_listed()
             && self.services.is_listed()
             && self.endpoint_slices.is_listed()
             && self.namespaces.is_listed()
             && self.policies.is_listed()
             && self.secrets.is_listed()
+            && self.backend_tls_policies.is_listed()
+            && self.config_maps.is_listed()
             && self.pods.is_listed()
             && self.autoscalers.is_listed()
     }
@@ -171,7 +194,7 @@ impl State {
         &self.currents
     }
 
-    /// Secrets that Gateways refer to.
+    /// Secrets that Gateways and Ingresses of ours refer to.
     pub fn wanted_secrets(&self) -> BTreeSet<Id> {
         let mut wanted = BTreeSet::new();
         for gateway in self.gateways.iter() {
@@ -182,6 +205,44 @@ impl State {
                 if core && reference.kind.as_deref().unwrap_or("Secret") == "Secret" {
                     let namespace = reference.namespace.clone().unwrap_or_else(|| own.clone());
                     wanted.insert((namespace, reference.name.clone()));
+                }
+            }
+            let backend = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+            if let Some(reference) = backend.and_then(|backend| backend.client_certificate_ref.as_ref()) {
+                let namespace = reference.namespace.clone().unwrap_or_else(|| own.clone());
+                wanted.insert((namespace, reference.name.clone()));
+            }
+        }
+        let classes = ingress::Classes::new(self.ingress_classes.iter().map(|class| &**class));
+        for one in self.ingresses.iter().filter(|one| classes.take(one)) {
+            let own = one.metadata.namespace.as_deref().unwrap_or_default();
+            wanted.extend(ingress::secrets(one).map(|name| (own.to_owned(), name.to_owned())));
+        }
+        wanted
+    }
+
+    /// ConfigMaps that Gateways and BackendTLSPolicies refer to.
+    pub fn wanted_config_maps(&self) -> BTreeSet<Id> {
+        let mut wanted = BTreeSet::new();
+        for gateway in self.gateways.iter() {
+            let own = gateway.metadata.namespace.clone().unwrap_or_default();
+            let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { continue };
+            let mut want = |namespace: &Option<String>, name: &str| {
+                wanted.insert((namespace.clone().unwrap_or_else(|| own.clone()), name.to_owned()));
+            };
+            for reference in frontend.default.validation.iter().flat_map(|validation| &validation.ca_certificate_refs) {
+                want(&reference.namespace, &reference.name);
+            }
+            let per_port = frontend.per_port.iter().flatten().filter_map(|entry| entry.tls.validation.as_ref());
+            for reference in per_port.flat_map(|validation| &validation.ca_certificate_refs) {
+                want(&reference.namespace, &reference.name);
+            }
+        }
+        for policy in self.backend_tls_policies.iter() {
+            let own = policy.metadata.namespace.clone().unwrap_or_default();
+            for reference in policy.spec.validation.ca_certificate_refs.iter().flatten() {
+                if reference.kind == "ConfigMap" {
+                    wanted.insert((own.clone(), reference.name.clone()));
                 }
             }
         }
@@ -195,14 +256,21 @@ impl State {
                 gateway_classes: owned(&self.gateway_classes),
                 gateways: owned(&self.gateways),
                 http_routes: owned(&self.http_routes),
+                ingresses: owned(&self.ingresses),
+                ingress_classes: owned(&self.ingress_classes),
+                ingress_ports: self.ingress_ports,
                 reference_grants: owned(&self.reference_grants),
                 services: self.services.iter().cloned().collect(),
                 endpoint_slices: self.endpoint_slices.iter().cloned().collect(),
                 pods: self.book.facts(),
                 secrets: owned(&self.secrets),
+                backend_tls_policies: owned(&self.backend_tls_policies),
+                config_maps: owned(&self.config_maps),
                 namespaces: owned(&self.namespaces),
                 policies: owned(&self.policies),
                 autoscalers: self.autoscalers.iter().filter_map(|one| autoscaler(one)).collect(),
+                gateways_unread: self.gateways.missing().is_some() || self.gateway_classes.missing().is_some(),
+                exposure: self.exposure(),
                 proxy_addresses: self.proxy_addresses(),
                 origins: BTreeMap::new(),
             },
@@ -213,21 +281,33 @@ impl State {
     /// Where clients reach the proxies: as was said, or as their Service has it.
     fn proxy_addresses(&self) -> Vec<String> {
         let mut addresses = self.addresses.fixed.clone();
-        let Some(service) = self.addresses.service.as_ref().and_then(|id| self.services.get(id)) else {
-            return addresses;
-        };
-        let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-        let ingress = status.and_then(|status| status.ingress.as_deref()).unwrap_or_default();
-        let balanced: Vec<String> =
-            ingress.iter().filter_map(|one| one.ip.clone().or_else(|| one.hostname.clone())).collect();
-        if balanced.is_empty() {
-            let spec = service.spec.as_ref();
-            let own = spec.and_then(|spec| spec.cluster_ips.clone()).unwrap_or_default();
-            addresses.extend(own.into_iter().filter(|address| address != "None" && !address.is_empty()));
-        } else {
-            addresses.extend(balanced);
+        let Some(id) = &self.addresses.service else { return addresses };
+        if self.addresses.of_endpoints {
+            addresses.extend(self.endpoints_of(id));
+        } else if let Some(service) = self.services.get(id) {
+            addresses.extend(exposure::addresses_of(service));
         }
         addresses
+    }
+
+    /// The addresses of a Service's ready endpoints, each once.
+    fn endpoints_of(&self, (namespace, name): &Id) -> BTreeSet<String> {
+        let of_service = |slice: &&Arc<EndpointSlice>| {
+            let labels = slice.metadata.labels.as_ref();
+            slice.metadata.namespace.as_ref() == Some(namespace)
+                && labels.and_then(|labels| labels.get(SERVICE_NAME_LABEL)) == Some(name)
+        };
+        let endpoints = self.endpoint_slices.iter().filter(of_service).flat_map(|slice| &slice.endpoints);
+        let ready = endpoints.filter(|one| one.conditions.as_ref().and_then(|of| of.ready).unwrap_or(true));
+        ready.flat_map(|endpoint| endpoint.addresses.iter().cloned()).collect()
+    }
+
+    fn exposure(&self) -> Exposure {
+        match (&self.addresses.per_gateway, &self.addresses.service) {
+            (Some(template), _) => Exposure::PerGateway(template.clone()),
+            (None, Some(_)) => Exposure::Shared,
+            (None, None) => Exposure::Direct,
+        }
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -235,6 +315,8 @@ impl State {
             missing(&self.gateway_classes),
             missing(&self.gateways),
             missing(&self.http_routes),
+            missing(&self.ingresses),
+            missing(&self.ingress_classes),
             missing(&self.reference_grants),
             missing(&self.policies),
             missing(&self.services),
@@ -243,6 +325,9 @@ impl State {
             missing(&self.namespaces),
             missing(&self.secrets),
             missing(&self.autoscalers),
+            missing(&self.config_maps),
+            // Of all kinds that one is the youngest: where it is not installed nobody misses it.
+            missing(&self.backend_tls_policies).filter(|why| !why.contains("is not installed")),
         ];
         missing
             .into_iter()

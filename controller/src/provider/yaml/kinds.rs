@@ -3,13 +3,15 @@
 use std::sync::{Arc, LazyLock};
 
 use gateway_api::{
-    gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute, referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
+    referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     ByteString,
     api::{
-        core::v1::{Namespace, Secret, Service},
+        core::v1::{ConfigMap, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::{Ingress, IngressClass},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -18,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema::Schema;
 use crate::{
-    gateway::{endpoints, listeners, routes, services, settings},
+    gateway::{backend_tls, endpoints, ingress, listeners, routes, services, settings},
     objects::Objects,
     policy::BackendTrafficPolicy,
     problem::Report,
@@ -34,6 +36,10 @@ pub enum Object {
     Gateway(Gateway),
     /// Where they go.
     HttpRoute(HttpRoute),
+    /// Both in one, as it was said before there was the Gateway API.
+    Ingress(Ingress),
+    /// A class of them.
+    IngressClass(IngressClass),
     /// Who may refer across namespaces.
     ReferenceGrant(ReferenceGrant),
     /// What routes refer to.
@@ -42,6 +48,10 @@ pub enum Object {
     EndpointSlice(EndpointSlice),
     /// A certificate and its key.
     Secret(Secret),
+    /// Which Services are spoken to over TLS.
+    BackendTlsPolicy(BackendTlsPolicy),
+    /// Certificates of authorities.
+    ConfigMap(ConfigMap),
     /// A namespace and its labels.
     Namespace(Namespace),
     /// How requests to a service are spread.
@@ -76,7 +86,7 @@ impl Kind {
 }
 
 /// All of them.
-pub static KINDS: [Kind; 10] = [
+pub static KINDS: [Kind; 12] = [
     Kind {
         api_version: "gateway.networking.k8s.io/v1",
         kind: "GatewayClass",
@@ -97,6 +107,20 @@ pub static KINDS: [Kind; 10] = [
         namespaced: true,
         schema: LazyLock::new(Schema::of_object::<HttpRoute>),
         parse: |value| typed(value).map(Object::HttpRoute),
+    },
+    Kind {
+        api_version: "networking.k8s.io/v1",
+        kind: "Ingress",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<Ingress>),
+        parse: |value| typed(value).map(Object::Ingress),
+    },
+    Kind {
+        api_version: "networking.k8s.io/v1",
+        kind: "IngressClass",
+        namespaced: false,
+        schema: LazyLock::new(Schema::of_object::<IngressClass>),
+        parse: |value| typed(value).map(Object::IngressClass),
     },
     Kind {
         api_version: "gateway.networking.k8s.io/v1",
@@ -148,6 +172,20 @@ pub static KINDS: [Kind; 10] = [
         },
     },
     Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "BackendTLSPolicy",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<BackendTlsPolicy>),
+        parse: |value| typed(value).map(Object::BackendTlsPolicy),
+    },
+    Kind {
+        api_version: "v1",
+        kind: "ConfigMap",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<ConfigMap>),
+        parse: |value| typed(value).map(Object::ConfigMap),
+    },
+    Kind {
         api_version: "v1",
         kind: "Namespace",
         namespaced: false,
@@ -173,7 +211,14 @@ impl Object {
     /// Checks what neither schema nor type can say, and what can be told without looking at other objects.
     pub fn check(&self, report: &mut Report) {
         match self {
-            Object::GatewayClass(_) | Object::ReferenceGrant(_) | Object::Secret(_) | Object::Namespace(_) => {}
+            Object::GatewayClass(_)
+            | Object::IngressClass(_)
+            | Object::ReferenceGrant(_)
+            | Object::Secret(_)
+            | Object::ConfigMap(_)
+            | Object::Namespace(_) => {}
+            Object::Ingress(object) => ingress::check(object, report),
+            Object::BackendTlsPolicy(policy) => backend_tls::check(policy, report),
             Object::Gateway(gateway) => listeners::check(gateway, report),
             Object::HttpRoute(route) => routes::check(route, report),
             Object::Service(service) => services::check(service, report),
@@ -188,10 +233,14 @@ impl Object {
             Object::GatewayClass(object) => &mut object.metadata,
             Object::Gateway(object) => &mut object.metadata,
             Object::HttpRoute(object) => &mut object.metadata,
+            Object::Ingress(object) => &mut object.metadata,
+            Object::IngressClass(object) => &mut object.metadata,
             Object::ReferenceGrant(object) => &mut object.metadata,
             Object::Service(object) => &mut object.metadata,
             Object::EndpointSlice(object) => &mut object.metadata,
             Object::Secret(object) => &mut object.metadata,
+            Object::BackendTlsPolicy(object) => &mut object.metadata,
+            Object::ConfigMap(object) => &mut object.metadata,
             Object::Namespace(object) => &mut object.metadata,
             Object::Policy(object) => &mut object.metadata,
         }
@@ -203,10 +252,14 @@ impl Object {
             Object::GatewayClass(object) => objects.gateway_classes.push(object),
             Object::Gateway(object) => objects.gateways.push(object),
             Object::HttpRoute(object) => objects.http_routes.push(object),
+            Object::Ingress(object) => objects.ingresses.push(object),
+            Object::IngressClass(object) => objects.ingress_classes.push(object),
             Object::ReferenceGrant(object) => objects.reference_grants.push(object),
             Object::Service(object) => objects.services.push(Arc::new(object)),
             Object::EndpointSlice(object) => objects.endpoint_slices.push(Arc::new(object)),
             Object::Secret(object) => objects.secrets.push(object),
+            Object::BackendTlsPolicy(object) => objects.backend_tls_policies.push(object),
+            Object::ConfigMap(object) => objects.config_maps.push(object),
             Object::Namespace(object) => objects.namespaces.push(object),
             Object::Policy(object) => objects.policies.push(object),
         }

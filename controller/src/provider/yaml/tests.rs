@@ -92,7 +92,7 @@ fn missing_fields_and_other_spellings_of_enums_are_named() {
         &policy("  loadBalancer:\n    type: round-robin\n"),
         &[
             "f.yaml:9: spec.loadBalancer.type: expected one of Trimtab, RoundRobin, Random, WeightedRoundRobin, LeastRequest, LeastRequestP2C, \
-             PeakEwma, C3Local, RingHash, Maglev, found \"round-robin\"",
+             PeakEwma, C3Local, RingHash, Maglev, SlidingWindowRoundRobin, DecayingWeights, Locality, Prequal, found \"round-robin\"",
         ],
     );
 }
@@ -107,7 +107,7 @@ fn an_object_must_say_what_it_is() {
     check(
         "apiVersion: v1\nkind: Pod\n",
         &[
-            "f.yaml:2: kind: unknown kind \"Pod\", expected one of GatewayClass, Gateway, HTTPRoute, ReferenceGrant, Service, EndpointSlice, Secret, Namespace, \
+            "f.yaml:2: kind: unknown kind \"Pod\", expected one of GatewayClass, Gateway, HTTPRoute, Ingress, IngressClass, ReferenceGrant, Service, EndpointSlice, Secret, BackendTLSPolicy, ConfigMap, Namespace, \
            BackendTrafficPolicy",
         ],
     );
@@ -272,7 +272,7 @@ fn what_a_cluster_prints_is_accepted() {
 fn the_examples_of_the_user_documentation_hold() {
     let text = include_str!("../../../../docs/configuration.md");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 6);
+    assert_eq!(blocks.len(), 7);
     for block in blocks {
         check(block, &[]);
     }

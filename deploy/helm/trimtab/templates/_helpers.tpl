@@ -69,6 +69,17 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
+{{/* What the Services of Gateways have in common, as JSON. */}}
+{{- define "trimtab.gatewayService" -}}
+{{- $of := .Values.proxy.gatewayServices -}}
+{{- $context := dict "root" . "part" "proxy" -}}
+{{- $spec := dict "type" $of.type "selector" (include "trimtab.selector" $context | fromYaml) -}}
+{{- if ne $of.type "ClusterIP" -}}{{- $_ := set $spec "externalTrafficPolicy" $of.externalTrafficPolicy -}}{{- end -}}
+{{- with $of.loadBalancerClass -}}{{- $_ := set $spec "loadBalancerClass" . -}}{{- end -}}
+{{- $metadata := dict "namespace" .Release.Namespace "annotations" $of.annotations "labels" (set (include "trimtab.selector" $context | fromYaml) "app.kubernetes.io/managed-by" "trimtab") -}}
+{{- dict "metadata" $metadata "spec" $spec | toJson -}}
+{{- end -}}
+
 {{- define "trimtab.controllerSecret" -}}
 {{ required "tls.controllerSecret: with tls.managed false, the Secret with the controller's tls.crt, tls.key and ca.crt" .Values.tls.controllerSecret }}
 {{- end -}}

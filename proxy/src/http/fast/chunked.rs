@@ -14,7 +14,7 @@ const TRAILER_FIELDS_MAX: usize = 64;
 
 /// It breaks its own framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Where a chunked body stands.
 #[derive(Debug)]

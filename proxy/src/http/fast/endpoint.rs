@@ -1,15 +1,13 @@
-//! A connection to an endpoint on the fast path: the bare socket. Nothing is ever read ahead on it: a connection with anything left over is
+//! A connection to an endpoint on the fast path: the socket, or TLS over it. Nothing is ever read ahead on it: a connection with anything left over is
 //! not used again.
 
 use std::{future::Future, io, pin::Pin, sync::Arc, task::Context, time::Duration};
 
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::super::{
     pool::{Pool, Pooled},
+    stream::EndpointSocket,
     upstream::EndpointStream,
 };
 use crate::{
@@ -32,7 +30,7 @@ impl Pooled for Endpoint {
         _: &Arc<Target>,
         _: Duration,
         permit: ConnectionPermit,
-        connect: impl Future<Output = io::Result<TcpStream>>,
+        connect: impl Future<Output = io::Result<EndpointSocket>>,
     ) -> io::Result<Self> {
         Ok(Self { stream: EndpointStream::new(connect.await?), reusable: false, _permit: permit })
     }

@@ -22,6 +22,7 @@ use super::{
         pool::Pooled,
     },
     endpoint::Endpoint,
+    field,
     flow::{Cut, Flow, Meter},
     response::{self, Body, Response, Seen},
     scratch::{FRONT, Scratch},
@@ -30,6 +31,7 @@ use super::{
 use crate::{
     clock,
     load::{OrcaLoad, Outcome},
+    observe::trace,
     time::Timestamp,
 };
 
@@ -94,6 +96,13 @@ impl Exchange {
         let mut partial = Vec::new();
         let mut unchecked = reused;
         self.heard = false;
+        if let Some(at) = session.span_at
+            && let Some(passed) = account.passed_on()
+        {
+            // Each attempt is a span of its own.
+            let span = at..at + trace::SPAN_LEN;
+            session.flight[span].copy_from_slice(&passed.header[trace::SPAN_AT..trace::SPAN_AT + trace::SPAN_LEN]);
+        }
         poll_fn(|cx| {
             let failed = |reason, again: bool| Poll::Ready(Err(NoAnswer { reason, again: again.then_some(()) }));
             if let Some(reason) = given_up(&session.client, &self.progress) {
@@ -111,6 +120,8 @@ impl Exchange {
                     Poll::Pending => break,
                 }
             }
+            // What TLS still holds goes as the socket takes it; a failure shows at the next read.
+            let _ = std::pin::Pin::new(&mut endpoint.stream).poll_flush(cx);
             if sent == session.flight.len()
                 && let Poll::Ready(reason) = self.poll_upload(session, endpoint, cx)
             {
@@ -239,6 +250,12 @@ impl Exchange {
             head.clear();
             let edits = self.edits.as_deref().map(Edits::response);
             response.write(session.closes(), edits, || date.at(now, clock::unix_ms), head);
+            if let Some((name, value)) = account.told_session() {
+                // Before the empty line that ends the head.
+                head.truncate(head.len() - 2);
+                field::write(head, name.as_str(), value.as_bytes());
+                head.extend_from_slice(b"\r\n");
+            }
             let mut reply = match response.body {
                 Body::Absent(_) => Flow::none(),
                 Body::Length(length) => Flow::length(length),

@@ -18,8 +18,8 @@ mod request;
 mod response;
 mod scratch;
 mod session;
-#[cfg(test)]
-mod twin;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod twin;
 
 pub use endpoint::Endpoint;
 pub use scratch::Scratch;

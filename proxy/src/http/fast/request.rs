@@ -12,7 +12,11 @@ use super::{
     },
     field::{self, Field, elements},
 };
-use crate::{head::RequestHead, route::rule::Limits};
+use crate::{
+    head::RequestHead,
+    observe::trace::{self, Passed},
+    route::rule::Limits,
+};
 
 /// Heads with more fields are hyper's.
 const FIELDS_MAX: usize = 64;
@@ -56,7 +60,7 @@ pub(super) struct Request<'h, 'b> {
     target: &'b str,
     /// Without the port, as the client wrote it.
     pub host: &'b str,
-    authority: &'b [u8],
+    pub authority: &'b [u8],
     pub body: Body,
     /// The client will send no more.
     pub last: bool,
@@ -100,6 +104,11 @@ impl<'h, 'b> Request<'h, 'b> {
         if method == Method::CONNECT {
             return Err(Unusual);
         }
+        // How far they may go is counted on hyper's path.
+        let counts = || fields.iter().any(|field| field.name.eq_ignore_ascii_case("max-forwards"));
+        if (method == Method::OPTIONS || method == Method::TRACE) && counts() {
+            return Err(Unusual);
+        }
         let (mut authority, mut body, mut last) = (None, Body::Absent, false);
         let mut kinds = [Field::Other; FIELDS_MAX];
         for (field, kind) in fields.iter().zip(&mut kinds) {
@@ -134,19 +143,25 @@ impl<'h, 'b> Request<'h, 'b> {
                 _ => {}
             }
         }
+        // Then `Connection` names a field that is there, and which must stop here.
+        if last && fields.iter().any(|field| field.name.eq_ignore_ascii_case("close")) {
+            return Err(Unusual);
+        }
         let authority = authority.ok_or(Unusual)?;
         let host = plain_host(authority).ok_or(Unusual)?;
         Ok(Some(Self { method, target, host, authority, body, last, len, fields, kinds }))
     }
 
-    /// Writes the head for an endpoint: what `headers::prepare_request` and then `edits` make of it on hyper's path.
+    /// Writes the head for an endpoint: what `headers::prepare_request` and then `edits` make of it on hyper's path. `passed` is what the
+    /// endpoint is told of the trace, if not what the client said; returned is where its span stands in `out`.
     pub fn write(
         &self,
         client: &ClientHeaders,
         edits: Option<&Edits>,
+        passed: Option<&Passed>,
         request_id: impl FnOnce() -> [u8; 24],
         out: &mut Vec<u8>,
-    ) {
+    ) -> Option<usize> {
         let drops = |name: &str| edits.is_some_and(|edits| edits.request().drops(name));
         out.extend_from_slice(self.method.as_str().as_bytes());
         out.push(b' ');
@@ -165,6 +180,7 @@ impl<'h, 'b> Request<'h, 'b> {
                 | Field::ProxyAuthorization
                 | Field::ContentLength
                 | Field::TransferEncoding
+                | Field::ForwardedClientCert
                 | Field::ForwardedProto => continue,
                 Field::ForwardedFor => lists.forwarded_for = true,
                 Field::Forwarded => lists.forwarded = true,
@@ -175,6 +191,8 @@ impl<'h, 'b> Request<'h, 'b> {
                     continue;
                 }
                 Field::RequestId => has_id = true,
+                Field::TraceParent if passed.is_some() => continue,
+                Field::TraceState if passed.is_some_and(|passed| !passed.keeps_state) => continue,
                 Field::ForwardedHost => has_host = true,
                 _ => {}
             }
@@ -199,6 +217,11 @@ impl<'h, 'b> Request<'h, 'b> {
         if !drops("x-forwarded-proto") {
             field::write(out, "x-forwarded-proto", client.scheme().as_bytes());
         }
+        if let Some(told) = client.certificate()
+            && !drops("x-forwarded-client-cert")
+        {
+            field::write(out, "x-forwarded-client-cert", told.as_bytes());
+        }
         if !drops("forwarded") {
             self.write_list(out, lists.forwarded, Field::Forwarded, b"forwarded: ");
             out.extend_from_slice(client.forwarded().as_bytes());
@@ -216,10 +239,16 @@ impl<'h, 'b> Request<'h, 'b> {
         if !has_id && !drops("x-request-id") {
             field::write(out, "x-request-id", &request_id());
         }
+        let mut span_at = None;
+        if let Some(passed) = passed.filter(|_| !drops("traceparent")) {
+            field::write(out, "traceparent", &passed.header);
+            span_at = Some(out.len() - b"\r\n".len() - trace::LEN + trace::SPAN_AT);
+        }
         for (name, value) in edits.into_iter().flat_map(|edits| edits.request().added()) {
             field::write(out, name.as_str(), value.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
+        span_at
     }
 
     /// Writes a list header up to its last element, which is ours.

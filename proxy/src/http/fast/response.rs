@@ -130,6 +130,8 @@ impl<'h, 'b> Response<'h, 'b> {
             _ if chunked => Body::Chunked,
             _ => length.map_or(Body::UntilClose, Body::Length),
         };
+        // Then `Connection` names a field that is there.
+        lists |= closes && fields.iter().any(|field| field.name.eq_ignore_ascii_case("close"));
         // A length beside chunks is a lie at best: what comes after such an answer is not read.
         let keeps = stays && !closes && body != Body::UntilClose && !(chunked && length.is_some());
         Some(Self { status, body, keeps, load: load.flatten(), len, has_date, lists, fields, kinds })

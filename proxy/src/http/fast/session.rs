@@ -29,6 +29,7 @@ use super::{
 use crate::{
     clock,
     load::Outcome,
+    observe::{self, record::Record},
     route::rule::Limits,
     worker::{Socket, Worker},
 };
@@ -62,6 +63,8 @@ pub struct Session {
     pub(super) rest: Vec<u8>,
     /// The present request as endpoints get it: its head, and what of its body came along.
     pub(super) flight: Vec<u8>,
+    /// Where the span of the attempt stands in it, if endpoints are told one.
+    pub(super) span_at: Option<usize>,
     /// The body of the present answer, and what of the answer waits for the client.
     pub(super) reply: Flow,
     /// A request was served.
@@ -118,6 +121,7 @@ impl Session {
             stream,
             rest: Vec::new(),
             flight: Vec::new(),
+            span_at: None,
             reply: Flow::none(),
             used: false,
             ended: false,
@@ -243,6 +247,11 @@ impl Session {
             return Looked::Unusual;
         }
         let started = self.client.begin_plain_request(request.last, clock::now());
+        let observed = self.worker.observer.is_on();
+        if observed {
+            observe::begin(&self.worker, &self.client, &request, request.authority, "HTTP/1.1");
+            observe::came_by(&self.worker, &self.socket, &self.client, host);
+        }
         let (length, body) = match request.body {
             Body::Absent => (Some(0), Flow::none()),
             Body::Length(length) => (Some(length), Flow::length(length)),
@@ -254,7 +263,13 @@ impl Session {
         if let Ok(arrived) = &arrived {
             self.flight.reserve(HEAD);
             let edits = arrived.edits.as_deref();
-            request.write(&self.client.client, edits, || self.worker.next_request_id(), &mut self.flight);
+            let (mut passed, mut id) = (None, None);
+            if observed {
+                passed = self.client.recorded(Record::passed_on);
+                id = self.client.recorded(|record| record.made_id);
+            }
+            let id = || id.unwrap_or_else(|| self.worker.next_request_id());
+            self.span_at = request.write(&self.client.client, edits, passed.as_ref(), id, &mut self.flight);
         }
         let asked = Asked {
             arrived,
@@ -277,7 +292,7 @@ impl Session {
         if !exchange.upload.is_over()
             && let Err(reason) = exchange.board(&mut self.rest, &mut self.flight)
         {
-            account.finish(Outcome::Cancelled, clock::now());
+            account.fail(&reason, Outcome::Cancelled, clock::now());
             return self.reject(&reason, exchange.upload, to_head).await;
         }
         let (worker, client) = (self.worker.clone(), self.client.clone());
@@ -289,7 +304,10 @@ impl Session {
         };
         let (answered, mut endpoint) = match tried {
             Ok(answer) => answer,
-            Err(_) if self.lost => return Err(Lost),
+            Err(reason) if self.lost => {
+                observe::conclude(&worker, &client, None, Some(reason.name()), reason.blame(), clock::now());
+                return Err(Lost);
+            }
             Err(reason) => return self.reject(&reason, exchange.upload, to_head).await,
         };
         let Answered { status, load, at, bytes, mut keeps } = answered;

@@ -1,5 +1,6 @@
 //! The fast path's heads against their slow twins: whatever it accepts, hyper's path reads the same way, and says the same to the other side.
-//! Heads are made of good and bad parts and then damaged, so that most are nearly right.
+//! Fuzzing runs the same checks. Here heads are made of good and bad parts and then damaged, so that most are nearly right.
+#![allow(clippy::unwrap_used, reason = "a finding is a panic")]
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response as HttpResponse, Version};
@@ -12,6 +13,7 @@ use super::{
         headers::{self, ClientHeaders},
         orca,
     },
+    chunked::{Chunked, Malformed, write_size_before},
     request::{self, Body, Request, Seen},
     response::{self, Response},
 };
@@ -24,6 +26,31 @@ use crate::{
 };
 
 const ID: [u8; 24] = *b"0123456789abcdef00000007";
+
+/// Reads a chunked body in steps: its content, the bytes that belong to it, and whether it has ended.
+pub(crate) fn read_chunks(bytes: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), Malformed> {
+    let mut body = Chunked::new();
+    let (mut content, mut used) = (Vec::new(), 0);
+    for part in bytes.chunks(step) {
+        let mut part = part.to_vec();
+        let decoded = body.decode(&mut part)?;
+        content.extend_from_slice(&part[decoded.content]);
+        used += decoded.used;
+        if body.is_over() {
+            break;
+        }
+    }
+    Ok((content, used, body.is_over()))
+}
+
+/// Writes a chunk.
+pub(crate) fn write_chunk(content: &[u8], out: &mut Vec<u8>) {
+    let mut line = [0; 20];
+    let at = write_size_before(&mut line, 20, content.len());
+    out.extend_from_slice(&line[at..]);
+    out.extend_from_slice(content);
+    out.extend_from_slice(b"\r\n");
+}
 
 /// Fields as a map, as hyper makes it.
 fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
@@ -63,6 +90,7 @@ fn sorted(headers: &HeaderMap) -> Vec<(String, Vec<Vec<u8>>)> {
     all
 }
 
+#[cfg(test)]
 /// Fields with good and bad values, in any case.
 fn field() -> impl Strategy<Value = String> {
     let name = prop_oneof![
@@ -138,17 +166,20 @@ fn field() -> impl Strategy<Value = String> {
         .prop_map(|(name, colon, value)| format!("{name}{colon}{value}"))
 }
 
+#[cfg(test)]
 /// Ends of lines, mostly right.
 fn end() -> impl Strategy<Value = &'static str> {
     prop_oneof![40 => Just("\r\n"), 1 => Just("\n"), 1 => Just("\r"), 1 => Just("\r\r\n")]
 }
 
+#[cfg(test)]
 /// A byte that is put in, taken out or overwritten, now and then.
 fn damage() -> impl Strategy<Value = Option<(prop::sample::Index, u8, u8)>> {
     let byte = prop_oneof![Just(b'\r'), Just(b'\n'), Just(0), Just(b' '), Just(b':'), Just(b'\t'), any::<u8>()];
     prop::option::weighted(0.3, (any::<prop::sample::Index>(), 0_u8..3, byte))
 }
 
+#[cfg(test)]
 fn damaged(mut head: Vec<u8>, damage: Option<(prop::sample::Index, u8, u8)>) -> Vec<u8> {
     if let Some((index, how, byte)) = damage {
         let at = index.index(head.len());
@@ -161,6 +192,7 @@ fn damaged(mut head: Vec<u8>, damage: Option<(prop::sample::Index, u8, u8)>) -> 
     head
 }
 
+#[cfg(test)]
 fn request_head() -> impl Strategy<Value = Vec<u8>> {
     let method = prop_oneof![
         6 => Just("GET"), 3 => Just("POST"), 1 => Just("HEAD"), 1 => Just("PURGE"), 1 => Just("CONNECT"), 1 => Just("get"), 1 => Just("")
@@ -185,7 +217,7 @@ fn request_head() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// What the fast path takes is what hyper's path would have let through, routed alike and said alike to the endpoint.
-fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
+pub(crate) fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     let mut slots = request::slots();
     let Seen::Plain(plain) = Request::look(head, &mut slots, &Limits::default()) else { return Ok(false) };
     let bytes = &head[..plain.len];
@@ -232,7 +264,7 @@ fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     }
     let check = |edits: Option<&Edits>, slow: &http::request::Parts| {
         let mut written = Vec::new();
-        plain.write(&client, edits, || ID, &mut written);
+        plain.write(&client, edits, None, || ID, &mut written);
         let mut fields = [httparse::EMPTY_HEADER; 80];
         let mut said = httparse::Request::new(&mut fields);
         prop_assert_eq!(said.parse(&written), Ok(httparse::Status::Complete(written.len())));
@@ -251,6 +283,7 @@ fn check_request(head: &[u8]) -> Result<bool, TestCaseError> {
     Ok(true)
 }
 
+#[cfg(test)]
 fn response_head() -> impl Strategy<Value = Vec<u8>> {
     let version = prop_oneof![8 => Just("HTTP/1.1"), 2 => Just("HTTP/1.0"), 1 => Just("HTTP/2"), 1 => Just("ICY")];
     let status = prop_oneof![
@@ -268,7 +301,7 @@ fn response_head() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Both paths believe the same answers, and say the same of them to the client.
-fn check_response(head: &[u8], to_head: bool) -> Result<bool, TestCaseError> {
+pub(crate) fn check_response(head: &[u8], to_head: bool) -> Result<bool, TestCaseError> {
     let mut fields = [httparse::EMPTY_HEADER; 100];
     let mut parsed = httparse::Response::new(&mut fields);
     let slow_len = match parsed.parse(head) {
@@ -352,6 +385,7 @@ fn check_response(head: &[u8], to_head: bool) -> Result<bool, TestCaseError> {
     Ok(true)
 }
 
+#[cfg(test)]
 /// How many of so many heads made by `strategy` pass `check`; it must not be next to none.
 fn run(strategy: impl Strategy<Value = Vec<u8>>, check: impl Fn(&[u8]) -> Result<bool, TestCaseError>) {
     let accepted = std::cell::Cell::new(0_u32);

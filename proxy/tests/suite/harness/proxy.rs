@@ -4,7 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use trimtab_proxy::{ProxyError, ProxyOptions, ProxyStatus, api::v1};
+use trimtab_proxy::{
+    ProxyError, ProxyOptions, ProxyStatus,
+    api::v1,
+    observe::{log::LogOptions, trace::otlp::TraceOptions},
+};
 
 use super::{
     client::{Answer, Raw},
@@ -25,6 +29,8 @@ pub struct Setup {
     pub drain_timeout: Duration,
     pub admin: bool,
     pub fast_path: bool,
+    pub access_log: Option<LogOptions>,
+    pub trace: Option<TraceOptions>,
 }
 
 /// `TRIMTAB_FAST_PATH=off` runs all tests over hyper alone.
@@ -80,6 +86,8 @@ impl Setup {
             drain_timeout: Duration::from_secs(5),
             admin: false,
             fast_path: fast_path(),
+            access_log: None,
+            trace: None,
         }
     }
 
@@ -108,6 +116,11 @@ impl Setup {
         self
     }
 
+    pub fn observed(mut self, access_log: Option<LogOptions>, trace: Option<TraceOptions>) -> Self {
+        (self.access_log, self.trace) = (access_log, trace);
+        self
+    }
+
     pub fn with_admin(mut self) -> Self {
         self.admin = true;
         self
@@ -120,8 +133,10 @@ impl Setup {
         controller.set_listener(&self.listener);
         controller.set_route(&self.route);
         let (workers, drain_timeout, admin, fast_path) = (self.workers, self.drain_timeout, self.admin, self.fast_path);
+        let (access_log, trace) = (self.access_log.clone(), self.trace.clone());
         let mut proxy = Proxy::start_with(controller, |options| {
             (options.workers, options.drain_timeout, options.fast_path) = (workers, drain_timeout, fast_path);
+            (options.access_log, options.trace) = (access_log, trace);
             options.admin = admin.then(|| "127.0.0.1:0".parse().unwrap());
         });
         proxy.ready().await;
@@ -198,8 +213,13 @@ impl Proxy {
     }
 
     /// Drains, and says how it ended.
-    pub async fn stop(mut self) -> Result<(), ProxyError> {
+    pub async fn stop(self) -> Result<(), ProxyError> {
         self.shutdown.cancel();
+        self.ended().await
+    }
+
+    /// How it ends by itself.
+    pub async fn ended(mut self) -> Result<(), ProxyError> {
         let task = std::mem::replace(&mut self.task, tokio::spawn(async { Ok(()) }));
         task.await.expect("the proxy panicked")
     }

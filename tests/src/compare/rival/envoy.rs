@@ -8,15 +8,20 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::{Server, Tools, replace};
+use super::{Certificate, Protocol, Server, Setup, Tools, replace};
 use crate::compare::process::free_address;
 
-pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+pub async fn start(
+    tools: &Tools,
+    folder: &Path,
+    setup: &Setup<'_>,
+    certificate: &Certificate,
+) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
     let (mut servers, mut targets) = (Vec::new(), Vec::new());
-    for nth in 0..proxies {
+    for nth in 0..setup.proxies {
         let address = free_address()?;
         let config = folder.join(format!("envoy-{nth}.json"));
-        std::fs::write(&config, bootstrap(folder, address).to_string())?;
+        std::fs::write(&config, bootstrap(folder, address, setup.protocol, certificate).to_string())?;
         let mut command = Command::new(tools.path("envoy")?);
         command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
         command.args(["--service-node", &format!("envoy-{nth}"), "--service-cluster", "compare"]);
@@ -45,18 +50,47 @@ fn socket_address(address: SocketAddr) -> Value {
     json!({ "socket_address": { "address": address.ip().to_string(), "port_value": address.port() } })
 }
 
-fn bootstrap(folder: &Path, address: SocketAddr) -> Value {
+fn bootstrap(folder: &Path, address: SocketAddr, protocol: Protocol, certificate: &Certificate) -> Value {
+    let mut chain = json!({ "filters": [{
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": connection_manager(),
+    }] });
+    if protocol.is_encrypted() {
+        chain["transport_socket"] = transport_socket(protocol, certificate);
+    }
+    let mut cluster = cluster(folder);
+    if protocol == Protocol::H2c {
+        cluster["typed_extension_protocol_options"] = json!({ "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        } });
+    }
     json!({
         "static_resources": {
             "listeners": [{
                 "name": "entry",
                 "address": socket_address(address),
-                "filter_chains": [{ "filters": [{
-                    "name": "envoy.filters.network.http_connection_manager",
-                    "typed_config": connection_manager(),
-                }] }],
+                "filter_chains": [chain],
             }],
-            "clusters": [cluster(folder)],
+            "clusters": [cluster],
+        },
+    })
+}
+
+fn transport_socket(protocol: Protocol, certificate: &Certificate) -> Value {
+    let alpn = if protocol == Protocol::Http2 { "h2" } else { "http/1.1" };
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": [alpn],
+                "tls_params": { "tls_minimum_protocol_version": "TLSv1_3" },
+                "tls_certificates": [{
+                    "certificate_chain": { "filename": certificate.chain },
+                    "private_key": { "filename": certificate.key },
+                }],
+            },
         },
     })
 }

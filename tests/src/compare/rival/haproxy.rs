@@ -6,15 +6,21 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::{Server, Tools, replace};
+use super::{Certificate, Protocol, Server, Setup, Tools, replace};
 use crate::compare::process::free_address;
 
-pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+pub async fn start(
+    tools: &Tools,
+    folder: &Path,
+    setup: &Setup<'_>,
+    certificate: &Certificate,
+) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
     let (mut servers, mut targets) = (Vec::new(), Vec::new());
-    for nth in 0..proxies {
+    for nth in 0..setup.proxies {
         let address = free_address()?;
         let config = folder.join(format!("haproxy-{nth}.cfg"));
-        std::fs::write(&config, text(&folder.join(format!("haproxy-{nth}.sock")), address))?;
+        let socket = folder.join(format!("haproxy-{nth}.sock"));
+        std::fs::write(&config, text(&socket, address, setup.protocol, certificate))?;
         let mut command = Command::new(tools.path("haproxy")?);
         // Master and worker in the foreground; SIGUSR2 makes the master read both files again.
         command.args(["-W", "-db"]).arg("-f").arg(&config).arg("-f").arg(folder.join("pods.cfg"));
@@ -38,7 +44,14 @@ pub fn write_pods(folder: &Path, pods: &[SocketAddr]) -> anyhow::Result<()> {
     replace(&folder.join("pods.cfg"), &backend)
 }
 
-fn text(socket: &Path, address: SocketAddr) -> String {
+fn text(socket: &Path, address: SocketAddr, protocol: Protocol, certificate: &Certificate) -> String {
+    let secure = format!(" ssl crt {} ssl-min-ver TLSv1.3", certificate.both.display());
+    let (bind, server) = match protocol {
+        Protocol::Http1 => (String::new(), ""),
+        Protocol::Tls => (secure, ""),
+        Protocol::Http2 => (secure + " alpn h2", ""),
+        Protocol::H2c => (" proto h2".to_owned(), "default-server proto h2 check-proto h2"),
+    };
     format!(
         "global
     maxconn 8000
@@ -55,8 +68,9 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout http-keep-alive 60s
+    {server}
 frontend entry
-    bind {address} backlog 4096
+    bind {address}{bind} backlog 4096
     default_backend pods
 ",
         socket = socket.display(),

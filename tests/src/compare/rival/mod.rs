@@ -7,7 +7,7 @@ mod nginx;
 mod trimtab;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -16,6 +16,65 @@ use tempfile::TempDir;
 use super::process::Server;
 use crate::tools::Tools;
 
+/// What clients speak with a router, and it with the endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear text on both sides.
+    Http1,
+    /// HTTP/1.1 over TLS 1.3 from clients.
+    Tls,
+    /// HTTP/2 over TLS 1.3 from clients, HTTP/1.1 to endpoints.
+    Http2,
+    /// HTTP/2 in clear text on both sides, as gRPC within a cluster.
+    H2c,
+}
+
+impl Protocol {
+    /// What it says on the command line and in tables.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// Whether clients speak TLS.
+    pub fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::Http2)
+    }
+}
+
+/// How a router is started.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Processes of it that share the work.
+    pub proxies: usize,
+    /// For those that heed one.
+    pub objective: Duration,
+    /// What is spoken.
+    pub protocol: Protocol,
+    /// Endpoints.
+    pub pods: &'a [SocketAddr],
+}
+
+/// Files of a certificate for `localhost` and 127.0.0.1: the chain, its key, and both in one as HAProxy wants them.
+#[derive(Debug)]
+struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+    both: PathBuf,
+}
+
+impl Certificate {
+    fn write(folder: &Path) -> anyhow::Result<Self> {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+        let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        let files =
+            Self { chain: folder.join("chain.pem"), key: folder.join("key.pem"), both: folder.join("both.pem") };
+        std::fs::write(&files.chain, &chain)?;
+        std::fs::write(&files.key, &key)?;
+        std::fs::write(&files.both, chain + &key)?;
+        Ok(files)
+    }
+}
+
 /// A router with a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Rival {
@@ -23,6 +82,8 @@ pub enum Rival {
     Trimtab,
     /// The same `--without class-costs,class-shedding`: what it is like without knowing what requests cost.
     TrimtabNoClasses,
+    /// The same `--no-recordings`: what recording costs.
+    TrimtabUnrecorded,
     /// nginx as it is by default.
     NginxRoundRobin,
     /// nginx with `least_conn`.
@@ -51,31 +112,30 @@ impl Rival {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// Starts `proxies` of it in front of `pods`; the objective is for those that heed one.
+    /// Starts it.
     ///
     /// # Errors
     /// If a process does not start or does not listen.
-    pub async fn start(
-        self,
-        tools: &Tools,
-        proxies: usize,
-        objective: Duration,
-        pods: &[SocketAddr],
-    ) -> anyhow::Result<Front> {
+    pub async fn start(self, tools: &Tools, setup: &Setup<'_>) -> anyhow::Result<Front> {
         let folder = tempfile::Builder::new().prefix("trimtab-compare-").tempdir()?;
         let mut front = Front { rival: self, folder, servers: Vec::new(), targets: Vec::new(), admin: Vec::new() };
-        front.write_pods(pods)?;
+        front.write_pods(setup.pods)?;
         let path = front.folder.path().to_owned();
+        let certificate = Certificate::write(&path)?;
         let (servers, targets) = match self {
-            Self::Trimtab | Self::TrimtabNoClasses => {
-                let without: &[&str] = if self == Self::Trimtab { &[] } else { &["class-costs", "class-shedding"] };
-                let started = trimtab::start(&path, proxies, objective, without).await?;
+            Self::Trimtab | Self::TrimtabNoClasses | Self::TrimtabUnrecorded => {
+                let more: &[&str] = match self {
+                    Self::TrimtabNoClasses => &["--without", "class-costs,class-shedding"],
+                    Self::TrimtabUnrecorded => &["--no-recordings"],
+                    _ => &[],
+                };
+                let started = trimtab::start(&path, setup, &certificate, more).await?;
                 front.admin = started.admin;
                 (started.servers, started.targets)
             }
-            Self::NginxRoundRobin | Self::NginxLeastConn => nginx::start(tools, &path, proxies).await?,
-            Self::Haproxy => haproxy::start(tools, &path, proxies).await?,
-            Self::Envoy => envoy::start(tools, &path, proxies).await?,
+            Self::NginxRoundRobin | Self::NginxLeastConn => nginx::start(tools, &path, setup, &certificate).await?,
+            Self::Haproxy => haproxy::start(tools, &path, setup, &certificate).await?,
+            Self::Envoy => envoy::start(tools, &path, setup, &certificate).await?,
         };
         front.servers = servers;
         front.targets = targets;
@@ -92,7 +152,7 @@ impl Front {
         self.write_pods(pods)?;
         match self.rival {
             // Both watch their file.
-            Rival::Trimtab | Rival::TrimtabNoClasses | Rival::Envoy => Ok(()),
+            Rival::Trimtab | Rival::TrimtabNoClasses | Rival::TrimtabUnrecorded | Rival::Envoy => Ok(()),
             Rival::NginxRoundRobin | Rival::NginxLeastConn => self.signal("HUP").await,
             Rival::Haproxy => self.signal("USR2").await,
         }
@@ -136,7 +196,7 @@ impl Front {
     fn write_pods(&self, pods: &[SocketAddr]) -> anyhow::Result<()> {
         let folder = self.folder.path();
         match self.rival {
-            Rival::Trimtab | Rival::TrimtabNoClasses => trimtab::write_pods(folder, pods),
+            Rival::Trimtab | Rival::TrimtabNoClasses | Rival::TrimtabUnrecorded => trimtab::write_pods(folder, pods),
             Rival::NginxRoundRobin => nginx::write_pods(folder, "", pods),
             Rival::NginxLeastConn => nginx::write_pods(folder, "least_conn;", pods),
             Rival::Haproxy => haproxy::write_pods(folder, pods),

@@ -7,17 +7,22 @@ use std::path::Path;
 
 use tokio::process::Command;
 
-use super::{Server, Tools, replace};
+use super::{Certificate, Protocol, Server, Setup, Tools, replace};
 use crate::compare::process::free_address;
 
-pub async fn start(tools: &Tools, folder: &Path, proxies: usize) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
+pub async fn start(
+    tools: &Tools,
+    folder: &Path,
+    setup: &Setup<'_>,
+    certificate: &Certificate,
+) -> anyhow::Result<(Vec<Server>, Vec<SocketAddr>)> {
     let (mut servers, mut targets) = (Vec::new(), Vec::new());
-    for nth in 0..proxies {
+    for nth in 0..setup.proxies {
         let address = free_address()?;
         let prefix = folder.join(format!("nginx-{nth}"));
         std::fs::create_dir(&prefix)?;
         let config = prefix.join("nginx.conf");
-        std::fs::write(&config, text(folder, address))?;
+        std::fs::write(&config, text(folder, address, setup.protocol, certificate))?;
         let mut command = Command::new(tools.path("nginx")?);
         command.arg("-p").arg(&prefix).arg("-c").arg(&config).args(["-e", "stderr"]);
         let mut server = Server::start(&format!("nginx-{nth}"), command, folder)?;
@@ -36,8 +41,41 @@ pub fn write_pods(folder: &Path, method: &str, pods: &[SocketAddr]) -> anyhow::R
     replace(&folder.join("upstream.conf"), &upstream)
 }
 
-fn text(folder: &Path, address: SocketAddr) -> String {
+fn text(folder: &Path, address: SocketAddr, protocol: Protocol, certificate: &Certificate) -> String {
     let upstream = folder.join("upstream.conf");
+    let listen = match protocol {
+        Protocol::Http1 => "",
+        Protocol::Tls => " ssl",
+        Protocol::Http2 => " ssl http2",
+        Protocol::H2c => " http2",
+    };
+    // Said also where nothing is encrypted: then nobody reads it.
+    let tls = format!(
+        "ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.3; ssl_session_cache shared:s:1m;",
+        certificate.chain.display(),
+        certificate.key.display()
+    );
+    let pass = match protocol {
+        Protocol::H2c => {
+            "grpc_pass grpc://pods;
+            grpc_connect_timeout 1s;
+            grpc_buffer_size 32k;
+            grpc_next_upstream error timeout http_500 http_502 http_504;
+            grpc_next_upstream_tries 2;"
+        }
+        _ => {
+            "proxy_pass http://pods;
+            proxy_http_version 1.1;
+            proxy_set_header Connection \"\";
+            proxy_connect_timeout 1s;
+            # An answer of 16 KiB in one read and one write.
+            proxy_buffer_size 32k;
+            proxy_buffers 8 32k;
+            proxy_busy_buffers_size 64k;
+            proxy_next_upstream error timeout http_500 http_502 http_504;
+            proxy_next_upstream_tries 2;"
+        }
+    };
     format!(
         "# Workers of a master that root started read the same folder.
 user root;
@@ -61,18 +99,10 @@ http {{
     keepalive_requests 1000000;
     include {upstream};
     server {{
-        listen {address} backlog=4096;
+        listen {address}{listen} backlog=4096;
+        {tls}
         location / {{
-            proxy_pass http://pods;
-            proxy_http_version 1.1;
-            proxy_set_header Connection \"\";
-            proxy_connect_timeout 1s;
-            # An answer of 16 KiB in one read and one write.
-            proxy_buffer_size 32k;
-            proxy_buffers 8 32k;
-            proxy_busy_buffers_size 64k;
-            proxy_next_upstream error timeout http_500 http_502 http_504;
-            proxy_next_upstream_tries 2;
+            {pass}
         }}
     }}
 }}

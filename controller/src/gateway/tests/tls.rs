@@ -1,0 +1,145 @@
+//! TLS beyond what listeners show: what clients must prove, and how endpoints are spoken to.
+
+use super::*;
+
+/// A ConfigMap with the certificate of an authority.
+fn authority(name: &str) -> String {
+    let made = rcgen::generate_simple_self_signed(vec![format!("{name}.test")]).unwrap();
+    let pem: String = made.cert.pem().lines().map(|line| format!("    {line}\n")).collect();
+    format!("\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata:\n  ca.crt: |\n{pem}---")
+}
+
+fn tls_policy(name: &str, validation: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {{name: {name}}}
+spec:
+  targetRefs: [{{group: '', kind: Service, name: s}}]
+  validation: {validation}
+---"
+    )
+}
+
+fn secure_gateway(tls: &str) -> String {
+    format!(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: g}}
+spec:
+  gatewayClassName: trimtab
+  tls: {tls}
+  listeners:
+  - name: https
+    port: 443
+    protocol: HTTPS
+    tls:
+      certificateRefs: [{{name: own}}]
+      options: {{trimtab.dev/forward-client-certificate: 'true'}}
+---"
+    )
+}
+
+fn problems(config: &Config) -> Vec<String> {
+    config.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_backend_tls_policy_says_whom_endpoints_must_prove_to_be_and_the_gateway_what_they_are_shown() {
+    let gateway = GATEWAY.replace("spec:", "spec:\n  tls: {backend: {clientCertificateRef: {name: own}}}");
+    let validation = "{hostname: pod.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}";
+    let yaml = [&gateway, ROUTE, SERVICE, &secret("own", "default"), &authority("ca"), &tls_policy("t", validation)];
+    let config = translate(&objects(&yaml.concat()));
+    assert_eq!(problems(&config), [""; 0]);
+    let tls = config.backends[0].resource.tls.clone().unwrap();
+    assert_eq!((tls.hostname.as_str(), tls.nobody), ("pod.test", false));
+    assert!(tls.ca_pem.starts_with(b"-----BEGIN CERTIFICATE-----"));
+    assert_eq!(tls.client_certificate.unwrap().name, "default/own");
+    let [status] = &config.statuses.tls_policies[..] else { panic!("one policy") };
+    let [(gateway, conditions)] = &status.ancestors[..] else { panic!("one Gateway: {status:?}") };
+    assert_eq!((gateway.kind.as_str(), gateway.name.as_str()), ("Gateway", "g"));
+    assert!(conditions.iter().all(|condition| condition.holds), "{conditions:?}");
+    let system = tls_policy("t", "{hostname: pod.test, wellKnownCACertificates: System}");
+    let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{system}")));
+    assert!(config.backends[0].resource.tls.clone().unwrap().ca_pem.is_empty());
+}
+
+#[test]
+fn a_backend_tls_policy_that_does_not_hold_never_means_clear_text() {
+    for (validation, reason, message) in [
+        (
+            "{hostname: pod.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]}",
+            "NoValidCACertificate",
+            "spec.validation.caCertificateRefs[0]: there is no ConfigMap default/none",
+        ),
+        ("{hostname: pod.test}", "Invalid", "names no authority"),
+        ("{hostname: pod.test, wellKnownCACertificates: Mine}", "Invalid", "\"Mine\" is not supported"),
+        (
+            "{hostname: pod.test, wellKnownCACertificates: System, subjectAltNames: [{type: URI, uri: 'spiffe://a/b'}]}",
+            "Invalid",
+            "only names of type Hostname are supported",
+        ),
+    ] {
+        let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", tls_policy("t", validation))));
+        assert!(config.backends[0].resource.tls.as_ref().unwrap().nobody, "{validation}");
+        let found = problems(&config);
+        assert!(found.iter().any(|problem| problem.contains(message)), "{message}\nnot in {found:#?}");
+        let (_, conditions) = &config.statuses.tls_policies[0].ancestors[0];
+        let accepted = conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
+        assert_eq!((accepted.holds, accepted.reason), (false, reason), "{validation}");
+    }
+}
+
+#[test]
+fn of_two_backend_tls_policies_for_one_service_the_first_wins() {
+    let first = tls_policy("a", "{hostname: a.test, wellKnownCACertificates: System}");
+    let second = tls_policy("b", "{hostname: b.test, wellKnownCACertificates: System}");
+    let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{second}{first}")));
+    assert_eq!(config.backends[0].resource.tls.as_ref().unwrap().hostname, "a.test");
+    let (_, conditions) = &config.statuses.tls_policies[1].ancestors[0];
+    assert_eq!((conditions[0].holds, conditions[0].reason), (false, "Conflicted"));
+}
+
+#[test]
+fn a_gateway_says_what_clients_must_prove_by_port() {
+    let validation = "{caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}";
+    let objects_of = |tls: &str| {
+        objects(&[&secure_gateway(tls), ROUTE, SERVICE, &secret("own", "default"), &authority("ca")].concat())
+    };
+    let config = translate(&objects_of(&format!("{{frontend: {{default: {{validation: {validation}}}}}}}")));
+    assert_eq!(problems(&config), [""; 0]);
+    let tls = config.listeners[0].tls.clone().unwrap();
+    assert!(tls.forward_client_certificate);
+    assert!(!tls.client.unwrap().optional);
+    let fallback = "{mode: AllowInsecureFallback, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}";
+    let config = translate(&objects_of(&format!(
+        "{{frontend: {{default: {{}}, perPort: [{{port: 443, tls: {{validation: {fallback}}}}}]}}}}"
+    )));
+    assert!(config.listeners[0].tls.clone().unwrap().client.unwrap().optional);
+    let config = translate(&objects_of(&format!(
+        "{{frontend: {{default: {{validation: {validation}}}, perPort: [{{port: 443, tls: {{}}}}]}}}}"
+    )));
+    assert_eq!(config.listeners[0].tls.clone().unwrap().client, None, "the port's entry stands for the default");
+}
+
+#[test]
+fn a_listener_whose_clients_could_prove_nothing_is_not_served() {
+    let tls = "{frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]}}}}";
+    let plain = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: other}
+spec:
+  gatewayClassName: trimtab
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---";
+    let yaml = [&secure_gateway(tls), plain, ROUTE, SERVICE, &secret("own", "default")];
+    let config = translate(&objects(&yaml.concat()));
+    let names: Vec<_> = config.listeners.iter().map(|listener| listener.name.as_str()).collect();
+    assert_eq!(names, ["default/other/http"], "others are served");
+    let gateway = config.statuses.gateways.iter().find(|gateway| gateway.subject.name == "g").unwrap();
+    let resolved = gateway.listeners[0].conditions.iter().find(|c| c.kind == "ResolvedRefs").unwrap();
+    assert_eq!((resolved.holds, resolved.reason), (false, "InvalidCACertificateRef"));
+}

@@ -1,0 +1,106 @@
+//! What Trimtab's rule does with few requests at a time, where in-flight counts say nothing: they spread over equals, an endpoint that is
+//! new or had bad luck gets its share, and one that is slow does not.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    time::Duration,
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::{
+    Pick, PickRequest, Pool,
+    rule::Rule,
+    testing::{IDLE, NOW, pool},
+};
+use crate::{
+    config::{OutlierDetection, RuleParameters},
+    load::{Attempt, Outcome, RequestClass},
+};
+
+/// A minute of Poisson arrivals at new endpoints that serve all they get at once. An answer takes half of the mean time and an exponential rest,
+/// `slowness` times as long at each endpoint, and the first one of each four times as long.
+struct Quiet<'a> {
+    mean_ms: f64,
+    per_s: f64,
+    slowness: &'a [f64],
+}
+
+impl Quiet<'_> {
+    /// Each endpoint's part of the requests after the first ten seconds.
+    fn shares(&self, seed: u64) -> Vec<f64> {
+        let pool = pool(&vec![IDLE; self.slowness.len()], 1.0);
+        let rule = Rule::new(&pool, &RuleParameters::LOCAL);
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut answered = vec![0u32; self.slowness.len()];
+        let mut running = Running::default();
+        let mut counts = vec![0u32; self.slowness.len()];
+        let mut now = NOW;
+        while now < NOW + Duration::from_secs(60) {
+            running.finish(&pool, now.0);
+            let position = rule.pick(&pool, &PickRequest::default(), now, &mut rng).unwrap();
+            counts[position] += u32::from(now >= NOW + Duration::from_secs(10));
+            let cold = if answered[position] == 0 { 4.0 } else { 1.0 };
+            answered[position] += 1;
+            let ms = self.mean_ms * self.slowness[position] * cold * (0.5 + 0.5 * exponential(&mut rng));
+            running.begin(&pool, position, now.0, (ms * 1e6) as u64);
+            now = now + Duration::from_secs_f64(exponential(&mut rng) / self.per_s);
+        }
+        let all = f64::from(counts.iter().sum::<u32>());
+        counts.into_iter().map(|count| f64::from(count) / all).collect()
+    }
+}
+
+fn exponential(rng: &mut SmallRng) -> f64 {
+    -(1.0 - rng.random::<f64>()).ln()
+}
+
+/// Requests in flight: the next to end on top of the heap.
+#[derive(Default)]
+struct Running {
+    ends: BinaryHeap<Reverse<(u64, u64)>>,
+    attempts: HashMap<u64, (usize, u64, Attempt)>,
+    count: u64,
+}
+
+impl Running {
+    fn begin(&mut self, pool: &Pool, position: usize, now_ns: u64, length_ns: u64) {
+        let now = crate::time::Timestamp(now_ns);
+        let attempt = pool.candidates[position].load.begin(now, RequestClass::default());
+        self.attempts.insert(self.count, (position, now_ns, attempt));
+        self.ends.push(Reverse((now_ns + length_ns, self.count)));
+        self.count += 1;
+    }
+
+    fn finish(&mut self, pool: &Pool, now_ns: u64) {
+        while let Some(Reverse((end_ns, number))) = self.ends.peek().copied().filter(|next| next.0.0 <= now_ns) {
+            self.ends.pop();
+            let (position, began_ns, attempt) = self.attempts.remove(&number).unwrap();
+            let (end, latency) = (crate::time::Timestamp(end_ns), Duration::from_nanos(end_ns - began_ns));
+            let load = &pool.candidates[position].load;
+            load.finish(attempt, end, Outcome::Success, latency, None, &OutlierDetection::default());
+            pool.shared.latency.answered(end, latency.as_secs_f32() * 1e3);
+            pool.shared.in_flight.ended(end, latency);
+        }
+    }
+}
+
+#[test]
+fn few_requests_at_a_time_spread_over_equals() {
+    for (mean_ms, per_s) in [(0.5, 400.0), (10.0, 100.0), (10.0, 10.0), (100.0, 5.0)] {
+        for seed in 0..5 {
+            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3] }.shares(seed);
+            let least = shares.iter().copied().fold(1.0, f64::min);
+            assert!(least > 0.1, "{per_s}/s of {mean_ms} ms, seed {seed}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn an_endpoint_that_is_twice_as_slow_is_left_alone_but_not_forgotten() {
+    for seed in 0..5 {
+        let shares = Quiet { mean_ms: 10.0, per_s: 100.0, slowness: &[1.0, 1.0, 2.0] }.shares(seed);
+        assert!(shares[2] > 0.0 && shares[2] < 0.1, "seed {seed}: {shares:?}");
+    }
+}

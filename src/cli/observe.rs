@@ -1,0 +1,91 @@
+//! What a proxy tells of single requests: the access log, and spans for a collector of traces. Both are off unless asked for.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use trimtab::up::{LogOptions, TraceOptions};
+use trimtab_proxy::observe::log::{Destination, Filter, Format, Reopen};
+
+use super::source::duration;
+
+/// Access log and traces, in `up` and in `proxy`.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct ObserveArgs {
+    /// Log requests to this file, or to standard output if it is `-`. A slow disk costs lines, never a request's time. The file is opened
+    /// anew on SIGHUP
+    #[arg(long, env = "TRIMTAB_ACCESS_LOG", value_name = "FILE|-", help_heading = "Access log")]
+    access_log: Option<PathBuf>,
+    /// How a line looks
+    #[arg(long, value_name = "FORMAT", default_value = "text", requires = "access_log", help_heading = "Access log")]
+    access_log_format: LineFormat,
+    /// Log requests answered with this status or a higher one, or not at all
+    #[arg(long, value_name = "STATUS", requires = "access_log", value_parser = clap::value_parser!(u16).range(100..=599), help_heading = "Access log")]
+    access_log_status: Option<u16>,
+    /// Log requests that took at least this long
+    #[arg(long, value_name = "DURATION", requires = "access_log", value_parser = duration, help_heading = "Access log")]
+    access_log_slower: Option<Duration>,
+    /// Log this share of all requests, whatever became of them [default: 1, or 0 with one of the two above]
+    #[arg(long, value_name = "0..1", requires = "access_log", value_parser = share, help_heading = "Access log")]
+    access_log_share: Option<f64>,
+    /// Send spans of requests to the OpenTelemetry collector at this URL, by OTLP over gRPC, and pass W3C trace context on
+    #[arg(long, env = "TRIMTAB_TRACE_COLLECTOR", value_name = "URL", value_parser = collector, help_heading = "Traces")]
+    trace_collector: Option<http::Uri>,
+    /// Share of the requests without a trace that begin a sampled one; those with one are sampled if it says so
+    #[arg(long, value_name = "0..1", default_value = "0.01", requires = "trace_collector", value_parser = share, help_heading = "Traces")]
+    trace_share: f64,
+    /// `service.name` of the spans
+    #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME", default_value = "trimtab", help_heading = "Traces")]
+    trace_service: String,
+}
+
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LineFormat {
+    /// name=value
+    Text,
+    /// A JSON object
+    Json,
+}
+
+impl ObserveArgs {
+    /// What is to be logged. If it goes to a file, SIGHUP is from now on a wish to open that anew.
+    pub fn access_log(&self) -> anyhow::Result<Option<LogOptions>> {
+        let Some(path) = &self.access_log else { return Ok(None) };
+        let to = if path.as_os_str() == "-" { Destination::Stdout } else { Destination::File(path.clone()) };
+        let format = match self.access_log_format {
+            LineFormat::Text => Format::Text,
+            LineFormat::Json => Format::Json,
+        };
+        let picky = self.access_log_status.is_some() || self.access_log_slower.is_some();
+        let share = self.access_log_share.unwrap_or(if picky { 0.0 } else { 1.0 });
+        let filter = Filter { status_min: self.access_log_status, slower_than: self.access_log_slower, share };
+        let reopen = Reopen::default();
+        if to != Destination::Stdout {
+            let reopen = reopen.clone();
+            super::signals::on_hangup(move || reopen.ask())?;
+        }
+        Ok(Some(LogOptions { to, format, filter, reopen }))
+    }
+
+    /// Where spans go.
+    pub fn trace(&self) -> Option<TraceOptions> {
+        let collector = self.trace_collector.clone()?;
+        Some(TraceOptions { collector, share: self.trace_share, service: self.trace_service.clone() })
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("\"{text}\" is not a share from 0 to 1"))
+}
+
+fn collector(text: &str) -> Result<http::Uri, String> {
+    let wanted = || format!("\"{text}\" is not a URL such as http://127.0.0.1:4317 (an agent nearby: there is no TLS)");
+    let uri: http::Uri = text.parse().map_err(|_| wanted())?;
+    match (uri.scheme_str(), uri.authority()) {
+        (Some("http"), Some(_)) => Ok(uri),
+        _ => Err(wanted()),
+    }
+}
