@@ -240,7 +240,7 @@ impl EndpointLoad {
 
     /// Of one that came to others at `now`.
     pub fn joined(key: EndpointKey, now: Timestamp) -> Self {
-        Self { joined_at: Some(now), ..Self::new(key) }
+        Self { joined_at: Some(now), ..Self::new(key, now) }
     }
 
     /// When it came to others; `None`: it was there from the start.

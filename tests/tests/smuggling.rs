@@ -1,17 +1,23 @@
 //! The corpus of request smuggling through Trimtab and through real nginx, HAProxy and Envoy. Ours must let nothing ambiguous out; the table of
 //! all four is printed (`--nocapture`) and stands in docs/proxy.md.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use trimtab_tests::compare::rival::Rival;
+use trimtab_tests::compare::rival::{Protocol, Rival, Setup};
 use trimtab_tests::smuggling::corpus::{Case, cases};
 use trimtab_tests::smuggling::endpoint::Endpoint;
 use trimtab_tests::smuggling::{self, Verdict};
 use trimtab_tests::tools::Tools;
 
+/// One of it, in front of these.
+fn setup(pods: &[SocketAddr]) -> Setup<'_> {
+    Setup { proxies: 1, objective: Duration::from_secs(1), protocol: Protocol::Http1, pods }
+}
+
 async fn verdicts(tools: &Tools, rival: Rival, cases: &[Case]) -> Vec<Verdict> {
     let endpoint = Endpoint::start().await.expect("a port");
-    let front = rival.start(tools, 1, Duration::from_secs(1), &[endpoint.address]).await.expect("it starts");
+    let front = rival.start(tools, &setup(&[endpoint.address])).await.expect("it starts");
     let verdicts = smuggling::run(front.targets[0], &endpoint, cases).await;
     front.stop().await.expect("it ends");
     verdicts
@@ -20,7 +26,7 @@ async fn verdicts(tools: &Tools, rival: Rival, cases: &[Case]) -> Vec<Verdict> {
 /// Whatever a corpus says, a proxy that is broken refuses everything.
 async fn passes_what_is_good(rival: Rival, tools: &Tools) {
     let endpoint = Endpoint::start().await.expect("a port");
-    let front = rival.start(tools, 1, Duration::from_secs(1), &[endpoint.address]).await.expect("it starts");
+    let front = rival.start(tools, &setup(&[endpoint.address])).await.expect("it starts");
     let client = trimtab_tests::http::Client::default();
     let answer = client.get(front.targets[0], "/case-0").await.expect("an answer");
     assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));

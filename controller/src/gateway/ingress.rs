@@ -296,7 +296,8 @@ impl<'a> Places<'_, 'a> {
         };
         match certificates::of_secret(namespace_of(&ingress.metadata), secret, self.objects) {
             Ok(certificate) => {
-                let tls = v1::Tls { certificates: vec![certificate], min_version: v1::tls::Version::Tls12.into() };
+                let min_version = v1::tls::Version::Tls12.into();
+                let tls = v1::Tls { certificates: vec![certificate], min_version, ..Default::default() };
                 self.own(port, host, "https", Some((tls, field)), report)
             }
             Err(message) => {
@@ -353,6 +354,7 @@ impl<'a> Places<'_, 'a> {
             hostname: host.to_owned(),
             limits: None,
             tls: tls.map(|(tls, _)| tls),
+            client_address: None,
         });
         Some(name)
     }

@@ -226,5 +226,6 @@ fn resource(kind: &str) -> ApiResource {
 
 /// The kinds whose status is written, for those who check permissions.
 pub fn resources() -> [ApiResource; 6] {
-    ["GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()].map(resource)
+    ["GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()]
+        .map(resource)
 }

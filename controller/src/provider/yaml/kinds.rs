@@ -86,7 +86,7 @@ impl Kind {
 }
 
 /// All of them.
-pub static KINDS: [Kind; 12] = [
+pub static KINDS: [Kind; 14] = [
     Kind {
         api_version: "gateway.networking.k8s.io/v1",
         kind: "GatewayClass",
