@@ -298,7 +298,7 @@ mod tests {
         let objects = objects(vec![gateway("a\nb", 1, "kubectl")]);
         sender.send(Arc::new(Snapshot { objects, problems: Vec::new() })).unwrap();
         audit.leadership(true, 0);
-        let read = || std::fs::read_to_string(&path).unwrap();
+        let read = || fs::read_to_string(&path).unwrap();
         for _ in 0..500 {
             if read().lines().count() == 2 {
                 break;

@@ -63,7 +63,7 @@ fn of_route(name: &str, section: &str, spec: &str) -> String {
 
 /// Retries, connections and algorithm of each backend.
 fn in_force(config: &Config) -> Vec<String> {
-    let brief = |backend: &super::super::BackendSpec| {
+    let brief = |backend: &std::sync::Arc<crate::gateway::BackendSpec>| {
         let retries = backend.resource.retry.as_ref().and_then(|retry| retry.num_retries);
         let connections = backend.resource.circuit_breaker.and_then(|breaker| breaker.max_connections);
         format!("{} {retries:?} {connections:?} {}", backend.name(), backend.algorithm)

@@ -6,6 +6,7 @@ use http::Request;
 
 use crate::{
     api::v1,
+    observe::red::Book,
     route::{ListenerConfig, RouteConfig, table::Routing},
 };
 
@@ -51,7 +52,7 @@ pub fn route(data: &[u8]) {
     let Some(configs) = compiled(&all) else { return };
     let listener = v1::Listener { name: "l".to_owned(), address: "::1".to_owned(), ..Default::default() };
     let sockets = BTreeMap::from([(1, vec![ListenerConfig::try_from(listener).unwrap()])]);
-    let routing = Routing::new(&sockets, &configs.iter().collect::<Vec<_>>(), |_| None);
+    let routing = Routing::new(&sockets, &configs.iter().collect::<Vec<_>>(), |_| None, &Book::new(1));
 
     let mut words = request.trim_end().split(' ');
     let mut word = || words.next().filter(|word| *word != "-" && !word.is_empty());
