@@ -295,6 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_endpoint_is_reported_while_its_health_check_fails() {
+        let well = backend(&[1, 2], None);
+        let mut reporter = BackendReporter::new(ms(0));
+        assert_eq!(reporter.report(&well, ms(10)).endpoints, []);
+        let failing = well.with_check(EndpointKey(2), Some("answered 503"), ms(10)).unwrap();
+        let report = reporter.report(&failing, ms(20));
+        let told: Vec<_> = report.endpoints.iter().map(|one| (one.key, one.failing_check.as_str())).collect();
+        assert_eq!(told, [(2, "answered 503")]);
+        let again = failing.with_check(EndpointKey(2), None, ms(20)).unwrap();
+        assert_eq!(reporter.report(&again, ms(30)).endpoints, []);
+    }
+
+    #[test]
     fn an_endpoint_that_left_is_reported_until_its_last_request_is_over() {
         let before = backend(&[1, 2], None);
         let mut reporter = BackendReporter::new(ms(0));

@@ -9,10 +9,11 @@ mod tls;
 mod traffic;
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use trimtab_proxy::api::v1::{self, path_match, value_match};
 
-use super::{BackendSpec, Config, translate};
+use super::{BackendSpec, Config, Translator, translate};
 use crate::{objects::Objects, provider::yaml::document};
 
 /// Checks what YAML documents become.

@@ -143,3 +143,31 @@ spec:
     let resolved = gateway.listeners[0].conditions.iter().find(|c| c.kind == "ResolvedRefs").unwrap();
     assert_eq!((resolved.holds, resolved.reason), (false, "InvalidCACertificateRef"));
 }
+
+#[test]
+fn a_backend_is_the_same_value_as_before_until_its_tls_or_its_policy_changes() {
+    let validation = "{hostname: pod.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}";
+    let mut given = objects(&[GATEWAY, ROUTE, SERVICE, &authority("ca"), &tls_policy("t", validation)].concat());
+    let mut translator = Translator::default();
+    let mut next = |given: &Objects| {
+        let config = translator.translate(given);
+        assert_eq!(config, translate(given), "what is remembered changes nothing");
+        config.backends[0].clone()
+    };
+    let first = next(&given);
+    assert!(Arc::ptr_eq(&first, &next(&given)));
+    given.config_maps = objects(&authority("ca")).config_maps;
+    let second = next(&given);
+    assert_ne!(first.resource.tls, second.resource.tls);
+    assert!(Arc::ptr_eq(&first.endpoints[0], &second.endpoints[0]), "its endpoints have not changed");
+    for retries in [7, 8] {
+        let target = "[{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}]";
+        let of_route = policy("p", &format!("  retry: {{numRetries: {retries}}}")).replace("[{name: s}]", target);
+        given.policies = objects(&of_route).policies;
+        let third = next(&given);
+        let told = third.resource.retry.as_ref().and_then(|retry| retry.num_retries);
+        assert_eq!((third.name(), told), ("default/s:80@default/r", Some(retries)));
+        assert_eq!(third.resource.tls, second.resource.tls);
+        assert!(Arc::ptr_eq(&third, &next(&given)));
+    }
+}

@@ -422,4 +422,18 @@ mod tests {
         assert!(state.take_changed());
         assert!(state.snapshot().problems.is_empty());
     }
+
+    #[test]
+    fn the_certificates_of_ingresses_are_secrets_that_are_wanted() {
+        let ingress = |class: &str| {
+            let spec = serde_json::json!({"ingressClassName": class, "tls": [{"secretName": "own"}]});
+            let metadata = serde_json::json!({"namespace": class, "name": "i"});
+            serde_json::from_value::<Ingress>(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
+        };
+        let mut state = State::default();
+        state.apply(0, Event::Apply(ingress("trimtab")), 0);
+        state.apply(0, Event::Apply(ingress("other")), 0);
+        assert_eq!(state.wanted_secrets(), BTreeSet::from([("trimtab".to_owned(), "own".to_owned())]));
+        assert!(state.wanted_config_maps().is_empty());
+    }
 }
