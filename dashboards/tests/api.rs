@@ -276,7 +276,7 @@ async fn the_page_needs_only_what_is_served_and_sets_no_markup() {
     }
     seen.sort();
     seen.dedup();
-    assert_eq!(seen.len(), 21, "{seen:?}");
+    assert_eq!(seen.len(), 22, "{seen:?}");
 }
 
 #[tokio::test]

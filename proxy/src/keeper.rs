@@ -54,7 +54,7 @@ pub struct Keeper {
     /// Where a successor finds the sockets; `None`: there will be none.
     shelf: Option<Shelf>,
     /// Sockets of a predecessor that no listener has asked for yet.
-    inherited: BTreeMap<SocketAddr, Vec<TcpListener>>,
+    inherited: Inheritance,
     /// Sockets are bound and not accepted on yet: a predecessor serves until the configuration is there. Since when there is one.
     held: Option<Held>,
     /// This proxy's key, as it stands in weight tables.
@@ -102,6 +102,9 @@ struct Bound {
     local: Result<SocketAddr, String>,
 }
 
+/// Listening sockets by their address.
+pub type Inheritance = BTreeMap<SocketAddr, Vec<TcpListener>>;
+
 impl Keeper {
     /// The same for a proxy in this zone.
     pub fn in_zone(self, zone: String) -> Self {
@@ -114,7 +117,7 @@ impl Keeper {
         table: Arc<ArcSwap<Table>>,
         status: watch::Sender<ProxyStatus>,
         workers: Vec<mpsc::UnboundedSender<Command>>,
-        (share_ports, shelf, inherited): (bool, Option<Shelf>, Option<BTreeMap<SocketAddr, Vec<TcpListener>>>),
+        (share_ports, shelf, inherited): (bool, Option<Shelf>, Option<Inheritance>),
         proxy_key: u64,
         peers: watch::Sender<Option<Arc<PeerTable>>>,
     ) -> Self {

@@ -204,7 +204,10 @@ fn since(previous: &mut u64, value: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroU16, time::Duration};
+    use std::{
+        num::{NonZeroU16, NonZeroU32},
+        time::Duration,
+    };
 
     use super::*;
     use crate::sketch::Sketch;
@@ -296,7 +299,16 @@ mod tests {
 
     #[test]
     fn an_idle_endpoint_is_reported_while_its_health_check_fails() {
-        let well = backend(&[1, 2], None);
+        let mut config = backend(&[1, 2], None).config().clone();
+        config.traffic.active = Some(crate::config::health::ActiveHealthCheck {
+            probe: crate::config::health::Probe::Tcp,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy_threshold: NonZeroU32::MIN,
+            healthy_threshold: NonZeroU32::MIN,
+            panic_threshold: 0,
+        });
+        let well = Backend::new(config, None, ms(0));
         let mut reporter = BackendReporter::new(ms(0));
         assert_eq!(reporter.report(&well, ms(10)).endpoints, []);
         let failing = well.with_check(EndpointKey(2), Some("answered 503"), ms(10)).unwrap();

@@ -61,7 +61,7 @@ pub enum Command {
     /// Run the controller: scrape, decide, push to proxies, record, show
     Controller(Box<controller::ControllerArgs>),
     /// Run a proxy that a controller configures
-    Proxy(proxy::ProxyArgs),
+    Proxy(Box<proxy::ProxyArgs>),
     /// Print the live weights, and why they are what they are
     Weights(weights::WeightsArgs),
     /// Compare policies in the simulator: tables with intervals, plots, JSON
@@ -84,7 +84,7 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => block_on(trimtab::demo::run(args)),
         Command::Up(args) => block_on(up::run(*args)),
         Command::Controller(args) => block_on(controller::run(*args)),
-        Command::Proxy(args) => block_on(proxy::run(args)),
+        Command::Proxy(args) => block_on(proxy::run(*args)),
         Command::Weights(args) => block_on(weights::run(args)),
         Command::Simulate(args) => simulate::run(*args),
         Command::Train(args) => train::run(&args),

@@ -93,7 +93,6 @@ impl Scene {
         eventually("the proxy is in sync", PATIENCE, || self.view(), in_sync).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert_eq!(self.statuses().await, *statuses, "nothing was written that had not changed");
-        println!("{} requests answered", load.answered());
         load.lost_nothing().await;
         assert!(self.proxy.text().matches("listening").count() <= 1, "{}", self.proxy.text());
     }

@@ -1,11 +1,5 @@
 //! A pod that becomes ready under load is not flooded, though it looks idle: in no second of its first ten does it get more than 1.5 times its
 //! share. Later it is one of many, and the rule gives any of them twice its share in some seconds and next to nothing in others.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "tests that cannot run their scenario have failed, and tell what happened"
-)]
-
 use trimtab_proxy::newcomer;
 use trimtab_training::{
     fleet::{Fleet, FleetOptions},

@@ -27,7 +27,7 @@ const DEFINITIONS: [(&str, &str); 5] = [
 ];
 
 /// What the controller does everywhere: group, resource, verbs. deploy/kubernetes/controller-rbac.yaml grants it.
-const PERMISSIONS: [(&str, &str, &[&str]); 23] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 21] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
@@ -38,7 +38,6 @@ const PERMISSIONS: [(&str, &str, &[&str]); 23] = [
     ("gateway.networking.k8s.io", "gatewayclasses", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways", &["list", "watch"]),
     ("gateway.networking.k8s.io", "httproutes", &["list", "watch"]),
-    ("gateway.networking.k8s.io", "grpcroutes", &["list", "watch"]),
     ("gateway.networking.k8s.io", "referencegrants", &["list", "watch"]),
     ("networking.k8s.io", "ingresses", &["list", "watch"]),
     ("networking.k8s.io", "ingressclasses", &["list", "watch"]),
@@ -46,7 +45,6 @@ const PERMISSIONS: [(&str, &str, &[&str]); 23] = [
     ("gateway.networking.k8s.io", "backendtlspolicies", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
     ("gateway.networking.k8s.io", "httproutes/status", &["patch"]),
-    ("gateway.networking.k8s.io", "grpcroutes/status", &["patch"]),
     ("gateway.networking.k8s.io", "backendtlspolicies/status", &["patch"]),
     ("trimtab.dev", "backendtrafficpolicies", &["list", "watch"]),
     ("trimtab.dev", "backendtrafficpolicies/status", &["patch"]),

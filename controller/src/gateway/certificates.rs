@@ -150,7 +150,7 @@ pub(super) fn certificate(
             format!("no ReferenceGrant in {namespace} lets a Gateway of {from} refer to Secret {id}"),
         ));
     }
-    of_secret(namespace, &reference.name, objects).map_err(|message| ("name", message))
+    of_secret(namespace, reference.name, objects).map_err(|message| ("name", message))
 }
 
 /// The certificate in a Secret, or what is wrong with it.

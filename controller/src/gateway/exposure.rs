@@ -2,7 +2,7 @@
 //! of its own that the controller makes. What a Gateway asks for in `spec.addresses` is honoured where it can be, and refused by name where not.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -114,7 +114,7 @@ impl<'a> Exposures<'a> {
             };
             for service in objects.services.iter().filter(made) {
                 exposures.standing.insert(name_of(&service.metadata), service);
-                exposures.taken.extend(ports(service).filter_map(|port| target(port)));
+                exposures.taken.extend(ports(service).filter_map(target));
             }
         }
         exposures
@@ -167,11 +167,11 @@ impl<'a> Exposures<'a> {
         let mut targets = BTreeMap::new();
         for listener in &gateway.spec.listeners {
             let Some(port) = u16::try_from(listener.port).ok().filter(|port| *port > 0) else { continue };
-            if !targets.contains_key(&port) {
+            if let Entry::Vacant(vacant) = targets.entry(port) {
                 let held = standing.into_iter().flat_map(ports).find(|one| one.port == i32::from(port));
                 if let Some(target) = held.and_then(target).or_else(|| self.free(&name, port)) {
                     self.taken.insert(target);
-                    targets.insert(port, target);
+                    vacant.insert(target);
                 }
             }
         }

@@ -107,7 +107,7 @@ fn a_policy_of_one_rule_goes_before_that_of_its_route() {
     assert_eq!(
         in_force(&config),
         [
-            "default/s:80 None None trimtab",
+            "default/s:80 Some(3) None trimtab",
             "default/s:80@default/r Some(5) Some(3) trimtab",
             "default/s:80@default/r#slow Some(9) Some(3) trimtab",
         ]

@@ -118,12 +118,15 @@ impl Series {
     }
 }
 
+/// Route and backend.
+type Names = (Arc<str>, Arc<str>);
+
 /// Series by what they are of. A series lives as long as a route does: one that goes and comes back begins at 0, which Prometheus takes
 /// for a restart.
 #[derive(Debug)]
 pub struct Book {
     workers: usize,
-    known: RefCell<BTreeMap<(Arc<str>, Arc<str>), Weak<Series>>>,
+    known: RefCell<BTreeMap<Names, Weak<Series>>>,
     other: Arc<Series>,
     unrouted: Arc<Series>,
 }

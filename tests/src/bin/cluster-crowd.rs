@@ -1,6 +1,12 @@
 //! For tests of scale: thousands of pods in one process (`pods`), and a load at a steady rate for them (`load`). Both speak just as much
 //! HTTP/1.1 as they need to: what they cost is missing to what is measured.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program of its own, which runs in real time and says what it saw"
+)]
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -75,6 +75,15 @@ async fn everything_that_is_granted_is_used_and_nothing_else_is_tried() {
             indented(&old.key)
         ))
         .await;
+    world
+        .apply(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: authority, namespace: NAMESPACE}}\ndata:\n  ca.crt: |\n{}---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: t, namespace: NAMESPACE}}\nspec:\n  \
+             targetRefs: [{{group: '', kind: Service, name: app}}]\n  \
+             validation: {{hostname: a.test, caCertificateRefs: [{{group: '', kind: ConfigMap, name: authority}}]}}",
+            indented(&old.certificate)
+        ))
+        .await;
     let (http, https) = (free_port(), free_port());
     world
         .apply(&format!(

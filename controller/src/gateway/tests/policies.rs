@@ -126,8 +126,7 @@ fn endpoints_without_metrics_are_not_scraped() {
 
 #[test]
 fn active_health_checks_become_what_the_data_plane_asks() {
-    let spec = "targetRefs: [{name: s}]
-  healthCheck:
+    let spec = "  healthCheck:
     panicThreshold: 20
     active:
       type: HTTP
@@ -153,8 +152,7 @@ fn active_health_checks_become_what_the_data_plane_asks() {
 
 #[test]
 fn active_health_checks_that_make_no_sense_are_named_by_their_field() {
-    let spec = "targetRefs: [{name: s}]
-  healthCheck:
+    let spec = "  healthCheck:
     active:
       type: TCP
       interval: 10ms

@@ -89,8 +89,7 @@ spec:
 
 #[test]
 fn sessions_bodies_and_limits_by_header_become_what_the_data_plane_does() {
-    let spec = "targetRefs: [{name: s}]
-  requestBuffer: {limit: 10Mi}
+    let spec = "  requestBuffer: {limit: 10Mi}
   sessionPersistence: {sessionName: sid, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}
   rateLimit:
     local:
@@ -117,8 +116,7 @@ fn sessions_bodies_and_limits_by_header_become_what_the_data_plane_does() {
 
 #[test]
 fn sessions_bodies_and_limits_by_header_that_make_no_sense_are_named_by_their_field() {
-    let spec = "targetRefs: [{name: s}]
-  requestBuffer: {limit: 10MiB}
+    let spec = "  requestBuffer: {limit: 10MiB}
   sessionPersistence: {sessionName: 'a b', idleTimeout: 10ms, type: Header, cookieConfig: {lifetimeType: Permanent}}
   rateLimit: {local: {rules: [{clientSelectors: [{headers: [{name: x-user}, {name: 'a b', type: Distinct, value: c}]}]}]}}";
     let problems = document::read("f.yaml", policy("p", spec).as_bytes()).expect_err("problems");

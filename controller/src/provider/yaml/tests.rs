@@ -45,7 +45,7 @@ fn unknown_fields_are_named_with_those_that_would_be_right() {
     );
     check(
         &policy("  healthCheck:\n    pasive: {}\n"),
-        &["f.yaml:9: spec.healthCheck.pasive: unknown field, expected one of panicThreshold, passive"],
+        &["f.yaml:9: spec.healthCheck.pasive: unknown field, expected one of active, panicThreshold, passive"],
     );
     check(
         &service("  - port: 80\n    Name: x\n"),
@@ -191,8 +191,8 @@ fn fields_that_do_not_go_together_are_named() {
     check(
         &policy("  loadBalancer: {type: RoundRobin}\n  adaptive:\n    mode: Active\n"),
         &[
-            "f.yaml:10: spec.adaptive.mode: Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab or \
-           WeightedRoundRobin, or mode Shadow",
+            "f.yaml:10: spec.adaptive.mode: Active needs an algorithm that heeds weights, expected loadBalancer.type Trimtab, \
+           WeightedRoundRobin, DecayingWeights or Locality, or mode Shadow",
         ],
     );
     check(
@@ -272,7 +272,7 @@ fn what_a_cluster_prints_is_accepted() {
 fn the_examples_of_the_user_documentation_hold() {
     let text = include_str!("../../../../docs/configuration.md");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 7);
+    assert_eq!(blocks.len(), 10);
     for block in blocks {
         check(block, &[]);
     }
