@@ -226,8 +226,12 @@ async fn a_cluster_without_the_gateway_api_is_said_to_be_one_and_followed_once_i
     let line = controller.wait_for("kind=\"Gateway\"");
     assert!(line.contains("gateway.networking.k8s.io/v1 is not installed"), "{line}");
     controller.wait_for("proxies connect to");
-    let problems = Client::default().get(controller.address("dashboard"), "/api/v1/view").await.expect("a view").json();
-    assert!(problems["problems"].to_string().contains("HTTPRoute objects are not read"), "{problems}");
+    let (client, dashboard) = (Client::default(), controller.address("dashboard"));
+    let problems = || async {
+        let view = client.get(dashboard, "/api/v1/view").await.expect("a view").json();
+        view["problems"].to_string()
+    };
+    eventually("it is said", PATIENCE, problems, |said| said.contains("HTTPRoute objects are not read")).await;
 
     let checked = world.check(&controller);
     assert_eq!(checked.status.code(), Some(1), "{}", checked.text);
