@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "trimtab,nginx-least-conn,haproxy,envoy")]
     rival: Vec<Rival>,
     /// What is spoken with clients, and with endpoints
-    #[arg(long, value_delimiter = ',', default_value = "http1,tls,http2,h2c")]
+    #[arg(long, value_delimiter = ',', default_value = "http1,tls,http2")]
     protocol: Vec<Protocol>,
     /// Bodies of answers
     #[arg(long, value_delimiter = ',', default_value = "64,16384", value_parser = ["64", "16384"])]

@@ -25,7 +25,7 @@ pub enum Protocol {
     Tls,
     /// HTTP/2 over TLS 1.3 from clients, HTTP/1.1 to endpoints.
     Http2,
-    /// HTTP/2 in clear text on both sides, as gRPC within a cluster.
+    /// HTTP/2 in clear text on both sides, as gRPC within a cluster; HAProxy takes the endpoint for down, and nginx is not itself there.
     H2c,
 }
 
