@@ -176,6 +176,7 @@ async fn of_two_proxies_on_one_address_one_is_killed_and_the_other_goes_on() {
         sent.len(),
     );
     assert!(sent.iter().filter(after).count() > 100, "there was no load");
+    assert_eq!(refused, 0, "the other one listens all the time");
     assert!(failed.len() < sent.len() / 20, "the other one serves all the time");
     assert!(recovered < Duration::from_secs(3), "{recovered:?}");
 }
