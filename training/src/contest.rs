@@ -21,8 +21,22 @@ pub enum Role {
     Rival,
     /// A dispatcher that sees everything at once. The best of a run's bounds is what others are told as a ratio to.
     Bound,
+    /// A bound that knows the size of every request in advance as well, which no router can.
+    Clairvoyant,
     /// More than a dispatcher can do, such as one queue for all endpoints: told beside the bounds, never the best of them.
     Ceiling,
+}
+
+impl Role {
+    /// Whether it is a dispatcher that sees everything.
+    pub fn is_bound(self) -> bool {
+        self.is_bound_of(true)
+    }
+
+    /// The same, but only where `clairvoyant`, if it knows the sizes of requests too.
+    pub fn is_bound_of(self, clairvoyant: bool) -> bool {
+        self == Self::Bound || clairvoyant && self == Self::Clairvoyant
+    }
 }
 
 /// A policy that can be simulated by its name.

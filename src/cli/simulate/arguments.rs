@@ -67,8 +67,9 @@ pub struct SimulateArgs {
     /// Endpoints' metrics do not tell how many requests they serve at once, as most servers' do not
     #[arg(long)]
     pub slots_untold: bool,
-    /// What latencies are told as a ratio to: `best-bound` (of each run, the omniscient bound with the lowest p99), a
-    /// policy, or `none` for milliseconds
+    /// What latencies are told as a ratio to: `best-bound` (of each run, the omniscient bound with the lowest p99),
+    /// `best-nonclairvoyant` (the same of those that do not know the sizes of requests in advance), a policy, or `none` for
+    /// milliseconds
     #[arg(long, value_name = "NAME", default_value = "best-bound", value_parser = BaselineChoice::from_str)]
     pub baseline: BaselineChoice,
     /// Folder for plots (SVG): one a metric
@@ -157,7 +158,10 @@ impl FromStr for FamilyChoice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BaselineChoice {
     /// The best omniscient bound of each run.
-    BestBound,
+    BestBound {
+        /// Those that know the sizes of requests among them.
+        clairvoyant: bool,
+    },
     /// This policy.
     Policy(String),
     /// Nothing.
@@ -169,7 +173,8 @@ impl FromStr for BaselineChoice {
 
     fn from_str(text: &str) -> Result<Self, UnknownPolicy> {
         Ok(match text {
-            "best-bound" => Self::BestBound,
+            "best-bound" => Self::BestBound { clairvoyant: true },
+            "best-nonclairvoyant" => Self::BestBound { clairvoyant: false },
             "none" => Self::Absolute,
             name => Self::Policy(contest::by_name(name)?.name().to_owned()),
         })
@@ -189,16 +194,15 @@ pub enum ProgressWhen {
 
 /// The names that a choice of policies stands for.
 pub fn policy_names(choice: &str) -> Vec<String> {
-    let role = match choice {
-        "ours" => Some(Role::Ours),
-        "rivals" => Some(Role::Rival),
-        "bounds" => Some(Role::Bound),
-        "all" => None,
+    let wanted: fn(Role) -> bool = match choice {
+        "ours" => |role| role == Role::Ours,
+        "rivals" => |role| role == Role::Rival,
+        "bounds" => Role::is_bound,
+        "all" => |_| true,
         name => return vec![name.to_owned()],
     };
     let everyone = contest::all();
-    let wanted = everyone.iter().filter(|policy| role.is_none_or(|role| policy.role() == role));
-    wanted.map(|policy| policy.name().to_owned()).collect()
+    everyone.iter().filter(|policy| wanted(policy.role())).map(|policy| policy.name().to_owned()).collect()
 }
 
 fn policy_choice(text: &str) -> Result<String, UnknownPolicy> {

@@ -21,7 +21,7 @@ pub struct Document {
     seconds: Option<u64>,
     report_in_flight: bool,
     slots_untold: bool,
-    /// `best-bound`, a policy, or null.
+    /// `best-bound`, `best-nonclairvoyant`, a policy, or null.
     baseline: Option<String>,
     policies: Vec<Policy>,
     cells: Vec<CellResult>,
@@ -114,6 +114,7 @@ pub fn of(report: &Report<'_>, failures: &[String]) -> Document {
             Role::Ours => "ours",
             Role::Rival => "rival",
             Role::Bound => "bound",
+            Role::Clairvoyant => "clairvoyant",
             Role::Ceiling => "ceiling",
         },
         shown: report.shown.contains(&number),
@@ -134,7 +135,8 @@ pub fn of(report: &Report<'_>, failures: &[String]) -> Document {
         report_in_flight: report.args.report_in_flight,
         slots_untold: report.args.slots_untold,
         baseline: match results.baseline {
-            Baseline::BestBound => Some("best-bound".to_owned()),
+            Baseline::BestBound { clairvoyant: true } => Some("best-bound".to_owned()),
+            Baseline::BestBound { clairvoyant: false } => Some("best-nonclairvoyant".to_owned()),
             Baseline::Policy(number) => Some(name(number)),
             Baseline::Absolute => None,
         },

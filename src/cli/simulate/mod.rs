@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use trimtab_training::contest::{self, Contest, Role};
+use trimtab_training::contest::{self, Contest};
 use trimtab_training::report::{Baseline, Cell, Metric, Results, Run, plot, timeline};
 use trimtab_training::scenario::Family;
 
@@ -35,7 +35,7 @@ pub fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let grid = args.grid();
     let (policies, shown) = contestants(&args)?;
     let baseline = match &args.baseline {
-        BaselineChoice::BestBound => Baseline::BestBound,
+        BaselineChoice::BestBound { clairvoyant } => Baseline::BestBound { clairvoyant: *clairvoyant },
         BaselineChoice::Absolute => Baseline::Absolute,
         BaselineChoice::Policy(name) => {
             Baseline::Policy(policies.iter().position(|policy| policy.name() == name).context("--baseline")?)
@@ -98,9 +98,9 @@ fn contestants(args: &SimulateArgs) -> anyhow::Result<Contestants> {
     args.policy.iter().flat_map(|choice| policy_names(choice)).for_each(|name| add(&mut names, name));
     let shown = (0..names.len()).collect();
     match &args.baseline {
-        BaselineChoice::BestBound => contest::all()
+        BaselineChoice::BestBound { clairvoyant } => contest::all()
             .iter()
-            .filter(|policy| policy.role() == Role::Bound)
+            .filter(|policy| policy.role().is_bound_of(*clairvoyant))
             .for_each(|policy| add(&mut names, policy.name().to_owned())),
         BaselineChoice::Policy(name) => add(&mut names, name.clone()),
         BaselineChoice::Absolute => {}

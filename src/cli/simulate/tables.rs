@@ -25,6 +25,7 @@ pub fn list() -> Vec<String> {
         (Role::Ours, "ours (--policy)"),
         (Role::Rival, "rivals (--policy)"),
         (Role::Bound, "omniscient bounds (--policy, --baseline)"),
+        (Role::Clairvoyant, "bounds that know the size of every request in advance as well (--policy, --baseline)"),
         (Role::Ceiling, "more than a dispatcher can do (--policy)"),
     ] {
         let those: Vec<_> = everyone.iter().filter(|policy| policy.role() == role).collect();
@@ -74,7 +75,12 @@ pub fn base(report: &Report<'_>) -> String {
     match report.results.baseline {
         Baseline::Absolute => "latencies in ms".to_owned(),
         Baseline::Policy(number) => format!("latencies as ratios to {}", report.policy(number).name()),
-        Baseline::BestBound => "latencies as ratios to the best omniscient bound of each run".to_owned(),
+        Baseline::BestBound { clairvoyant: true } => {
+            "latencies as ratios to the best omniscient bound of each run".to_owned()
+        }
+        Baseline::BestBound { clairvoyant: false } => {
+            "latencies as ratios to the best omniscient bound of each run that does not know sizes in advance".to_owned()
+        }
     }
 }
 
@@ -83,7 +89,7 @@ fn title(report: &Report<'_>, metric: Metric) -> String {
         (false, _) => format!("{}, %", metric.name()),
         (true, Baseline::Absolute) => format!("{}, ms", metric.name()),
         (true, Baseline::Policy(number)) => format!("{} / {}'s", metric.name(), report.policy(number).name()),
-        (true, Baseline::BestBound) => format!("{} / bound's", metric.name()),
+        (true, Baseline::BestBound { .. }) => format!("{} / bound's", metric.name()),
     }
 }
 

@@ -73,7 +73,11 @@ impl Contest for Bound {
     }
 
     fn role(&self) -> Role {
-        if *self == Self::CentralQueue { Role::Ceiling } else { Role::Bound }
+        match self {
+            Self::CentralQueue => Role::Ceiling,
+            Self::LeastWorkLeft => Role::Clairvoyant,
+            Self::ShortestExpectedDelay | Self::FastestFreeSlot | Self::JoinShortestQueue => Role::Bound,
+        }
     }
 
     fn router(&self, scenario: &Scenario) -> Box<dyn Router> {
@@ -93,7 +97,7 @@ impl Contest for Bound {
 /// If the scenario does not hold.
 pub fn best(scenario: &Scenario) -> Result<(Bound, Summary), ScenarioError> {
     let mut best: Option<(Bound, Summary)> = None;
-    for bound in Bound::ALL.into_iter().filter(|bound| bound.role() == Role::Bound) {
+    for bound in Bound::ALL.into_iter().filter(|bound| bound.role().is_bound()) {
         let summary = simulate(scenario, &mut bound.router(scenario))?;
         if best.as_ref().is_none_or(|(_, lowest)| summary.latency_ms_p99 < lowest.latency_ms_p99) {
             best = Some((bound, summary));
