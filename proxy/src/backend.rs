@@ -23,7 +23,7 @@ use crate::{
     govern::{Governor, Retrying},
     head::RequestHead,
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
-    newcomer::{Newcomer, Tally, Window},
+    newcomer::{self, Newcomer, Tally, Window},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
@@ -358,6 +358,10 @@ impl Backend {
         let new = |index: usize| -> Option<&Newcomer> {
             self.endpoints[index].newcomer.as_deref().filter(|newcomer| now < newcomer.until)
         };
+        let held = self.newcomers.iter().filter(|index| new(**index as usize).is_some()).count();
+        if !newcomer::are_few(held, count) {
+            return index;
+        }
         let full = |index: usize| new(index).is_some_and(|newcomer| !newcomer.may(window, all, count));
         let mut chosen = index;
         if full(index) {

@@ -73,7 +73,8 @@ pub async fn serve(
             let own = Rc::new(client.detached(clock::now()));
             // hyper hands the future that is made here to the executor next.
             streams.next.replace(Some(own.clone()));
-            let response = forward::serve(worker.clone(), socket.clone(), own, request);
+            // In a box from the start: what hyper and the executor do with a stream moves it from hand to hand, and this is kilobytes.
+            let response = Box::pin(forward::serve(worker.clone(), socket.clone(), own, request));
             async move { Ok::<_, std::convert::Infallible>(response.await) }
         })
     };
