@@ -17,11 +17,11 @@ const SHARE_MAX: f64 = 1.25;
 /// Requests are counted over so long: short enough that what was not used at the beginning cannot all be used at the end.
 const WINDOW_MS: u64 = 250;
 
-/// Whether so many newcomers among so many endpoints are few enough to be held back. Where most are new, as in a rollout, they have to carry what the others
+/// Whether so many newcomers among so many endpoints are few enough to be held back: a quarter. Where more are new, as in a rollout, they have to carry what the others
 /// cannot: held to the mean they and the old ones are overloaded (p99 in `deploy` 1.76 times that of shortest expected delay; with this 1.24, with nobody
 /// held back 1.17).
 pub fn are_few(newcomers: usize, endpoints: usize) -> bool {
-    newcomers * 3 <= endpoints
+    newcomers * 4 <= endpoints
 }
 
 /// A count that starts anew with each window.
@@ -90,9 +90,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_most_are_new_nobody_is_held_back() {
-        assert!(are_few(1, 3) && are_few(10, 32));
-        assert!(!are_few(1, 2) && !are_few(11, 32) && !are_few(3, 3));
+    fn where_many_are_new_nobody_is_held_back() {
+        assert!(are_few(1, 4) && are_few(8, 32));
+        assert!(!are_few(1, 3) && !are_few(9, 32) && !are_few(3, 3));
     }
 
     #[test]
