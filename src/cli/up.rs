@@ -78,7 +78,8 @@ impl DataPlaneArgs {
             fast_path: self.fast_path,
             zone: self.zone.clone(),
             access_log: self.observe.access_log()?,
-            trace: self.observe.trace(),
+            trace: self.observe.trace()?,
+            metrics: self.observe.metrics()?,
             handover: None,
         })
     }
