@@ -65,7 +65,7 @@ impl DataPlaneArgs {
     /// As the library takes them.
     ///
     /// # Errors
-    /// If SIGHUP, on which the access log is opened anew, cannot be listened for.
+    /// If SIGHUP, on which the access log is opened anew, cannot be listened for, or a file that is named cannot be read.
     pub fn settings(&self, id: Option<String>, share_ports: bool) -> anyhow::Result<ProxySettings> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(ProxySettings {

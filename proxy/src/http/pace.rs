@@ -113,7 +113,7 @@ mod tests {
         let half = cut(pace(), 250, 1.0).unwrap();
         assert!((39.0..41.0).contains(&half), "{half}");
         assert_eq!(cut(pace(), 500, 1.0), None);
-        assert_eq!(cut(pace(), 15_000, 29.0), None);
+        assert_eq!(cut(pace(), 9_500, 19.0), None);
         assert_eq!(cut(Pace::new(None), 0, 1.0), None);
     }
 
