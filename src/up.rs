@@ -26,7 +26,9 @@ use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
 pub use trimtab_proxy::PeerListen;
 pub use trimtab_proxy::link::LinkTls;
-pub use trimtab_proxy::observe::{log::LogOptions, trace::otlp::TraceOptions};
+pub use trimtab_proxy::observe::{
+    collector::Collector, log::LogOptions, red::otlp::MetricsOptions, trace::otlp::TraceOptions,
+};
 use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxyStatus};
 
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
@@ -136,6 +138,8 @@ pub struct ProxySettings {
     pub access_log: Option<LogOptions>,
     /// Where spans of requests go; `None`: nowhere.
     pub trace: Option<TraceOptions>,
+    /// Where metrics of routes are sent; `None`: nowhere.
+    pub metrics: Option<MetricsOptions>,
     /// Path by which listening sockets go to a successor; `None`: they do not.
     pub handover: Option<PathBuf>,
 }
@@ -153,6 +157,7 @@ impl Default for ProxySettings {
             zone: String::new(),
             access_log: None,
             trace: None,
+            metrics: None,
             handover: None,
         }
     }
@@ -516,6 +521,7 @@ fn spawn_proxy(
     options.zone = settings.zone;
     options.access_log = settings.access_log;
     options.trace = settings.trace;
+    options.metrics = settings.metrics;
     options.handover = settings.handover;
     let status = options.status.subscribe();
     let mut parts = Parts::default();

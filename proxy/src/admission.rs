@@ -5,7 +5,8 @@
 //! each [window](window): the **limit** on the work in flight, by how long answers waited, and the **shares** of it that classes may fill, by how much of the
 //! work that came was done: cheap classes all of it, the costliest nothing, one in between a part ([`shares`]). The limit holds for everyone and is
 //! hardly ever met where classes are told apart: who must be turned away is turned away by its cost. It starts at its maximum, so a fresh
-//! proxy sheds nothing before it has seen slow answers; and without an objective it never sheds.
+//! proxy sheds nothing before it has seen slow answers, and seen them for a while: what it is slow with at first is its own start, with connections to
+//! open and memory to touch, and not a queue. Without an objective it never sheds.
 
 mod rules;
 mod shares;
@@ -31,6 +32,9 @@ use window::{Sums, Window};
 
 /// A window is over no sooner than after so many requests.
 const ENDED_MIN: u32 = 20;
+/// Where nobody is held back yet, answers must tell of a queue for so long, window after window. A hiccup is over by then, as is the start of a proxy;
+/// a queue that stands is not (CoDel's argument, RFC 8289 §3), and has not become much longer.
+const STANDING: Duration = Duration::from_millis(200);
 /// What a client is told to wait; `Retry-After` counts in whole seconds, and bursts are over or not by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -91,6 +95,9 @@ pub struct Admission {
     window_end: AtomicU64,
     /// When the limit sank last. Requests that began before tell about the time before.
     lowered_at: AtomicU64,
+    /// Since when each window has told of a queue; `u64::MAX`: the last did not. And the peak of the first that did; an f32 in bits.
+    queue_since: AtomicU64,
+    queue_peak: AtomicU32,
     demand: Demand,
     /// Requests that met the limit, by class; counts up.
     shed_of: [AtomicU64; CLASSES_MAX],
@@ -107,6 +114,8 @@ impl Admission {
             sums: Sums::default(),
             window_end: AtomicU64::new(0),
             lowered_at: AtomicU64::new(0),
+            queue_since: AtomicU64::new(u64::MAX),
+            queue_peak: AtomicU32::new(0),
             demand: Demand::default(),
             shed_of: [const { AtomicU64::new(0) }; CLASSES_MAX],
         }
@@ -211,17 +220,37 @@ impl Admission {
     fn move_limit(&self, rules: &AdmissionRules, window: &Window, now: Timestamp) {
         let Some(limit) = self.limit(rules) else { return };
         let lowered_at = Timestamp(self.lowered_at.load(Relaxed));
-        let moved = match window.cut(rules, self.demand.shed()) {
+        let cut = window.cut(rules, self.demand.shed());
+        let stands = self.standing(cut.is_some(), window.peak, now);
+        let free = rules.is_largest(limit);
+        let moved = match cut {
+            Some(_) if free && stands.is_none() => limit,
             Some(cut) => {
+                // What came while it was waited to see whether the queue stands is too much by itself.
+                let peak = stands.filter(|_| free).map_or(window.peak, |first| first.min(window.peak));
                 self.lowered_at.store(now.0, Relaxed);
                 // From what was in use: a limit far above it would take many windows to bind.
-                limit.min(window.peak / rules.target()) * cut
+                limit.min(peak / rules.target()) * cut
             }
             // Before that no request that was let in since could have shown itself slow: those that did not wait come first.
             None if lowered_at.0 > 0 && now < lowered_at + rules.slow_mark() => limit,
             None => rules.raised(limit),
         };
         self.limit.store(rules.clamped(moved).to_bits(), Relaxed);
+    }
+
+    /// The peak of the window in which the queue showed itself that has stood for a while; `None`: none has.
+    fn standing(&self, queueing: bool, peak: f32, now: Timestamp) -> Option<f32> {
+        let since = self.queue_since.load(Relaxed);
+        if !queueing {
+            self.queue_since.store(u64::MAX, Relaxed);
+            return None;
+        }
+        if since == u64::MAX {
+            self.queue_since.store(now.0, Relaxed);
+            self.queue_peak.store(peak.to_bits(), Relaxed);
+        }
+        (now.since(Timestamp(since)) >= STANDING).then(|| f32::from_bits(self.queue_peak.load(Relaxed)))
     }
 }
 

@@ -443,10 +443,14 @@ impl Backend {
         self.pool.candidates.binary_search_by_key(&index, |candidate| candidate.index as usize).is_ok()
     }
 
-    /// Leave to send a request, of which `tries` were made, to another endpoint though it had reached one.
-    pub fn retry(&self, tries: u32) -> Option<Retrying> {
-        let possible = tries <= self.config.num_retries && self.pool.candidates.len() > tries as usize;
-        if possible { self.state.governor.retry(&self.config.traffic.retry, self.in_flight()) } else { None }
+    /// Whether a request may be tried on another endpoint after so many tries, and there is one.
+    pub fn has_another(&self, tries: u32) -> bool {
+        tries <= self.config.num_retries && self.pool.candidates.len() > tries as usize
+    }
+
+    /// Leave to send a request to another endpoint though it had reached one.
+    pub fn retry(&self) -> Option<Retrying> {
+        self.state.governor.retry(&self.config.traffic.retry, self.in_flight())
     }
 
     /// Lets a client's request in or turns it away, before an endpoint is chosen.

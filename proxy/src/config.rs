@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::api::v1;
+use crate::{api::v1, http::pace::BodyRate};
 
 mod balancing;
 mod classes;
@@ -303,11 +303,17 @@ pub struct BackendTimeouts {
     pub connect: Duration,
     /// After which an unused connection is closed. Default 60 s.
     pub connection_idle: Duration,
+    /// How slowly clients may send and take bodies; `None`: as they like, while bytes flow.
+    pub body_rate: Option<BodyRate>,
 }
 
 impl Default for BackendTimeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(1), connection_idle: Duration::from_secs(60) }
+        Self {
+            connect: Duration::from_secs(1),
+            connection_idle: Duration::from_secs(60),
+            body_rate: Some(BodyRate::default()),
+        }
     }
 }
 
@@ -571,9 +577,12 @@ impl BackendTimeouts {
         let default = Self::default();
         let connect = check.positive(wire.connect_timeout_ms, "timeouts.connect_timeout_ms")?;
         let idle = check.positive(wire.connection_idle_timeout_ms, "timeouts.connection_idle_timeout_ms")?;
+        let grace = check.positive(wire.body_grace_ms, "timeouts.body_grace_ms")?;
         Ok(Self {
             connect: connect.map_or(default.connect, millis),
             connection_idle: idle.map_or(default.connection_idle, millis),
+            body_rate: NonZeroU32::new(wire.min_body_bytes_per_s.unwrap_or(BodyRate::BYTES_PER_S.get()))
+                .map(|bytes_per_s| BodyRate { bytes_per_s, grace: grace.map_or(BodyRate::GRACE, millis) }),
         })
     }
 }

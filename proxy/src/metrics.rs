@@ -160,7 +160,12 @@ impl Sources {
             })
         })?;
         out.counter("spans_exported", "Spans that the collector has taken", observed.spans.load(Relaxed))?;
-        out.counter("spans_dropped", "Spans that were lost", observed.spans_dropped.load(Relaxed))
+        out.counter("spans_dropped", "Spans that were lost", observed.spans_dropped.load(Relaxed))?;
+        out.counter("metrics_exports", "Times that the collector took all metrics", observed.metrics.load(Relaxed))?;
+        let failed = observed.metrics_failed.load(Relaxed);
+        out.counter("metrics_exports_failed", "Times that the collector of metrics did not answer well", failed)?;
+        let rejected = observed.metrics_rejected.load(Relaxed);
+        out.counter("metrics_points_rejected", "Data points that the collector did not want", rejected)
     }
 
     fn proxy(&self, out: &mut Writer<'_, '_>) -> fmt::Result {

@@ -9,6 +9,7 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
 
 use crate::{
     admin,
@@ -27,8 +28,10 @@ use crate::{
     metrics::Sources,
     observe::{
         Observed, Observer,
+        collector::Collector,
         log::{Destination, LogOptions, writer},
         record::Record,
+        red::{self, otlp::MetricsOptions},
         trace::{
             Tracer,
             otlp::{self, Exporter, TraceOptions},
@@ -74,6 +77,8 @@ pub struct ProxyOptions {
     pub access_log: Option<LogOptions>,
     /// Where spans of requests go; `None`: nowhere, and `traceparent` passes as it came.
     pub trace: Option<TraceOptions>,
+    /// Where rates, errors and durations of routes are sent; `None`: nowhere. They are on `/metrics` in any case.
+    pub metrics: Option<MetricsOptions>,
     /// Path of a Unix socket at which a successor gets the listening sockets, and where a predecessor is asked for them; `None`: no hot restart.
     pub handover: Option<PathBuf>,
     /// Seed of all random choices; `None`: the system's.
@@ -97,6 +102,7 @@ impl ProxyOptions {
             zone: String::new(),
             access_log: None,
             trace: None,
+            metrics: None,
             handover: None,
             seed: None,
             status: watch::Sender::default(),
@@ -128,6 +134,14 @@ pub enum ProxyError {
         to: Destination,
         /// Why not.
         source: io::Error,
+    },
+    /// Where spans or metrics go.
+    #[error("collector {uri}: {reason}")]
+    Collector {
+        /// Where.
+        uri: http::Uri,
+        /// Why it cannot be used.
+        reason: String,
     },
     /// Hot restart.
     #[error("handover: {}: {source}", path.display())]
@@ -172,6 +186,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
         zone,
         access_log,
         trace,
+        metrics,
         handover,
         seed,
         status,
@@ -224,8 +239,12 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     if let Some(options) = trace {
         let (queue, records) = otlp::queue();
         observer.trace = Some(Tracer::new(queue, observed.clone(), options.share));
-        spans = Some((options, records));
+        spans = Some((endpoint(&options.collector)?, options, records));
     }
+    let metrics = match metrics {
+        Some(options) => Some((endpoint(&options.collector)?, options)),
+        None => None,
+    };
     status.send_modify(|status| status.admin = admin.as_ref().and_then(|listener| listener.local_addr().ok()));
 
     let table: Arc<ArcSwap<Table>> = Arc::default();
@@ -307,9 +326,11 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             peer_sender,
         )
         .in_zone(zone),
-        telemetry: Telemetry::new(id.clone(), table, sampling, samples, finder.found()),
+        telemetry: Telemetry::new(id.clone(), table.clone(), sampling, samples, finder.found()),
         finder,
-        spans: spans.map(|(options, records)| (options, records, observed)),
+        spans,
+        metrics: metrics.map(|(endpoint, options)| (endpoint, options, table)),
+        observed,
         id,
         peer_node,
         controller,
@@ -371,7 +392,9 @@ struct Control {
     telemetry: Telemetry,
     finder: Finder,
     /// What is exported where.
-    spans: Option<(TraceOptions, mpsc::Receiver<Arc<Record>>, Arc<Observed>)>,
+    spans: Option<(Endpoint, TraceOptions, mpsc::Receiver<Arc<Record>>)>,
+    metrics: Option<(Endpoint, MetricsOptions, Arc<ArcSwap<Table>>)>,
+    observed: Arc<Observed>,
     id: String,
     /// Where peers reach this proxy, and its epoch.
     peer_node: Option<(SocketAddr, u64)>,
@@ -396,10 +419,15 @@ impl Control {
 
     async fn serve(mut self) -> io::Result<()> {
         let finder = self.finder.run(self.updates.clone());
-        let spans = self.spans.take();
-        let exporter = spans.map(|(options, records, observed)| Exporter::new(&options, &self.id, records, observed));
-        // By itself: it goes on while the rest ends, and ends when the workers have.
-        let exported = exporter.map(|exporter| tokio::spawn(exporter.run()));
+        // By themselves: they go on while the rest ends, and end when the workers have.
+        let spans = self.spans.take().map(|(endpoint, options, records)| {
+            let exporter = Exporter::new(&options, &endpoint, &self.id, records, self.observed.clone());
+            tokio::spawn(exporter.run())
+        });
+        let metrics = self.metrics.take().map(|(endpoint, options, table)| {
+            let exporter = red::otlp::Exporter::new(&options, &endpoint, &self.id, table, self.observed.clone());
+            tokio::spawn(exporter.run(self.stop.clone()))
+        });
         let mut ads = AdsClient::new(self.id, self.peer_node, self.updates, self.status);
         let mut telemetry = self.telemetry;
         let (leader, led) = watch::channel(None);
@@ -432,7 +460,7 @@ impl Control {
             () = keeper => Ok(()),
             ended = admin => ended,
         };
-        if let Some(exported) = exported {
+        for exported in spans.into_iter().chain(metrics) {
             let _ = tokio::time::timeout(LAST_WORDS, exported).await;
         }
         ended
@@ -497,6 +525,10 @@ fn died_of(what: &'static str, ended: Result<io::Result<()>, oneshot::error::Rec
         Ok(Err(source)) => ProxyError::Start { what, source },
         Ok(Ok(())) | Err(_) => ProxyError::Died(what.to_owned()),
     }
+}
+
+fn endpoint(collector: &Collector) -> Result<Endpoint, ProxyError> {
+    collector.endpoint().map_err(|reason| ProxyError::Collector { uri: collector.uri.clone(), reason })
 }
 
 fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, ProxyError> {

@@ -1,15 +1,16 @@
-//! What a proxy tells of single requests: the access log, and spans for a collector of traces. Both are off unless asked for.
+//! What a proxy tells of requests by itself: the access log, and spans and metrics for OpenTelemetry collectors. All are off unless asked for.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
-use trimtab::up::{LogOptions, TraceOptions};
+use trimtab::up::{Collector, LogOptions, MetricsOptions, TraceOptions};
 use trimtab_proxy::observe::log::{Destination, Filter, Format, Reopen};
 
 use super::source::duration;
 
-/// Access log and traces, in `up` and in `proxy`.
+/// Access log, traces and pushed metrics, in `up` and in `proxy`.
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct ObserveArgs {
@@ -35,9 +36,18 @@ pub struct ObserveArgs {
     /// Share of the requests without a trace that begin a sampled one; those with one are sampled if it says so
     #[arg(long, value_name = "0..1", default_value = "0.01", requires = "trace_collector", value_parser = share, help_heading = "Traces")]
     trace_share: f64,
-    /// `service.name` of the spans
+    /// `service.name` of the spans, and of pushed metrics
     #[arg(long, env = "OTEL_SERVICE_NAME", value_name = "NAME", default_value = "trimtab", help_heading = "Traces")]
     trace_service: String,
+    /// Send rates, errors and durations of routes to the OpenTelemetry collector at this URL, by OTLP over gRPC; `/metrics` has them in any case
+    #[arg(long, env = "TRIMTAB_METRICS_COLLECTOR", value_name = "URL", value_parser = collector, help_heading = "Pushed metrics")]
+    metrics_collector: Option<http::Uri>,
+    /// How often they are sent
+    #[arg(long, value_name = "DURATION", default_value = "15s", requires = "metrics_collector", value_parser = duration, help_heading = "Pushed metrics")]
+    metrics_interval: Duration,
+    /// Certificates of the authorities, in PEM, that collectors at `https://` must have theirs of [default: those that this machine trusts]
+    #[arg(long, env = "TRIMTAB_COLLECTOR_CA", value_name = "FILE", help_heading = "Traces")]
+    collector_ca: Option<PathBuf>,
 }
 
 /// How a line looks.
@@ -70,9 +80,23 @@ impl ObserveArgs {
     }
 
     /// Where spans go.
-    pub fn trace(&self) -> Option<TraceOptions> {
-        let collector = self.trace_collector.clone()?;
-        Some(TraceOptions { collector, share: self.trace_share, service: self.trace_service.clone() })
+    pub fn trace(&self) -> anyhow::Result<Option<TraceOptions>> {
+        let collector = self.collector(self.trace_collector.as_ref())?;
+        Ok(collector.map(|collector| TraceOptions { collector, share: self.trace_share }))
+    }
+
+    /// Where metrics are sent.
+    pub fn metrics(&self) -> anyhow::Result<Option<MetricsOptions>> {
+        let collector = self.collector(self.metrics_collector.as_ref())?;
+        Ok(collector.map(|collector| MetricsOptions { collector, interval: self.metrics_interval }))
+    }
+
+    fn collector(&self, uri: Option<&http::Uri>) -> anyhow::Result<Option<Collector>> {
+        let Some(uri) = uri.cloned() else { return Ok(None) };
+        let secured = uri.scheme_str() == Some("https");
+        let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("--collector-ca {}", path.display()));
+        let authorities = self.collector_ca.as_ref().filter(|_| secured).map(read).transpose()?;
+        Ok(Some(Collector { uri, authorities, service: self.trace_service.clone() }))
     }
 }
 
@@ -82,10 +106,10 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn collector(text: &str) -> Result<http::Uri, String> {
-    let wanted = || format!("\"{text}\" is not a URL such as http://127.0.0.1:4317 (an agent nearby: there is no TLS)");
+    let wanted = || format!("\"{text}\" is not a URL such as http://127.0.0.1:4317 or https://collector:4317");
     let uri: http::Uri = text.parse().map_err(|_| wanted())?;
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http"), Some(_)) => Ok(uri),
+        (Some("http" | "https"), Some(_)) => Ok(uri),
         _ => Err(wanted()),
     }
 }

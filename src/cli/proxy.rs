@@ -16,6 +16,7 @@ use super::up::DataPlaneArgs;
   trimtab proxy --controller http://trimtab-controller:18000
   trimtab proxy --access-log - --access-log-format json --access-log-status 500 --access-log-slower 250ms
   trimtab proxy --trace-collector http://127.0.0.1:4317 --trace-share 0.05
+  trimtab proxy --metrics-collector https://collector:4317 --collector-ca ca.pem
   trimtab proxy --handover /run/trimtab/proxy.sock      again, with another binary: that one takes over
 
 Everything about requests (listeners, routes, backends, limits) comes from the controller. Without one the last configuration stands.

@@ -65,7 +65,7 @@ impl DataPlaneArgs {
     /// As the library takes them.
     ///
     /// # Errors
-    /// If SIGHUP, on which the access log is opened anew, cannot be listened for.
+    /// If SIGHUP, on which the access log is opened anew, cannot be listened for, or a file that is named cannot be read.
     pub fn settings(&self, id: Option<String>, share_ports: bool) -> anyhow::Result<ProxySettings> {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(ProxySettings {
@@ -78,7 +78,8 @@ impl DataPlaneArgs {
             fast_path: self.fast_path,
             zone: self.zone.clone(),
             access_log: self.observe.access_log()?,
-            trace: self.observe.trace(),
+            trace: self.observe.trace()?,
+            metrics: self.observe.metrics()?,
             handover: None,
         })
     }

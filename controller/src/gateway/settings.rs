@@ -89,6 +89,8 @@ pub fn check(policy: &BackendTrafficPolicy, report: &mut Report) {
         positive(timeout.tcp.as_ref().and_then(|tcp| tcp.connect_timeout), "spec.timeout.tcp.connectTimeout", report);
         let idle = timeout.http.as_ref().and_then(|http| http.connection_idle_timeout);
         positive(idle, "spec.timeout.http.connectionIdleTimeout", report);
+        let grace = timeout.http.as_ref().and_then(|http| http.body_grace_period);
+        positive(grace, "spec.timeout.http.bodyGracePeriod", report);
     }
     traffic::check(spec, algorithm(spec), report);
     if let Some(adaptive) = &spec.adaptive {
@@ -249,6 +251,12 @@ pub(super) fn backend(
                 .http
                 .as_ref()
                 .and_then(|http| http.connection_idle_timeout)
+                .map(duration::Duration::as_millis_u32),
+            min_body_bytes_per_s: timeout.http.as_ref().and_then(|http| http.min_body_rate),
+            body_grace_ms: timeout
+                .http
+                .as_ref()
+                .and_then(|http| http.body_grace_period)
                 .map(duration::Duration::as_millis_u32),
         }),
         objective_ms: adaptive

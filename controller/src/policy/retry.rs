@@ -106,4 +106,13 @@ pub struct HttpTimeout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]), extend("default" = "60s"))]
     pub connection_idle_timeout: Option<Duration>,
+    /// A client that sends the body of its request, or takes that of an answer, at fewer bytes a second is cut off once it has used up
+    /// `bodyGracePeriod`; 0: never. Time in which the endpoint is waited for does not count. Default: 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0), extend("default" = 500))]
+    pub min_body_rate: Option<u32>,
+    /// How long a client may be behind `minBodyRate`; three times as long once it has sent, or taken, so much. Default: 20s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "duration(self) > duration('0s')", "message": "is 0, expected more"}]), extend("default" = "20s"))]
+    pub body_grace_period: Option<Duration>,
 }

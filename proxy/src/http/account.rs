@@ -1,6 +1,12 @@
 //! The account of one request: counted in when it is admitted, counted out exactly once when it ends, however it ends.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, task::Context, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::Context,
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
@@ -55,6 +61,8 @@ pub struct Account {
     retrying: RefCell<Option<Retrying>>,
     /// The leave of the attempt that is under way.
     held: Option<Retrying>,
+    /// No further try is possible.
+    used_up: Cell<bool>,
     picked: Option<Picked>,
     status: Option<StatusCode>,
     /// It is gRPC, and says that the endpoint failed.
@@ -137,6 +145,7 @@ impl Account {
             delay: None,
             retrying: RefCell::new(None),
             held: None,
+            used_up: Cell::new(false),
             picked: None,
             status: None,
             grpc_failed: false,
@@ -240,7 +249,13 @@ impl Account {
     }
 
     fn ask_for_retry(&self) -> bool {
-        let leave = self.entry.backend.retry(self.attempts);
+        let backend = &self.entry.backend;
+        let leave = if backend.has_another(self.attempts) {
+            backend.retry()
+        } else {
+            self.set_used_up();
+            None
+        };
         let granted = leave.is_some();
         if !granted {
             self.worker.counters.retries_refused.add(1);
@@ -310,9 +325,24 @@ impl Account {
     fn note_failure(&self, reason: &Reason) {
         self.client.note(|record| {
             if let Some(last) = record.tries.last_mut() {
-                last.failure = Some(reason.name());
+                last.failure.get_or_insert(reason.name());
             }
         });
+    }
+
+    /// What is to be answered now that a try got no answer for this reason, and none follows.
+    pub fn gives_up(&self, reason: Reason) -> Reason {
+        let silent = matches!(reason, Reason::ConnectFailed | Reason::UpstreamReset);
+        if !(silent && self.attempts > 1 && self.used_up.get()) {
+            return reason;
+        }
+        self.note_failure(&reason);
+        Reason::RetriesExhausted
+    }
+
+    /// There is no further endpoint on which the request may be tried.
+    pub fn set_used_up(&self) {
+        self.used_up.set(true);
     }
 
     /// The present attempt got no answer that is passed on, and another follows.
@@ -327,6 +357,7 @@ impl Account {
     pub fn answered(&mut self, status: StatusCode, orca: Option<OrcaLoad>, now: Timestamp) {
         self.status = Some(status);
         self.orca = orca;
+        self.progress.answer_began();
         self.answer = Some(Answer { head_at: now, body: Duration::ZERO });
     }
 
@@ -373,6 +404,7 @@ impl Account {
     /// Bytes of the answer's body.
     pub fn add_response_bytes(&mut self, bytes: u64) {
         self.response_bytes += bytes;
+        self.progress.add_response_bytes(bytes);
     }
 
     /// The whole answer has come: its connection goes back to the pool if it can be used again.

@@ -1,6 +1,6 @@
 //! From a head to a request that was let in: route → limits → class → admission. The same for hyper's requests and the fast path's.
 
-use std::{fmt::Write as _, net::IpAddr, rc::Rc, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 use http::header;
 use rand::RngCore;
@@ -10,7 +10,7 @@ use super::{
     body::Progress,
     connection::{Connection, Security},
     edits::{self, Asked, Edits},
-    error::Reason,
+    error::{Reason, Refused},
     mirror::Mirroring,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
     observe::{self, red::Series},
     route::{
         Rule,
+        filter::Filters,
         rule::{RequestTimeout, STALL_TIMEOUT},
     },
     session::cookie,
@@ -52,7 +53,7 @@ pub struct Arrived {
 #[derive(Debug)]
 pub struct Routed {
     table: LocalTable,
-    rule: std::sync::Arc<Rule>,
+    rule: Arc<Rule>,
     prefix: usize,
 }
 
@@ -102,24 +103,25 @@ pub fn arrive(
     (host, head): (&str, &impl RequestHead),
     length: Option<u64>,
     (started, patience): (Timestamp, Option<Duration>),
-) -> Result<Arrived, Reason> {
+) -> Result<Arrived, Refused> {
     let Routed { table, rule, prefix } = routed?;
     let routes = table.routing.socket(socket.id).ok_or(Reason::NoRoute)?;
     let asked = Asked { host, scheme: client.client.scheme(), prefix };
-    let refused = |series: &Series, reason| {
+    let refused = |series: &Series, filters: Option<&Arc<Filters>>, reason| {
         observe::refused(worker, client, series, &reason, clock::now());
-        reason
+        edits::refused(filters, head, reason)
     };
+    let of_rule = |reason| refused(&rule.series, rule.filters.as_ref(), reason);
     if let Some(answer) = edits::local_answer(rule.filters.as_ref(), routes, asked, head) {
-        return Err(refused(&rule.series, answer));
+        return Err(of_rule(answer));
     }
     let body_bytes_max = routes.limits.body_bytes_max;
     let too_large = |max: Option<u64>| max.zip(length).is_some_and(|(max, length)| length > max);
     if too_large(body_bytes_max) {
-        return Err(refused(&rule.series, Reason::BodyTooLarge));
+        return Err(of_rule(Reason::BodyTooLarge));
     }
-    let target = rule.next_target().ok_or_else(|| refused(&rule.series, Reason::UnresolvedBackend))?;
-    let refused = |reason| refused(&target.series, reason);
+    let target = rule.next_target().ok_or_else(|| of_rule(Reason::UnresolvedBackend))?;
+    let refused = |reason| refused(&target.series, target.filters.as_ref(), reason);
     if let Some(answer) = edits::local_answer(target.filters.as_ref(), routes, asked, head) {
         return Err(refused(answer));
     }
@@ -150,13 +152,14 @@ pub fn arrive(
     let admitted = entry.backend.admit(class).map_err(|shed| refused(Reason::Shed(shed)))?;
     client.note(|record| record.goes(&target.series.route, &target.series.backend));
     let target = Some(target.index);
-    let (stall, total) = match rule.timeouts.request {
-        RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX),
-        RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit),
-        RequestTimeout::Unlimited => (None, Timestamp::MAX),
+    let rate = entry.backend.config().timeouts.body_rate;
+    let (stall, total, rate) = match rule.timeouts.request {
+        RequestTimeout::WhileProgressing => (Some(STALL_TIMEOUT), Timestamp::MAX, rate),
+        RequestTimeout::Total(limit) => (Some(STALL_TIMEOUT), started + limit, rate),
+        RequestTimeout::Unlimited => (None, Timestamp::MAX, None),
     };
     let total = patience.map_or(total, |patience| total.min(started + patience));
-    let progress = Rc::new(Progress::new(client.clone(), stall, total));
+    let progress = Rc::new(Progress::new(client.clone(), stall, total, rate));
     let arrival = Arrival { entry, rule, target, method: head.method().clone(), started, admitted, class, kind };
     let mut account = Box::new(Account::new(worker.clone(), client.clone(), progress.clone(), arrival));
     account.set_delay(delay);

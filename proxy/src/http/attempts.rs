@@ -83,17 +83,21 @@ async fn endpoints<C: Pooled, R, A>(
         match attempt(worker, client, account, &entry.targets[index], request, now, &mut exchange).await {
             Ok(answer) => return Ok(answer),
             Err(NoAnswer { reason, again }) => {
-                let Some(again) = again else { return Err(reason) };
+                let Some(again) = again else { return Err(account.gives_up(reason)) };
                 request = again;
                 failure = Some(reason);
                 tried.push(entry.backend.endpoints()[index].config.key);
             }
         }
     }
-    Err(failure.unwrap_or_else(|| {
-        entry.backend.unroutable();
-        Reason::NoHealthyUpstream
-    }))
+    account.set_used_up();
+    Err(failure.map_or_else(
+        || {
+            entry.backend.unroutable();
+            Reason::NoHealthyUpstream
+        },
+        |failure| account.gives_up(failure),
+    ))
 }
 
 /// One endpoint. The request comes back if it may be tried elsewhere.

@@ -16,7 +16,14 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
-use super::{account::Account, connection::Connection, grpc::Code, mirror::Tap, upstream::Upstream};
+use super::{
+    account::Account,
+    connection::Connection,
+    grpc::Code,
+    mirror::Tap,
+    pace::{BodyRate, Pace},
+    upstream::Upstream,
+};
 use crate::{clock, load::Outcome, time::Timestamp};
 
 /// Why a body ended early.
@@ -51,11 +58,16 @@ pub struct Progress {
     client_since: Cell<Option<Timestamp>>,
     /// How long it was, altogether.
     client_time: Cell<Duration>,
+    /// How slowly the client may send its body and take its answer's.
+    upload: Cell<Pace>,
+    download: Cell<Pace>,
+    /// When it will have been too slow with either.
+    slow: Cell<Timestamp>,
 }
 
 impl Progress {
-    /// Of a request that may pause for `stall` at most and must be over at `total`.
-    pub fn new(client: Rc<Connection>, stall: Option<Duration>, total: Timestamp) -> Self {
+    /// Of a request that may pause for `stall` at most, must be over at `total`, and whose client is held to `rate`.
+    pub fn new(client: Rc<Connection>, stall: Option<Duration>, total: Timestamp, rate: Option<BodyRate>) -> Self {
         Self {
             client,
             stall,
@@ -65,13 +77,38 @@ impl Progress {
             fault: Cell::new(None),
             client_since: Cell::new(None),
             client_time: Cell::new(Duration::ZERO),
+            upload: Cell::new(Pace::new(rate)),
+            download: Cell::new(Pace::new(rate)),
+            slow: Cell::new(Timestamp::MAX),
         }
     }
 
     /// Something moved.
     pub fn touch(&self, now: Timestamp) {
         let stalled = self.stall.map_or(Timestamp::MAX, |stall| now + stall);
-        self.client.set_deadline(stalled.min(self.total).min(self.attempt.get()));
+        self.client.set_deadline(stalled.min(self.total).min(self.attempt.get()).min(self.slow.get()));
+    }
+
+    /// Holds the client to nothing in either direction: what is sent comes when it comes.
+    pub fn free(&self) {
+        self.pace(&self.upload, |pace| *pace = Pace::new(None));
+        self.pace(&self.download, |pace| *pace = Pace::new(None));
+    }
+
+    /// The endpoint has begun to answer: it has what it needs of the request, or both sides stream.
+    pub fn answer_began(&self) {
+        self.pace(&self.upload, |pace| *pace = Pace::new(None));
+    }
+
+    fn pace(&self, body: &Cell<Pace>, change: impl FnOnce(&mut Pace)) {
+        let mut pace = body.get();
+        change(&mut pace);
+        body.set(pace);
+        let slow = self.upload.get().due().min(self.download.get().due());
+        self.slow.set(slow);
+        if slow < self.client.deadline() {
+            self.client.set_deadline(slow);
+        }
     }
 
     /// The next attempt must be over at `deadline`.
@@ -103,6 +140,25 @@ impl Progress {
     /// Counts bytes of the request's body.
     pub fn add_request_bytes(&self, bytes: u64) {
         self.bytes.set(self.bytes.get() + bytes);
+        self.pace(&self.upload, |pace| pace.earn(bytes));
+    }
+
+    /// What the client was sent, it has not taken yet.
+    pub fn client_lags(&self, now: Timestamp) {
+        self.pace(&self.download, |pace| pace.waits(now));
+    }
+
+    /// The client has taken what it was sent.
+    pub fn client_took(&self, now: Timestamp) {
+        if self.download.get().is_waiting() {
+            self.pace(&self.download, |pace| pace.moved(now));
+            self.touch(now);
+        }
+    }
+
+    /// So many bytes of the answer are on their way to the client.
+    pub fn add_response_bytes(&self, bytes: u64) {
+        self.pace(&self.download, |pace| pace.earn(bytes));
     }
 
     /// Something is wrong with the request's body.
@@ -122,13 +178,17 @@ impl Progress {
 
     /// The next byte is the client's to send.
     pub fn client_waits(&self, now: Timestamp) {
-        self.client_since.set(Some(self.client_since.get().unwrap_or(now)));
+        if self.client_since.get().is_none() {
+            self.client_since.set(Some(now));
+            self.pace(&self.upload, |pace| pace.waits(now));
+        }
     }
 
     /// The client sent something, or its end.
     pub fn client_sent(&self, now: Timestamp) {
         if let Some(since) = self.client_since.take() {
             self.client_time.set(self.client_time.get() + now.since(since));
+            self.pace(&self.upload, |pace| pace.moved(now));
         }
         self.touch(now);
     }
@@ -347,6 +407,7 @@ impl UpstreamBody {
             frame = Pin::new(&mut self.incoming).poll_frame(cx);
         }
         let now = clock::now();
+        self.account.progress().client_took(now);
         let Poll::Ready(frame) = frame else {
             self.account.endpoint_waits(now);
             return Poll::Pending;
@@ -362,6 +423,9 @@ impl UpstreamBody {
                 self.account.add_response_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
                 if self.incoming.is_end_stream() {
                     self.complete(cx);
+                } else {
+                    // Until it is asked for more, which is at once if there is room.
+                    self.account.progress().client_lags(now);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, header, request};
 
-use super::error::{Local, Reason};
+use super::error::{Local, Reason, Refused};
 use crate::{
     head::RequestHead,
     route::{
@@ -14,13 +14,18 @@ use crate::{
     },
 };
 
+/// The reason of an answer to a preflight.
+const PREFLIGHT: &str = "cors_preflight";
+
 /// What is changed about one request and its answer.
 #[derive(Debug)]
 pub struct Edits {
     filters: Arc<Filters>,
     /// Bytes of the path that the rule matched as a prefix.
     prefix: usize,
-    /// Changes to the answer that depend on the request; otherwise the filters' own.
+    /// What the answer says to a page of another origin, also if it is the proxy's own.
+    cors: Option<HeaderEdits>,
+    /// The same and the filters' changes to the answer; `None`: those alone.
     response: Option<HeaderEdits>,
 }
 
@@ -39,15 +44,15 @@ impl Edits {
     /// Of a request that goes to `target`; `None`: nothing is changed.
     pub fn new(target: &Target, prefix: usize, head: &impl RequestHead) -> Option<Box<Self>> {
         let filters = target.filters.clone()?;
-        let cors = filters.cors.as_ref().and_then(|cors| cors.edits(head));
-        let response = cors.map(|edits| edits.then(&filters.response_headers));
-        Some(Box::new(Self { filters, prefix, response }))
+        let cors = cors(&filters, head);
+        let response = cors.as_ref().map(|edits| edits.then(&filters.response_headers));
+        Some(Box::new(Self { filters, prefix, cors, response }))
     }
 
     /// Of these filters alone.
     #[cfg(test)]
     pub fn of(filters: Filters, prefix: usize) -> Self {
-        Self { filters: Arc::new(filters), prefix, response: None }
+        Self { filters: Arc::new(filters), prefix, cors: None, response: None }
     }
 
     /// The `Host` that an endpoint gets, if not the client's.
@@ -71,6 +76,11 @@ impl Edits {
         self.response.as_ref().unwrap_or(&self.filters.response_headers)
     }
 
+    /// What makes of a reason not to pass the request on, or not to get an answer, one of the proxy's own.
+    pub fn refused(edits: Option<&Self>, reason: Reason) -> Refused {
+        Refused { reason, cors: edits.and_then(|edits| edits.cors.clone()).map(Box::new) }
+    }
+
     /// Changes a head that is otherwise ready to be sent.
     ///
     /// # Errors
@@ -92,6 +102,19 @@ impl Edits {
     }
 }
 
+fn cors(filters: &Filters, head: &impl RequestHead) -> Option<HeaderEdits> {
+    filters.cors.as_ref().and_then(|cors| cors.edits(head))
+}
+
+/// Why a request that met these filters is answered here.
+#[cold]
+pub fn refused(filters: Option<&Arc<Filters>>, head: &impl RequestHead, reason: Reason) -> Refused {
+    // The answer to a preflight says itself what is allowed.
+    let asks = matches!(&reason, Reason::Local(local) if local.name == PREFLIGHT);
+    let cors = filters.filter(|_| !asks).and_then(|filters| cors(filters, head));
+    Refused { reason, cors: cors.map(Box::new) }
+}
+
 /// The answer that a rule's filters give by themselves, without asking a backend.
 pub fn local_answer(
     filters: Option<&Arc<Filters>>,
@@ -101,7 +124,7 @@ pub fn local_answer(
 ) -> Option<Reason> {
     let filters = filters?;
     if let Some(headers) = filters.cors.as_ref().and_then(|cors| cors.preflight(head)) {
-        return Some(Reason::Local(Box::new(Local { name: "cors_preflight", status: http::StatusCode::OK, headers })));
+        return Some(Reason::Local(Box::new(Local { name: PREFLIGHT, status: http::StatusCode::OK, headers })));
     }
     let redirect = filters.redirect.as_ref()?;
     let Asked { host, scheme, prefix } = asked;

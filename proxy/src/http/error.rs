@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::framing::Refusal;
-use crate::{admission::Shed, observe::Blame};
+use crate::{admission::Shed, observe::Blame, route::filter::HeaderEdits};
 
 /// Header that tells an answer of the proxy from one of a backend.
 pub const REASON_HEADER: http::HeaderName = http::HeaderName::from_static("x-trimtab-reason");
@@ -39,6 +39,8 @@ pub enum Reason {
     UpstreamProtocol,
     /// No answer in time.
     UpstreamTimeout,
+    /// It was tried on as many endpoints as may be, and none of them answered.
+    RetriesExhausted,
     /// Every endpoint is ejected, draining, or there is none.
     NoHealthyUpstream,
     /// Admission control or the circuit breaker turned it away.
@@ -64,6 +66,33 @@ pub enum Reason {
     Local(Box<Local>),
 }
 
+/// A request that the proxy answers by itself.
+#[derive(Debug)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// What a page of another origin must be told so that its browser lets it read the answer.
+    pub cors: Option<Box<HeaderEdits>>,
+}
+
+impl From<Reason> for Refused {
+    /// Before it was known which route, and so which filter, the request met.
+    fn from(reason: Reason) -> Self {
+        Self { reason, cors: None }
+    }
+}
+
+impl Refused {
+    /// The whole answer.
+    pub fn answer(&self) -> Response<Bytes> {
+        let mut answer = self.reason.answer();
+        if let Some(cors) = &self.cors {
+            cors.apply(answer.headers_mut());
+        }
+        answer
+    }
+}
+
 /// An answer that a filter gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Local {
@@ -86,7 +115,7 @@ impl Reason {
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ConnectFailed | Self::UpstreamReset | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
-            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::UpstreamTimeout | Self::RetriesExhausted => StatusCode::GATEWAY_TIMEOUT,
             Self::NoHealthyUpstream | Self::Shed(_) | Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamStatus(status) | Self::Fault(status) => *status,
             Self::Denied => StatusCode::FORBIDDEN,
@@ -126,6 +155,7 @@ impl Reason {
             Self::UpstreamReset => "upstream_reset",
             Self::UpstreamProtocol => "upstream_protocol_error",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::RetriesExhausted => "retries_exhausted",
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::Shed(Shed::Overload { .. }) => "overload",
             Self::Shed(Shed::CircuitOpen { .. }) => "max_parallel_requests",
@@ -141,7 +171,7 @@ impl Reason {
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 23] = [
+    pub const NAMES: [&str; 24] = [
         "bad_request",
         "misdirected",
         "method_not_supported",
@@ -153,6 +183,7 @@ impl Reason {
         "upstream_reset",
         "upstream_protocol_error",
         "upstream_timeout",
+        "retries_exhausted",
         "no_healthy_upstream",
         "overload",
         "max_parallel_requests",
@@ -182,6 +213,7 @@ impl Reason {
             Self::UpstreamReset => "the upstream closed the connection before it answered",
             Self::UpstreamProtocol => "the upstream's answer is not valid http",
             Self::UpstreamTimeout => "the upstream did not answer in time",
+            Self::RetriesExhausted => "none of the upstreams that were tried answered",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::Shed(_) | Self::TooManyConnections => "overloaded, try again later",
             Self::UpstreamStatus(_) => "the upstream failed",

@@ -17,11 +17,13 @@ use super::{
     attempts::{NoAnswer, attempts, given_up},
     body::{ContinueGate, RequestBody, ResponseBody},
     connection::Connection,
-    error::Reason,
+    edits::Edits,
+    error::{Reason, Refused},
     framing::Refusal,
     grpc, headers, max_forwards, orca,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
+    websocket::{self, WebSocket},
 };
 use crate::{
     clock,
@@ -63,12 +65,13 @@ async fn answer(
     };
     observe::begin(&worker, &client, &request, host, protocol(request.version()));
     let result = match refusal {
-        Some(refusal) => Err(Reason::Ambiguous(refusal)),
+        Some(refusal) => Err(Reason::Ambiguous(refusal).into()),
         None => forward(&worker, &socket, &client, request, grpc, started).await,
     };
-    let mut response = result.unwrap_or_else(|reason| {
-        rejected(&worker, &client, &reason);
-        let mut answer = reason.answer();
+    let mut response = result.unwrap_or_else(|refused| {
+        let reason = &refused.reason;
+        rejected(&worker, &client, reason);
+        let mut answer = refused.answer();
         if http2 {
             answer.headers_mut().remove(header::CONNECTION);
         }
@@ -77,7 +80,7 @@ async fn answer(
         }
         // The failure is in the headers; to HTTP the answer is a good one.
         *answer.status_mut() = StatusCode::OK;
-        grpc::trailers_only(&reason, answer.headers_mut());
+        grpc::trailers_only(reason, answer.headers_mut());
         answer.map(|_| ResponseBody::empty())
     });
     if upgrade && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -119,24 +122,45 @@ async fn forward(
     mut request: Request<Incoming>,
     grpc: bool,
     started: Timestamp,
-) -> Result<Response<ResponseBody>, Reason> {
+) -> Result<Response<ResponseBody>, Refused> {
     // On HTTP/1.1 hyper has counted them.
     if request.version() == Version::HTTP_2 && request.headers().len() > client.limits().headers_max {
-        return Err(Reason::TooManyHeaders);
+        return Err(Reason::TooManyHeaders.into());
     }
     let patience = if grpc { grpc::timeout(request.headers()) } else { None };
+    let nonce = || (u128::from(worker.random()) << 64 | u128::from(worker.random())).to_be_bytes();
+    let websocket = WebSocket::of(&mut request, nonce);
     let host = headers::validate_target(&mut request, client.client.scheme())?;
     if let Some(answer) = max_forwards::step(&mut request)? {
         client.end_request(clock::now());
         return Ok(answer);
     }
-    let (mut head, incoming) = request.into_parts();
+    let (head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
     observe::came_by(worker, socket, client, &host);
     let routed = route(worker, socket, client, &host, &head);
-    let Arrived { mut account, progress, body_bytes_max, edits, mirroring } =
-        arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
+    let mut arrived = arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
+    if grpc {
+        // Calls may be streams, of which either side speaks when it has something to say.
+        arrived.progress.free();
+    }
+    let edits = arrived.edits.take();
+    let request = Request::from_parts(head, incoming);
+    let answered = relay(worker, client, request, arrived, edits.as_deref(), grpc, websocket).await;
+    answered.map_err(|reason| Edits::refused(edits.as_deref(), reason))
+}
 
+/// Passes a request that was let in on, and its answer back.
+async fn relay(
+    worker: &Rc<Worker>,
+    client: &Rc<Connection>,
+    request: Request<Incoming>,
+    Arrived { mut account, progress, body_bytes_max, mirroring, .. }: Arrived,
+    edits: Option<&Edits>,
+    grpc: bool,
+    websocket: Option<WebSocket>,
+) -> Result<Response<ResponseBody>, Reason> {
+    let (mut head, incoming) = request.into_parts();
     let has_body = !incoming.is_end_stream();
     let version = head.version;
     let request_id = || {
@@ -150,7 +174,7 @@ async fn forward(
     }
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    if let Some(edits) = &edits {
+    if let Some(edits) = edits {
         edits.apply(&mut head)?;
     }
     // A filter may have had another mind about it.
@@ -186,25 +210,34 @@ async fn forward(
         return Err(reason);
     }
     let status = response.status();
-    account.answered(status, orca::take(response.headers_mut()), clock::now());
+    let switches = status == StatusCode::SWITCHING_PROTOCOLS;
+    // To a client of HTTP/2 any good answer means that it may go on as it asked to.
+    let misleads =
+        |websocket: &WebSocket| status.is_success() || switches && !websocket.is_accepted(response.headers());
+    if switches && !prepared.upgrade || websocket.as_ref().is_some_and(misleads) {
+        account.fail(&Reason::UpstreamProtocol, Outcome::Failure, clock::now());
+        return Err(Reason::UpstreamProtocol);
+    }
+    let told_status = if switches && websocket.is_some() { StatusCode::OK } else { status };
+    account.answered(told_status, orca::take(response.headers_mut()), clock::now());
     if grpc {
         account.grpc_ended(response.headers());
     }
     let told = account.told_session();
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        if !prepared.upgrade {
-            account.fail(&Reason::UpstreamProtocol, Outcome::Failure, clock::now());
-            return Err(Reason::UpstreamProtocol);
-        }
+    if switches {
         let Ok((socket, read, permit)) = upstream.into_tunnel().await else {
             account.fail(&Reason::UpstreamReset, Outcome::Failure, clock::now());
             return Err(Reason::UpstreamReset);
         };
         worker.counters.upgrades.add(1);
         client.set_deadline(Timestamp::MAX);
-        client.answer_upgrade(Some(Tunnel { socket, read, permit, account }));
         headers::prepare_response(&mut response);
-        if let Some(edits) = &edits {
+        if websocket.is_some() {
+            websocket::granted(&mut response);
+        }
+        let stream = websocket.map(|websocket| websocket.stream);
+        client.answer_upgrade(Some(Tunnel { socket, read, permit, account, stream }));
+        if let Some(edits) = edits {
             edits.apply_to_answer(&mut response);
         }
         if let Some((name, value)) = told {
@@ -213,7 +246,7 @@ async fn forward(
         return Ok(response.map(|_| ResponseBody::empty()));
     }
     headers::prepare_response(&mut response);
-    if let Some(edits) = &edits {
+    if let Some(edits) = edits {
         edits.apply_to_answer(&mut response);
     }
     if let Some((name, value)) = told {
@@ -281,8 +314,9 @@ pub(super) async fn exchange(
                     return refused.then(|| spare.into_request(account));
                 }
                 // A connection that was closed while it was idle is no failure that the policy is about.
-                let stale = reused && before_answer && reason == Reason::UpstreamReset;
-                (refused || stale || account.retries_failure(&reason)).then(|| spare.into_request(account))
+                let stale = reused && reason == Reason::UpstreamReset;
+                let silent = before_answer && (stale || account.retries_failure(&reason));
+                (refused || silent).then(|| spare.into_request(account))
             });
             Err(NoAnswer { reason, again })
         }

@@ -73,6 +73,7 @@ impl Code {
         match (reason, reason.status()) {
             (Reason::UpstreamTimeout | Reason::RequestTimeout, _) => Self::DeadlineExceeded,
             (Reason::BodyTooLarge, _) => Self::ResourceExhausted,
+            (Reason::RetriesExhausted, _) => Self::Unavailable,
             (_, StatusCode::BAD_REQUEST) => Self::Internal,
             (_, StatusCode::FORBIDDEN) => Self::PermissionDenied,
             (_, StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED) => Self::Unimplemented,

@@ -86,6 +86,7 @@ pub async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(header_list_max)
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(OWN_RESETS_MAX)
         .max_send_buf_size(SEND_BUFFER)
@@ -216,23 +217,29 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Spawn {
         tokio::task::spawn_local(async move {
             let _active = active;
             let mut alarm = Alarm { client: client.clone(), armed: Timestamp::MAX, timer: None };
-            let mut stream = pin!(stream);
-            std::future::poll_fn(|cx| {
-                loop {
-                    if stream.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(());
+            {
+                let mut stream = pin!(stream);
+                std::future::poll_fn(|cx| {
+                    loop {
+                        if stream.as_mut().poll(cx).is_ready() {
+                            return Poll::Ready(());
+                        }
+                        if alarm.poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                        // Its answer is over, or it was told and could not act: the client does not take what it is sent.
+                        if client.phase() != Phase::Request || client.is_expired() {
+                            return Poll::Ready(());
+                        }
+                        client.expire();
                     }
-                    if alarm.poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    // Its answer is over, or it was told and could not act: the client does not take what it is sent.
-                    if client.phase() != Phase::Request || client.is_expired() {
-                        return Poll::Ready(());
-                    }
-                    client.expire();
-                }
-            })
-            .await;
+                })
+                .await;
+            }
+            // It has become a tunnel, and is a stream of its connection for as long as that lasts.
+            if let Some(tunnel) = client.take_tunnel() {
+                Box::pin(tunnel.join()).await;
+            }
         });
     }
 }

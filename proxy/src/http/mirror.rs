@@ -78,7 +78,7 @@ impl Mirroring {
             worker.counters.mirrored.add(1);
             // Its own, so that nothing about the copy touches the client's connection.
             let own = Rc::new(client.detached(now));
-            let progress = Rc::new(Progress::new(own.clone(), Some(STALL_TIMEOUT), Timestamp::MAX));
+            let progress = Rc::new(Progress::new(own.clone(), Some(STALL_TIMEOUT), Timestamp::MAX, None));
             let rule = self.rule.clone();
             // It is not the route's request: it is counted at its endpoint alone.
             let target = None;

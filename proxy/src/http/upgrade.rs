@@ -1,4 +1,4 @@
-//! After `101 Switching Protocols`: bytes are copied both ways until both sides have ended, and the request counts as in flight so long.
+//! After `101 Switching Protocols`, or on a stream of HTTP/2 that has become a WebSocket: bytes are copied both ways until both sides have ended, and the request counts as in flight so long.
 
 use std::{
     cell::Cell,
@@ -10,12 +10,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    account::Account,
-    stream::{ClientStream, EndpointSocket},
-};
+use super::{account::Account, stream::EndpointSocket};
 use crate::{clock, load::Outcome, table::ConnectionPermit, time::Timestamp};
 
 /// A tunnel in which nothing moves for this long is closed; Envoy's default for idle streams.
@@ -35,12 +34,14 @@ pub struct Tunnel {
     pub permit: ConnectionPermit,
     /// The request's account.
     pub account: Box<Account>,
+    /// The client's stream, where it is one of many on its connection.
+    pub stream: Option<OnUpgrade>,
 }
 
 impl Tunnel {
     /// Copies until both sides have ended, one failed, or nothing moves. `read` was read from the client after its request.
-    pub async fn run(self, client: ClientStream, read: Bytes) {
-        let Self { socket, read: upstream_read, permit: _permit, mut account } = self;
+    pub async fn run(self, client: impl AsyncRead + AsyncWrite + Unpin, read: Bytes) {
+        let Self { socket, read: upstream_read, permit: _permit, mut account, stream: _ } = self;
         let moved = Rc::new(Cell::new(clock::now()));
         let bytes = Rc::new(Cell::new(0));
         let mut upstream = Metered::new(socket, upstream_read, &moved, Some(&bytes));
@@ -56,6 +57,14 @@ impl Tunnel {
         }
         account.add_response_bytes(bytes.get());
         account.finish(Outcome::Success, clock::now());
+    }
+
+    /// The same between the endpoint and a stream of HTTP/2. If the client has reset it meanwhile, the request was cancelled.
+    pub async fn join(mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        if let Ok(stream) = stream.await {
+            self.run(TokioIo::new(stream), Bytes::new()).await;
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! it, so that a request from a client's socket to an endpoint's and back is one task without a wake-up in between.
 
 use std::{
+    cell::Cell,
     io,
     pin::{Pin, pin},
     rc::Rc,
@@ -57,6 +58,8 @@ pub struct Http1 {
     sender: SendRequest<RequestBody>,
     line: Line,
     permit: ConnectionPermit,
+    /// Something has come on it since the present request was sent. Shared with the stream, which hyper has.
+    heard: Rc<Cell<bool>>,
 }
 
 type HyperConnection = http1::Connection<TokioIo<EndpointStream>, RequestBody>;
@@ -80,7 +83,7 @@ pub struct Unanswered {
     pub reason: Reason,
     /// The request, if not a byte of it was sent.
     pub unsent: Option<Request<RequestBody>>,
-    /// The connection closed before any byte of an answer.
+    /// The connection ended before any byte of an answer.
     pub before_answer: bool,
     /// The endpoint says that it has done nothing for it (HTTP/2, `REFUSED_STREAM`): it may be sent again whatever it is.
     pub refused: bool,
@@ -138,12 +141,14 @@ impl Pooled for Upstream {
         if target.protocol == Protocol::Http2 {
             return worker.shared.open(target, idle_timeout, permit, connect).await.map(Self::Http2);
         }
+        let heard = Rc::new(Cell::new(false));
+        let stream = EndpointStream { heard: Some(heard.clone()), ..EndpointStream::new(connect.await?) };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEAD_MAX)
-            .handshake(TokioIo::new(EndpointStream::new(connect.await?)))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;
-        Ok(Self::Http1(Http1 { sender, line: Line::Open(connection), permit }))
+        Ok(Self::Http1(Http1 { sender, line: Line::Open(connection), permit, heard }))
     }
 
     fn take(worker: &Worker, target: &Target, now: Timestamp) -> Option<Box<Self>> {
@@ -187,24 +192,26 @@ impl Upstream {
         request: Request<RequestBody>,
         mut give_up: impl FnMut() -> Option<Reason>,
     ) -> Result<Response<Incoming>, Unanswered> {
-        let given_up =
-            |reason| Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer: false, refused: false }));
-        let Http1 { sender, line, .. } = match self {
+        let given_up = |reason, before_answer| {
+            Poll::Ready(Err(Unanswered { reason, unsent: None, before_answer, refused: false }))
+        };
+        let Http1 { sender, line, heard, .. } = match self {
             Self::Http1(own) => own,
             Self::Http2(lease) => {
                 let mut sender = lease.sender();
                 let mut answer = pin!(sender.try_send_request(headers::for_http2(request, lease.target())));
                 return std::future::poll_fn(|cx| match give_up() {
-                    Some(reason) => given_up(reason),
+                    Some(reason) => given_up(reason, true),
                     None => answer.as_mut().poll(cx).map_err(Unanswered::of_shared),
                 })
                 .await;
             }
         };
+        heard.set(false);
         let mut answer = pin!(sender.try_send_request(request));
         std::future::poll_fn(|cx| {
             if let Some(reason) = give_up() {
-                return given_up(reason);
+                return given_up(reason, !heard.get());
             }
             let open = line.drive(cx);
             let mut polled = answer.as_mut().poll(cx);
@@ -217,7 +224,7 @@ impl Upstream {
                 let unsent = failed.take_message();
                 let error = failed.into_error();
                 Unanswered {
-                    before_answer: !error.is_parse() && !error.is_parse_too_large(),
+                    before_answer: !heard.get(),
                     reason: if error.is_parse() { Reason::UpstreamProtocol } else { Reason::UpstreamReset },
                     unsent,
                     refused: false,
@@ -279,12 +286,14 @@ pub(super) struct EndpointStream {
     socket: EndpointSocket,
     /// The endpoint takes no more; what is written goes nowhere.
     deaf: bool,
+    /// Told when something comes, if anybody wants to know.
+    heard: Option<Rc<Cell<bool>>>,
 }
 
 impl EndpointStream {
     /// Over a socket that was just connected.
     pub fn new(socket: EndpointSocket) -> Self {
-        Self { socket, deaf: false }
+        Self { socket, deaf: false, heard: None }
     }
 
     /// Whether something was written that went nowhere.
@@ -305,7 +314,15 @@ impl EndpointStream {
 
 impl AsyncRead for EndpointStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_read(cx, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut this.socket).poll_read(cx, buffer);
+        if let Some(heard) = &this.heard
+            && buffer.filled().len() > before
+        {
+            heard.set(true);
+        }
+        polled
     }
 }
 

@@ -2,6 +2,7 @@
 //! are made only if somebody wants them: the access log ([`log`]) or a collector of traces ([`trace`]). Nobody who looks holds a
 //! request up: records go to bounded queues, and what does not fit is counted and lost.
 
+pub mod collector;
 pub mod log;
 pub mod record;
 pub mod red;
@@ -74,6 +75,12 @@ pub struct Observed {
     pub spans: AtomicU64,
     /// Spans that did not fit the queue, or that no collector took.
     pub spans_dropped: AtomicU64,
+    /// Times that the collector has taken all metrics.
+    pub metrics: AtomicU64,
+    /// Times that it has not.
+    pub metrics_failed: AtomicU64,
+    /// Data points that it did not want.
+    pub metrics_rejected: AtomicU64,
 }
 
 /// A worker's observers.

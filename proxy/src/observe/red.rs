@@ -1,6 +1,8 @@
 //! Rate, errors and duration by route and backend (the RED method). Each worker counts in cells of its own, which a scrape adds up: per
 //! request there is no lock, no allocation and no line of memory that two cores write to.
 
+pub mod otlp;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,

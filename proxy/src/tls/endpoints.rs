@@ -131,7 +131,7 @@ pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
 }
 
 /// The authorities that the machine trusts, read once. If it trusts none, nobody can prove anything, and no connection comes about.
-fn system_roots() -> Arc<RootCertStore> {
+pub(crate) fn system_roots() -> Arc<RootCertStore> {
     static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
     let read = || {
         let found = rustls_native_certs::load_native_certs();

@@ -166,6 +166,33 @@ async fn a_page_of_an_allowed_origin_may_read_the_answer() {
 }
 
 #[tokio::test]
+async fn a_page_of_an_allowed_origin_may_read_what_the_proxy_answers_by_itself() {
+    for fast_path in [true, false] {
+        let cors = v1::Cors { allow_origins: vec!["https://a.test".into()], ..Default::default() };
+        let limited = |backend: &mut v1::Backend| backend.max_request_body_bytes = Some(3);
+        let with_cors = |rule: &mut v1::RouteRule| rule.filters = vec![filter(Kind::Cors(cors.clone()))];
+        let backend = Backend::new(|request| async move {
+            let _ = request.into_body().collect().await;
+            text("hello")
+        })
+        .await;
+        // Before and after the request was let in, and where nobody is there to answer.
+        let proxy = Setup::to(&[backend.address]).fast_path(fast_path).backend(limited).rule(with_cors).start().await;
+        let nobody = Setup::to(&[]).fast_path(fast_path).rule(with_cors).start().await;
+        let told = "POST / HTTP/1.1\r\nhost: t\r\norigin: https://ORIGIN\r\ncontent-length: 9\r\n\r\ntoo large";
+        let chunked = "POST / HTTP/1.1\r\nhost: t\r\norigin: https://ORIGIN\r\ntransfer-encoding: chunked\r\n\r\n9\r\ntoo large\r\n0\r\n\r\n";
+        let get = "GET / HTTP/1.1\r\nhost: t\r\norigin: https://ORIGIN\r\n\r\n";
+        for (proxy, request, status) in [(&proxy, told, 413), (&proxy, chunked, 413), (&nobody, get, 503)] {
+            let answer = proxy.send(&request.replace("ORIGIN", "a.test")).await;
+            assert_eq!((answer.status, answer.reason().is_some()), (status, true), "{request:?}");
+            assert_eq!(answer.header("access-control-allow-origin"), Some("https://a.test"), "{request:?}");
+            let answer = proxy.send(&request.replace("ORIGIN", "b.test")).await;
+            assert_eq!((answer.status, answer.header("access-control-allow-origin")), (status, None), "{request:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_mirror_gets_a_copy_and_its_failures_touch_nobody() {
     let mirror = Backend::new(|request| async move {
         let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();

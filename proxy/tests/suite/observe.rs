@@ -7,17 +7,26 @@ use std::{
 };
 
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
+    collector::{
+        metrics::v1::{
+            ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+            metrics_service_server::{MetricsService, MetricsServiceServer},
+        },
+        trace::v1::{
+            ExportTraceServiceRequest, ExportTraceServiceResponse,
+            trace_service_server::{TraceService, TraceServiceServer},
+        },
     },
     common::v1::{KeyValue, any_value::Value},
+    metrics::v1::{AggregationTemporality, Metric, metric::Data, number_data_point},
     trace::v1::{Span, span::SpanKind},
 };
 use serde_json::Value as Json;
 use tonic::{Request, Response, Status};
 use trimtab_proxy::observe::{
+    collector,
     log::{Destination, Filter, Format, LogOptions, Reopen},
+    red::otlp::MetricsOptions,
     trace::otlp::TraceOptions,
 };
 
@@ -259,9 +268,22 @@ async fn a_disk_that_takes_nothing_costs_lines_and_no_requests() {
     counts(&proxy, "trimtab_proxy_access_log_lines_total 0").await;
 }
 
-/// A collector of traces: the official service, of which we are a client.
+/// A collector: the official services, of which we are a client. Spans, and metrics in the order in which they came.
 #[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<Span>>>);
+struct Collector(Arc<Mutex<Vec<Span>>>, Arc<Mutex<Vec<Metric>>>);
+
+#[tonic::async_trait]
+impl MetricsService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let resources = request.into_inner().resource_metrics.into_iter();
+        let scopes = resources.flat_map(|resource| resource.scope_metrics);
+        self.1.lock().unwrap().extend(scopes.flat_map(|scope| scope.metrics));
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
@@ -277,13 +299,33 @@ impl TraceService for Collector {
 
 impl Collector {
     async fn start() -> (Self, TraceOptions) {
+        let (found, port) = Self::serve(tonic::transport::Server::builder()).await;
+        let collector = collector::Collector::plain(format!("http://127.0.0.1:{port}").parse().unwrap(), "edge");
+        (found, TraceOptions { collector, share: 1.0 })
+    }
+
+    /// On the returned port.
+    async fn serve(mut server: tonic::transport::Server) -> (Self, u16) {
         let collector = Self::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let uri = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let port = listener.local_addr().unwrap().port();
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+        let server = server
+            .add_service(TraceServiceServer::new(collector.clone()))
+            .add_service(MetricsServiceServer::new(collector.clone()));
         tokio::spawn(server.serve_with_incoming(incoming));
-        (collector, TraceOptions { collector: uri, share: 1.0, service: "edge".into() })
+        (collector, port)
+    }
+
+    /// The metric of this name as it came last, once there is one for which `holds`.
+    async fn metric(&self, name: &str, holds: impl Fn(&Data) -> bool) -> Data {
+        let last = || {
+            let found = self.1.lock().unwrap();
+            let found = found.iter().rev().find(|metric| metric.name == name);
+            found.and_then(|metric| metric.data.clone()).filter(|data| holds(data))
+        };
+        eventually("the metric is there", || async { last().is_some() }).await;
+        last().unwrap()
     }
 
     async fn spans(&self, count: usize) -> Vec<Span> {
@@ -391,12 +433,88 @@ async fn what_is_no_trace_context_is_replaced_and_what_is_not_sampled_is_not_exp
 #[tokio::test]
 async fn a_collector_that_is_away_costs_spans_and_no_requests() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let collector = format!("http://{gone}").parse().unwrap();
-    let options = TraceOptions { collector, share: 1.0, service: "edge".into() };
+    let collector = collector::Collector::plain(format!("http://{gone}").parse().unwrap(), "edge");
+    let options = TraceOptions { collector: collector.clone(), share: 1.0 };
     let backend = Backend::saying("x").await;
-    let proxy = Setup::to(&[backend.address]).observed(None, Some(options)).with_admin().start().await;
+    let mut setup = Setup::to(&[backend.address]).observed(None, Some(options)).with_admin();
+    setup.metrics = Some(MetricsOptions { collector, interval: Duration::from_millis(50) });
+    let proxy = setup.start().await;
     assert_eq!(proxy.get("/").await.status, 200);
     counts(&proxy, "trimtab_proxy_spans_dropped_total 2").await;
     counts(&proxy, "trimtab_proxy_spans_exported_total 0").await;
+    counts(&proxy, "trimtab_proxy_metrics_exports_total 0").await;
+    eventually("it is tried again and again", || async {
+        let failed = |line: &str| line.strip_prefix("trimtab_proxy_metrics_exports_failed_total ")?.parse::<f64>().ok();
+        metrics(&proxy).await.lines().find_map(failed).is_some_and(|failed| failed >= 2.0)
+    })
+    .await;
     proxy.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn rates_errors_and_durations_are_pushed_over_tls_to_a_collector_that_is_who_it_must_be() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = made.cert.pem();
+    let identity = tonic::transport::Identity::from_pem(&pem, made.signing_key.serialize_pem());
+    let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+    let (found, port) = Collector::serve(tonic::transport::Server::builder().tls_config(tls).unwrap()).await;
+    let uri: http::Uri = format!("https://localhost:{port}").parse().unwrap();
+    let start = async |authorities: String| {
+        let backend = failing_on_bad().await;
+        let mut setup = Setup::to(&[backend.address]).with_admin();
+        let collector = collector::Collector {
+            uri: uri.clone(),
+            authorities: Some(authorities.into_bytes()),
+            service: "edge".into(),
+        };
+        setup.metrics = Some(MetricsOptions { collector, interval: Duration::from_millis(100) });
+        (setup.start().await, backend)
+    };
+    let (proxy, _backend) = start(pem).await;
+    for path in ["/", "/", "/bad"] {
+        proxy.get(path).await;
+    }
+    let of = |attributes: &[KeyValue], key: &str| match attributes.iter().find(|known| known.key == key) {
+        Some(KeyValue { value: Some(value), .. }) => value.value.clone(),
+        _ => None,
+    };
+    let counted = |data: &Data, label: &str| {
+        let Data::Sum(sum) = data else { panic!("{data:?}") };
+        assert!(sum.is_monotonic && sum.aggregation_temporality == AggregationTemporality::Cumulative as i32);
+        let mut counts = Vec::new();
+        for point in &sum.data_points {
+            assert_eq!(of(&point.attributes, "route"), string("test/route"));
+            assert_eq!(of(&point.attributes, "backend"), string(BACKEND));
+            assert!(point.start_time_unix_nano < point.time_unix_nano);
+            let Some(number_data_point::Value::AsInt(count)) = point.value else { panic!("{point:?}") };
+            let Some(Value::StringValue(value)) = of(&point.attributes, label) else { panic!("{point:?}") };
+            counts.push((value, count));
+        }
+        counts
+    };
+    let pairs =
+        |pairs: &[(&str, i64)]| pairs.iter().map(|(value, count)| ((*value).to_owned(), *count)).collect::<Vec<_>>();
+    let all = pairs(&[("2xx", 2), ("5xx", 1)]);
+    let name = |name: &str| format!("trimtab.proxy.route.{name}");
+    found.metric(&name("requests"), |data| counted(data, "status") == all).await;
+    found.metric(&name("errors"), |data| counted(data, "blame") == pairs(&[("upstream", 1)])).await;
+    let Data::Histogram(durations) = found.metric(&name("duration"), |_| true).await else { panic!("no histogram") };
+    let point = &durations.data_points[0];
+    assert_eq!((point.count, point.bucket_counts.iter().sum::<u64>()), (3, 3));
+    assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+    assert!(point.sum.is_some_and(|sum| sum > 0.0));
+    // What came since the last message goes out before the end.
+    proxy.get("/").await;
+    proxy.stop().await.unwrap();
+    found.metric(&name("requests"), |data| counted(data, "status") == pairs(&[("2xx", 3), ("5xx", 1)])).await;
+    // Somebody else of that name gets nothing.
+    let before = found.1.lock().unwrap().len();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (proxy, _backend) = start(other.cert.pem()).await;
+    proxy.get("/").await;
+    eventually("it is not believed", || async {
+        !metrics(&proxy).await.contains("trimtab_proxy_metrics_exports_failed_total 0\n")
+    })
+    .await;
+    assert_eq!(found.1.lock().unwrap().len(), before);
 }

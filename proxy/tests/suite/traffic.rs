@@ -103,6 +103,79 @@ async fn a_connection_that_ends_without_an_answer_is_tried_elsewhere_if_the_poli
 }
 
 #[tokio::test]
+async fn a_request_that_no_endpoint_answered_though_several_were_tried_is_answered_504() {
+    // Bound and not listening: nobody else gets these ports meanwhile.
+    let bound: Vec<socket2::Socket> = (0..5)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            socket
+        })
+        .collect();
+    let closed: Vec<_> = bound.iter().map(|socket| socket.local_addr().unwrap().as_socket().unwrap()).collect();
+    for fast_path in [true, false] {
+        let start = async |endpoints: &[std::net::SocketAddr], retries: u32| {
+            let setup = Setup::to(endpoints).fast_path(fast_path);
+            setup.backend(retry(|retry| (retry.num_retries, retry.reset) = (Some(retries), true))).start().await
+        };
+        let said = |answer: crate::harness::Answer| (answer.status, answer.reason().map(str::to_owned));
+        let exhausted = (504, Some("retries_exhausted".to_owned()));
+        // As many as may be, and all there are; whatever the method, as nothing was sent.
+        for (endpoints, retries) in [(&closed[..], 3), (&closed[..2], 3)] {
+            let proxy = start(endpoints, retries).await;
+            assert_eq!(said(proxy.get("/").await), exhausted);
+            assert_eq!(said(proxy.send(POST).await), exhausted);
+        }
+        let rude = || {
+            RawBackend::new(|stream, _| async move { drop(crate::harness::Raw::over(stream).head_of_request().await) })
+        };
+        let (one, two) = (rude().await, rude().await);
+        let proxy = start(&[one.address, two.address], 3).await;
+        assert_eq!(said(proxy.get("/").await), exhausted);
+        // One try is no more than that, and what may not be repeated was not tried until all was used up.
+        let reset = (502, Some("upstream_reset".to_owned()));
+        assert_eq!(said(proxy.send(POST).await), reset);
+        assert_eq!(said(start(&[one.address], 3).await.get("/").await), reset);
+        assert_eq!(said(start(&closed, 0).await.get("/").await), (502, Some("connect_failed".to_owned())));
+        // The last one answered: that is passed on.
+        let busy = answering(StatusCode::SERVICE_UNAVAILABLE).await;
+        let proxy = start(&[closed[0], busy.address], 3).await;
+        for _ in 0..4 {
+            let answer = proxy.get("/").await;
+            assert_eq!((answer.status, answer.body.as_str(), answer.reason()), (503, "503", None));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_not_repeated_once_a_byte_of_its_answer_has_come() {
+    for fast_path in [true, false] {
+        let asked: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+        let counted = asked.clone();
+        // The first request on a connection is answered, the second begun to be.
+        let backend = RawBackend::new(move |stream, _| {
+            let asked = counted.clone();
+            async move {
+                let mut raw = crate::harness::Raw::over(stream);
+                for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "HTTP/1.1 200 OK\r\ncontent-le"] {
+                    raw.head_of_request().await;
+                    asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    raw.write(answer).await;
+                }
+            }
+        })
+        .await;
+        let good = answering(StatusCode::OK).await;
+        let mut setup = Setup::to(&[backend.address, good.address]).fast_path(fast_path);
+        setup.workers = 1;
+        let proxy = setup.backend(retry(|retry| retry.reset = true)).start().await;
+        let statuses = statuses(&proxy, GET, 4).await;
+        assert_eq!(statuses.iter().filter(|status| **status == 502).count(), 1, "{statuses:?}");
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 2, "fast path: {fast_path}");
+    }
+}
+
+#[tokio::test]
 async fn a_try_that_takes_too_long_is_given_up_for_another() {
     for fast_path in [true, false] {
         let stuck = Backend::new(|_| async { std::future::pending().await }).await;

@@ -10,7 +10,7 @@ fn a_policy_decides_how_a_backend_is_reached() {
   retry: {numRetries: 2}
   circuitBreaker: {maxConnections: 10, maxParallelRequests: 20}
   healthCheck: {panicThreshold: 40, passive: {consecutive5XxErrors: 7, maxEjectionPercent: 10}}
-  timeout: {tcp: {connectTimeout: 250ms}, http: {requestTimeout: 3s, connectionIdleTimeout: 1m}}
+  timeout: {tcp: {connectTimeout: 250ms}, http: {requestTimeout: 3s, connectionIdleTimeout: 1m, minBodyRate: 100, bodyGracePeriod: 30s}}
   slowStart: {window: 20s}
   adaptive:
     mode: Shadow
@@ -41,7 +41,12 @@ fn a_policy_decides_how_a_backend_is_reached() {
     );
     assert_eq!(
         resource.timeouts.unwrap(),
-        v1::BackendTimeouts { connect_timeout_ms: Some(250), connection_idle_timeout_ms: Some(60_000) }
+        v1::BackendTimeouts {
+            connect_timeout_ms: Some(250),
+            connection_idle_timeout_ms: Some(60_000),
+            min_body_bytes_per_s: Some(100),
+            body_grace_ms: Some(30_000)
+        }
     );
     let outlier = resource.outlier_detection.unwrap();
     assert_eq!(

@@ -1,10 +1,10 @@
 //! The proxy's own answers, written by hand.
 
-use super::{super::error::Reason, field};
+use super::{super::error::Refused, field};
 
 /// Writes the whole answer; without its body, of which the length is told, if it is to a HEAD request.
-pub(super) fn write(reason: &Reason, to_head: bool, closes: bool, date: &str, out: &mut Vec<u8>) {
-    let answer = reason.answer();
+pub(super) fn write(refused: &Refused, to_head: bool, closes: bool, date: &str, out: &mut Vec<u8>) {
+    let answer = refused.answer();
     let status = answer.status();
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status.as_str().as_bytes());

@@ -325,7 +325,12 @@ impl Exchange {
                 Poll::Ready(Err(Cut::Source | Cut::TooLong)) => Poll::Ready(Some(Broken::Answer)),
                 // All of it has been read: what the client has not taken yet is no concern of the endpoint.
                 Poll::Pending if reply.is_over() => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+                Poll::Pending => {
+                    if !reply.is_flushed() {
+                        self.progress.client_lags(clock::now());
+                    }
+                    Poll::Pending
+                }
             }
         })
         .await;
@@ -388,13 +393,18 @@ struct Download<'a> {
 
 impl Meter for Download<'_> {
     fn came(&mut self, bytes: usize) -> Result<(), Cut> {
-        self.account.endpoint_sent(clock::now());
+        let now = clock::now();
+        self.account.endpoint_sent(now);
+        // More is read once all that was read before is written.
+        self.account.progress().client_took(now);
         self.account.add_response_bytes(bytes as u64);
         Ok(())
     }
 
     fn waits(&mut self) {
-        self.account.endpoint_waits(clock::now());
+        let now = clock::now();
+        self.account.progress().client_took(now);
+        self.account.endpoint_waits(now);
     }
 }
 

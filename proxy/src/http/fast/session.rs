@@ -16,7 +16,8 @@ use super::{
         arrive::{Arrived, arrive, rejected, route},
         attempts::attempts,
         connection::Connection,
-        error::Reason,
+        edits::Edits,
+        error::Refused,
         http2::PREFACE,
         stream::ClientStream,
     },
@@ -90,7 +91,7 @@ enum Next {
 
 /// A plain request.
 struct Asked {
-    arrived: Result<Arrived, Reason>,
+    arrived: Result<Arrived, Refused>,
     body: Flow,
     to_head: bool,
     /// It may be sent twice without harm, and has no body.
@@ -285,7 +286,7 @@ impl Session {
         let Asked { arrived, body, to_head, repeatable } = *asked;
         let Arrived { mut account, progress, body_bytes_max, edits, mirroring: _ } = match arrived {
             Ok(arrived) => arrived,
-            Err(reason) => return self.reject(&reason, body, to_head).await,
+            Err(refused) => return self.reject(&refused, body, to_head).await,
         };
         let mut exchange =
             Exchange { upload: body, progress, body_bytes_max, edits, to_head, repeatable, heard: false };
@@ -293,7 +294,8 @@ impl Session {
             && let Err(reason) = exchange.board(&mut self.rest, &mut self.flight)
         {
             account.fail(&reason, Outcome::Cancelled, clock::now());
-            return self.reject(&reason, exchange.upload, to_head).await;
+            let refused = Edits::refused(exchange.edits.as_deref(), reason);
+            return self.reject(&refused, exchange.upload, to_head).await;
         }
         let (worker, client) = (self.worker.clone(), self.client.clone());
         let tried = {
@@ -308,7 +310,10 @@ impl Session {
                 observe::conclude(&worker, &client, None, Some(reason.name()), reason.blame(), clock::now());
                 return Err(Lost);
             }
-            Err(reason) => return self.reject(&reason, exchange.upload, to_head).await,
+            Err(reason) => {
+                let refused = Edits::refused(exchange.edits.as_deref(), reason);
+                return self.reject(&refused, exchange.upload, to_head).await;
+            }
         };
         let Answered { status, load, at, bytes, mut keeps } = answered;
         account.answered(status, load, at);
@@ -327,7 +332,8 @@ impl Session {
     }
 
     /// Answers by itself. Says whether part of the request was left unread.
-    async fn reject(&mut self, reason: &Reason, mut body: Flow, to_head: bool) -> Result<bool, Lost> {
+    async fn reject(&mut self, refused: &Refused, mut body: Flow, to_head: bool) -> Result<bool, Lost> {
+        let reason = &refused.reason;
         // What has come of the body is not the next request.
         let dropped = body.take(&mut self.rest, &mut Vec::new(), &mut Unmetered);
         let unread = dropped.is_err() || !body.is_over();
@@ -338,7 +344,7 @@ impl Session {
         self.worker.counters.answered(reason.status());
         let mut answer = Vec::new();
         let date = &mut self.worker.scratch.borrow_mut().date;
-        answer::write(reason, to_head, self.closes(), date.at(clock::now(), clock::unix_ms), &mut answer);
+        answer::write(refused, to_head, self.closes(), date.at(clock::now(), clock::unix_ms), &mut answer);
         self.reply = Flow::ready(answer);
         Ok(unread)
     }

@@ -8,7 +8,7 @@ use std::{
 
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{ExportTraceServiceRequest, trace_service_client::TraceServiceClient},
-    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value::Value},
+    common::v1::KeyValue,
     resource::v1::Resource,
     trace::v1::{
         ResourceSpans, ScopeSpans, Span, Status,
@@ -17,10 +17,11 @@ use opentelemetry_proto::tonic::{
     },
 };
 use tokio::sync::mpsc;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 
 use super::super::{
     Observed, REST,
+    collector::{Collector, number, real, scope, text},
     record::{Record, Trace, Try},
 };
 
@@ -28,20 +29,16 @@ use super::super::{
 const QUEUE: usize = 4_096;
 /// Requests in one message.
 const BATCH: usize = 512;
-/// What a collector may take for one message, connecting included.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// After a collector failed it is left alone for so long.
 const BACKOFF: Duration = Duration::from_secs(1);
 
 /// Where spans go, and of how many requests.
 #[derive(Debug, Clone)]
 pub struct TraceOptions {
-    /// The collector: `http://host:4317`.
-    pub collector: Uri,
+    /// The collector.
+    pub collector: Collector,
     /// Share of the requests without a trace that begin a sampled one, 0 to 1. Those with one are sampled if it says so.
     pub share: f64,
-    /// `service.name` of the spans.
-    pub service: String,
 }
 
 /// The exporter's end.
@@ -62,18 +59,13 @@ impl Exporter {
     /// Of the proxy with this id. Must be called within a runtime.
     pub fn new(
         options: &TraceOptions,
+        endpoint: &Endpoint,
         proxy_id: &str,
         records: mpsc::Receiver<Arc<Record>>,
         observed: Arc<Observed>,
     ) -> Self {
-        let endpoint = Endpoint::from(options.collector.clone()).connect_timeout(PATIENCE).timeout(PATIENCE);
-        let attributes = vec![
-            text("service.name", &options.service),
-            text("service.instance.id", proxy_id),
-            text("service.version", env!("CARGO_PKG_VERSION")),
-        ];
         let client = TraceServiceClient::new(endpoint.connect_lazy());
-        Self { records, client, resource: Resource { attributes, ..Resource::default() }, observed }
+        Self { records, client, resource: options.collector.resource(proxy_id), observed }
     }
 
     /// Exports until nobody can put anything into the queue any more.
@@ -105,8 +97,7 @@ impl Exporter {
 
     /// Sends spans. Says how many the collector did not want.
     async fn export(&mut self, spans: Vec<Span>) -> Result<u64, tonic::Status> {
-        let scope = InstrumentationScope { name: "trimtab".to_owned(), ..InstrumentationScope::default() };
-        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];
+        let scope_spans = vec![ScopeSpans { scope: Some(scope()), spans, ..ScopeSpans::default() }];
         let resource_spans =
             ResourceSpans { resource: Some(self.resource.clone()), scope_spans, ..ResourceSpans::default() };
         let request = ExportTraceServiceRequest { resource_spans: vec![resource_spans] };
@@ -205,20 +196,4 @@ fn span(record: &Record, trace: &Trace, (began, ended): (Duration, Duration), at
         attributes,
         ..Span::default()
     }
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
-}
-
-fn number(key: &str, value: i64) -> KeyValue {
-    attribute(key, Value::IntValue(value))
-}
-
-fn real(key: &str, value: f64) -> KeyValue {
-    attribute(key, Value::DoubleValue(value))
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use trimtab_proxy::{
     ProxyError, ProxyOptions, ProxyStatus,
     api::v1,
-    observe::{log::LogOptions, trace::otlp::TraceOptions},
+    observe::{log::LogOptions, red::otlp::MetricsOptions, trace::otlp::TraceOptions},
 };
 
 use super::{
@@ -31,6 +31,7 @@ pub struct Setup {
     pub fast_path: bool,
     pub access_log: Option<LogOptions>,
     pub trace: Option<TraceOptions>,
+    pub metrics: Option<MetricsOptions>,
 }
 
 /// `TRIMTAB_FAST_PATH=off` runs all tests over hyper alone.
@@ -88,6 +89,7 @@ impl Setup {
             fast_path: fast_path(),
             access_log: None,
             trace: None,
+            metrics: None,
         }
     }
 
@@ -133,10 +135,10 @@ impl Setup {
         controller.set_listener(&self.listener);
         controller.set_route(&self.route);
         let (workers, drain_timeout, admin, fast_path) = (self.workers, self.drain_timeout, self.admin, self.fast_path);
-        let (access_log, trace) = (self.access_log.clone(), self.trace.clone());
+        let (access_log, trace, metrics) = (self.access_log.clone(), self.trace.clone(), self.metrics.clone());
         let mut proxy = Proxy::start_with(controller, |options| {
             (options.workers, options.drain_timeout, options.fast_path) = (workers, drain_timeout, fast_path);
-            (options.access_log, options.trace) = (access_log, trace);
+            (options.access_log, options.trace, options.metrics) = (access_log, trace, metrics);
             options.admin = admin.then(|| "127.0.0.1:0".parse().unwrap());
         });
         proxy.ready().await;
