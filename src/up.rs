@@ -65,8 +65,8 @@ pub struct ControlSettings {
     pub seed: Option<u64>,
     /// File of the audit log, `-` for standard output; `None`: there is none.
     pub audit_log: Option<PathBuf>,
-    /// Folder or URL of the recordings; `None`: nothing is recorded.
-    pub recordings: Option<String>,
+    /// Where the recordings go, and how; `None`: nothing is recorded.
+    pub recordings: Option<RecordingOptions>,
     /// What this controller is called: in the lease, in Events.
     pub id: String,
     /// The lease that says who leads of several controllers in a cluster; `None`: this one, there is no other.
@@ -337,7 +337,7 @@ impl ControlPlane {
         options.exploration_std = settings.exploration_std;
         options.models = settings.models.map(|models| ModelsOptions { audit, ..models });
         options.seed = settings.seed;
-        options.recording = settings.recordings.map(RecordingOptions::new);
+        options.recording = settings.recordings;
         let controller = Controller::start(options).await?;
         if let Some(Cluster { client, currents }) = running.cluster {
             let sources = status::Sources { config, currents, leadership };

@@ -62,6 +62,7 @@ pub fn observe<'n>(inputs: &Inputs<'_>, numbers: impl Fn(EndpointKey) -> Option<
             // Proxies do not tell their zone yet.
             zone_match: None,
             slots: inputs.slots.slots(endpoint.key.0),
+            slots_deviation: inputs.slots.deviation(endpoint.key.0),
             reported,
             scraped: numbers(endpoint.key)
                 .map(|numbers| scraped(numbers, now.instant, stale_after))

@@ -4,7 +4,7 @@ use serde::Serialize;
 use trimtab_controller::view::Reason;
 
 /// Every reason, in the order in which the stream's bit masks number them.
-pub const ALL: [Reason; 15] = [
+pub const ALL: [Reason; 16] = [
     Reason::ModeOff,
     Reason::ModeShadow,
     Reason::ShareFloor,
@@ -20,6 +20,7 @@ pub const ALL: [Reason; 15] = [
     Reason::Switchback,
     Reason::RolledBack,
     Reason::Pinned,
+    Reason::StaleFacts,
 ];
 
 /// How much a person should care.
@@ -71,6 +72,7 @@ pub fn bit(reason: Reason) -> u16 {
         Reason::Switchback => 12,
         Reason::RolledBack => 13,
         Reason::Pinned => 14,
+        Reason::StaleFacts => 15,
     }
 }
 
@@ -119,6 +121,10 @@ fn meaning(reason: Reason) -> (Weight, &'static str) {
             "The version that was in force was rolled back, so the fallback is in force until another is confirmed.",
         ),
         Reason::Pinned => (Information, "A person has pinned the fallback; it stays in force until it is unpinned."),
+        Reason::StaleFacts => (
+            Notice,
+            "What the policy knows of the service is out of date: slots that were learned live count in its place. Refine it again.",
+        ),
     }
 }
 

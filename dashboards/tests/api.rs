@@ -146,7 +146,7 @@ async fn every_reason_is_explained() {
     let (server, _) = told(1).await;
     let reasons = server.get("/api/v1/reasons").await.json();
     let names: Vec<_> = reasons.as_array().unwrap().iter().map(|reason| reason["name"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), 15);
+    assert_eq!(names.len(), 16);
     assert!(names.contains(&"WorseThanFallback"));
     assert!(reasons.as_array().unwrap().iter().all(|reason| reason["meaning"].as_str().unwrap().len() > 40));
 }

@@ -29,6 +29,7 @@ fn observation(count: usize, tick: u64, rng: &mut StdRng) -> Observation {
             restarts: Some(0),
             zone_match: Some(index.is_multiple_of(2)),
             slots: None,
+            slots_deviation: None,
             scraped: Scraped {
                 in_flight: told(4.0),
                 busy: told(3.0),

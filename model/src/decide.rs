@@ -1,7 +1,5 @@
 //! One tick for one backend: observation to decision. Pure: same inputs and seed, same bits out.
 
-use std::borrow::Cow;
-
 use rand::Rng;
 
 use crate::decision::{Decision, Mode, RuleParameters};
@@ -9,9 +7,10 @@ use crate::features::Features;
 use crate::guard::{self, Case, GuardConfig, InForce};
 use crate::memory::Memory;
 use crate::numbers::{interval_s, median, sane, softmax};
-use crate::observation::{EndpointObservation, Measured, Observation};
+use crate::observation::Observation;
 use crate::policy::{Policy, Proposal, Strangeness};
 use crate::prior::Prior;
+use crate::service::{Completed, complete};
 
 /// A residual below this changes nothing that could be told apart: 2 % of a weight.
 const MATERIAL: f64 = 0.02;
@@ -27,7 +26,9 @@ pub fn decide(
     mode: Mode,
     rng: &mut impl Rng,
 ) -> (Decision, Memory) {
-    let observation = &*completed(observation, policy, mode);
+    let facts = policy.service().filter(|_| mode == Mode::Active);
+    let Completed { observation, stale } = complete(observation, facts);
+    let observation = &*observation;
     let mut endpoints = previous.fold(observation);
     let prior = Prior::new(&endpoints);
     let proposal = (mode != Mode::Off).then(|| {
@@ -55,7 +56,8 @@ pub fn decide(
         unfamiliar_backend,
         mode,
     };
-    let verdict = guard::rule(&case, guard, &mut watch);
+    let mut verdict = guard::rule(&case, guard, &mut watch);
+    verdict.actions.extend(stale.map(guard::stale_facts));
 
     let base = base_rule(observation, &prior);
     let proposal = proposal.and_then(Result::ok).filter(Proposal::is_finite);
@@ -95,22 +97,6 @@ pub fn decide(
     };
     let memory = previous.remember(observation, endpoints, &decision.applied, watch);
     (decision, memory)
-}
-
-/// The observation with what its pods do not tell filled in: from the facts that a policy in force knows of the service, then from what was
-/// learned live.
-fn completed<'a>(observation: &'a Observation, policy: &Policy, mode: Mode) -> Cow<'a, Observation> {
-    let facts = policy.service().filter(|_| mode == Mode::Active);
-    let mut completed = facts.map_or(Cow::Borrowed(observation), |service| service.complete(observation));
-    let learned = |e: &EndpointObservation| e.slots.filter(|slots| e.scraped.worker_limit.is_none() && *slots >= 1.0);
-    if completed.endpoints.iter().any(|endpoint| learned(endpoint).is_some()) {
-        for endpoint in &mut completed.to_mut().endpoints {
-            if let Some(value) = learned(endpoint) {
-                endpoint.scraped.worker_limit = Some(Measured { value, age_s: 0.0 });
-            }
-        }
-    }
-    completed
 }
 
 /// Whether most endpoints tell how many requests they serve at once: then the rule knows how long a request takes.

@@ -128,6 +128,8 @@ pub enum Reason {
     RolledBack,
     /// A person has pinned the fallback.
     Pinned,
+    /// What the policy knows of the service contradicts what was learned of it live, which counts instead.
+    StaleFacts,
 }
 
 /// One thing that the guard did.

@@ -30,6 +30,7 @@ use crate::numbers::{STALE_S, normalise, softmax};
 use crate::observation::{EndpointObservation, Observation};
 use crate::policy::{Proposal, Strangeness};
 use crate::prior::Prior;
+use crate::service::Stale;
 
 /// What the guard rules on.
 pub(crate) struct Case<'a> {
@@ -53,6 +54,15 @@ pub(crate) struct Verdict {
     /// Whether the policy's rule parameters hold.
     pub policy_applies: bool,
     pub actions: Vec<GuardAction>,
+}
+
+/// What there is to say where facts of the policy about the service are not believed. Nothing is taken from the policy by it but those facts.
+pub(crate) fn stale_facts(stale: Stale) -> GuardAction {
+    let Stale { contradicted, sure } = stale;
+    let detail = format!(
+        "the policy's facts are out of date: of {sure} endpoints whose slots are surely known, {contradicted} have others; learned slots count"
+    );
+    GuardAction { reason: Reason::StaleFacts, endpoint: None, detail }
 }
 
 /// Rules on a case. `watch` is what the guard itself remembers.

@@ -53,6 +53,8 @@ pub struct EndpointObservation {
     pub zone_match: Option<bool>,
     /// Requests that it serves at once, as [learned](crate::slots) from how long they took; `None` where that has not been told apart.
     pub slots: Option<f64>,
+    /// How sure that is: the standard deviation of its logarithm. `None` where it is only what is usual among the others.
+    pub slots_deviation: Option<f64>,
     /// What the proxies saw, summed over all of them; `None` if none reported since the previous tick.
     pub reported: Option<Reported>,
     /// What the pod says of itself.

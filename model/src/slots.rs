@@ -105,6 +105,8 @@ struct Endpoint {
     cells: Vec<Cell>,
     /// What was told, if anything.
     told: Option<u32>,
+    /// Standard deviation of the logarithm of what may be so.
+    deviation: f64,
 }
 
 /// Logarithms of latency over cost: how many, their sum, their sum of squares.
@@ -186,6 +188,12 @@ impl SlotMemory {
         Some(f64::from(self.endpoints.get(&endpoint).and_then(|endpoint| endpoint.told).unwrap_or_else(usual)))
     }
 
+    /// How sure that is of this endpoint itself: the standard deviation of the logarithm of its slots. `None` where it is only what is usual.
+    pub fn deviation(&self, endpoint: u64) -> Option<f64> {
+        let known = self.endpoints.get(&endpoint).filter(|endpoint| endpoint.told.is_some())?;
+        self.tells.then_some(known.deviation)
+    }
+
     /// Goes on with a round.
     fn evaluate(&mut self, mut round: Round) {
         let narrow = if self.tells { FORGOTTEN } else { KNOWN };
@@ -205,6 +213,7 @@ impl SlotMemory {
             round.usual.iter_mut().zip(&posterior.probabilities).for_each(|(sum, p)| *sum += p);
             let (mean, deviation) = log_moments(&posterior.probabilities);
             round.known += usize::from(deviation < narrow);
+            endpoint.deviation = deviation;
             let moved = |told: u32| (f64::from(told).ln() - mean).abs() > MOVED;
             if endpoint.told.is_none_or(moved) {
                 endpoint.told = Some(mean.exp().round().max(1.0) as u32);
@@ -255,7 +264,7 @@ struct Posterior {
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { cells: vec![Cell::default(); CELLS], told: None }
+        Self { cells: vec![Cell::default(); CELLS], told: None, deviation: f64::INFINITY }
     }
 }
 

@@ -19,6 +19,7 @@ fn pod(key: u64, speed: f64) -> EndpointObservation {
         restarts: None,
         zone_match: None,
         slots: None,
+        slots_deviation: None,
         reported: Some(Reported {
             interval_s: 0.5,
             successes: 100,

@@ -11,6 +11,7 @@ use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_controller::gateway::{exposure, ingress::IngressPorts};
 use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
+use trimtab_controller::recording::RecordingOptions;
 use trimtab_controller::provider::{
     Source,
     flags::Flags,
@@ -221,6 +222,9 @@ pub struct ControlArgs {
     /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix
     #[arg(long, env = "TRIMTAB_RECORDINGS", value_name = "URL", help_heading = "Control")]
     pub recordings: Option<String>,
+    /// How long a file of the recording is written before it is closed and can be read: at most so much is lost if this process is killed
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = file_age, help_heading = "Control")]
+    pub recordings_file_age: Duration,
     /// Write who changed what the proxies do to this file, or to standard output if it is `-`: a JSON object a line, for each changed object of
     /// the configuration, each event of the model store, and each change of who leads
     #[arg(long, env = "TRIMTAB_AUDIT_LOG", value_name = "FILE|-", help_heading = "Control")]
@@ -310,7 +314,10 @@ impl ControlArgs {
             }),
             audit_log: self.audit_log.clone(),
             seed: self.seed,
-            recordings: self.recordings(),
+            recordings: self.recordings().map(|url| RecordingOptions {
+                file_age_max: self.recordings_file_age,
+                ..RecordingOptions::new(url)
+            }),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
             tls: ControllerTls::Off,
@@ -359,6 +366,10 @@ fn at_least(text: &str, ms_min: u32) -> Result<ObjectDuration, String> {
 /// Fewer than 50 ms would be more ticks than there is news.
 fn tick(text: &str) -> Result<Duration, String> {
     at_least(text, 50).map(ObjectDuration::get)
+}
+
+fn file_age(text: &str) -> Result<Duration, String> {
+    at_least(text, 1_000).map(ObjectDuration::get)
 }
 
 fn scrape_interval(text: &str) -> Result<ObjectDuration, String> {

@@ -138,6 +138,8 @@ rows! {
         pub rule_work_share: Option<f32>,
         /// Requests that it serves at once, as learned from how long they took.
         pub slots_learned: Option<f64>,
+        /// How sure that is: the standard deviation of its logarithm; null where it is only what is usual among the others.
+        pub slots_deviation: Option<f64>,
     }
 }
 
@@ -236,6 +238,7 @@ impl TickRow {
             rule_weight_exponent: Some(rule.weight_exponent),
             rule_work_share: Some(rule.work_share),
             slots_learned: endpoint.slots,
+            slots_deviation: endpoint.slots_deviation,
         }
     }
 }

@@ -7,15 +7,31 @@
 
 use rand::Rng;
 
+/// Ticks on end in which the visitor decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visit {
+    /// The first of them, from the beginning of the half.
+    pub from: u32,
+    /// How many.
+    pub ticks: u32,
+    /// Whether the host takes over again in the middle of the last one.
+    pub brief: bool,
+}
+
+/// From the beginning of the half.
+const fn ticks(ticks: u32) -> Visit {
+    Visit { from: 0, ticks, brief: false }
+}
+
+const HALF_A_TICK: Visit = Visit { from: 0, ticks: 1, brief: true };
+
 /// A way to take turns, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turns {
     /// Length of a half.
     pub half: u32,
-    /// How long the visitor decides, from the beginning of its half.
-    pub visit: u32,
-    /// Whether the host takes over again in the middle of the visit's last tick.
-    pub brief: bool,
+    /// When the visitor decides, in its half: one after the other.
+    pub visits: &'static [Visit],
     /// Ticks at the beginning of a half that are not compared: what was in flight at the switch belongs to nobody.
     pub wash_out: u32,
     /// Ticks after a visit that are compared with it: answers to what it routed come then.
@@ -27,35 +43,54 @@ impl Turns {
     pub const RUNG_BLOCKS: u64 = 6;
     /// The first looks at a candidate: half a tick, and never two of them within a minute, so that even one that harms every request, and is not
     /// found out, harms less than one in a hundred, queues that it leaves behind included.
-    pub const PEEK: Self = Self { half: 120, visit: 1, brief: true, wash_out: 0, tail: 3 };
+    pub const PEEK: Self = Self { half: 120, visits: &[HALF_A_TICK], wash_out: 0, tail: 3 };
+    /// The very first look, where the service is steady: after half a tick a whole one and then two on end follow within five seconds, each only if
+    /// nothing was seen of the one before. What harms only when it goes on for longer shows itself then, and not minutes later. As many ticks as
+    /// three looks of the other kind and a half: if each harmed every request unseen, three in a hundred of the minute's, once.
+    pub const FIRST: Self = Self {
+        half: 120,
+        visits: &[HALF_A_TICK, Visit { from: 3, ticks: 1, brief: false }, Visit { from: 6, ticks: 2, brief: false }],
+        wash_out: 0,
+        tail: 3,
+    };
     /// The ladder at 5 % of the time: the same share in longer and longer visits, so that what harms at once does so for one tick.
     pub const FIVE: [Self; 3] = [
-        Self { half: 10, visit: 1, brief: false, wash_out: 0, tail: 3 },
-        Self { half: 20, visit: 2, brief: false, wash_out: 0, tail: 3 },
-        Self { half: 40, visit: 4, brief: false, wash_out: 1, tail: 3 },
+        Self { half: 10, visits: &[ticks(1)], wash_out: 0, tail: 3 },
+        Self { half: 20, visits: &[ticks(2)], wash_out: 0, tail: 3 },
+        Self { half: 40, visits: &[ticks(4)], wash_out: 1, tail: 3 },
     ];
     /// A quarter of the time.
-    pub const TWENTY_FIVE: Self = Self { half: 8, visit: 4, brief: false, wash_out: 1, tail: 1 };
+    pub const TWENTY_FIVE: Self = Self { half: 8, visits: &[ticks(4)], wash_out: 1, tail: 1 };
     /// Half of the time.
-    pub const HALF: Self = Self { half: 8, visit: 8, brief: false, wash_out: 2, tail: 0 };
+    pub const HALF: Self = Self { half: 8, visits: &[ticks(8)], wash_out: 2, tail: 0 };
     /// Who is in force is compared with the fallback in 2.5 % of the time.
-    pub const HOLD_BACK: Self = Self { half: 40, visit: 2, brief: false, wash_out: 0, tail: 3 };
+    pub const HOLD_BACK: Self = Self { half: 40, visits: &[ticks(2)], wash_out: 0, tail: 3 };
     /// The same when something has happened that must be told apart from what is in force, at once.
-    pub const INQUIRY: Self = Self { half: 4, visit: 4, brief: false, wash_out: 1, tail: 0 };
+    pub const INQUIRY: Self = Self { half: 4, visits: &[ticks(4)], wash_out: 1, tail: 0 };
 
     /// Which ticks of a half are compared.
     fn compared(&self) -> std::ops::Range<u32> {
-        self.wash_out..(self.visit + self.tail).min(self.half)
+        let end = self.visits.iter().map(|visit| visit.from + visit.ticks).max().unwrap_or(0);
+        self.wash_out..(end + self.tail).min(self.half)
+    }
+
+    /// Whether these are first looks.
+    pub fn are_looks(&self) -> bool {
+        self.visits.iter().any(|visit| visit.brief)
+    }
+
+    fn visited(&self) -> f64 {
+        self.visits.iter().map(|visit| f64::from(visit.ticks) - if visit.brief { 0.5 } else { 0.0 }).sum()
     }
 
     /// How many ticks are compared for each tick of a visit: what happens in it is thinned out by so much.
     pub fn dilution(&self) -> f64 {
-        f64::from(self.compared().len() as u32) / (f64::from(self.visit) - if self.brief { 0.5 } else { 0.0 })
+        f64::from(self.compared().len() as u32) / self.visited()
     }
 
     /// Share of the time that is the visitor's.
     pub fn share(&self) -> f64 {
-        f64::from(self.visit) / f64::from(2 * self.half)
+        f64::from(self.visits.iter().map(|visit| visit.ticks).sum::<u32>()) / f64::from(2 * self.half)
     }
 }
 
@@ -73,6 +108,10 @@ pub struct Block {
 pub struct Turn {
     /// Whether the visitor decides.
     pub visitor: bool,
+    /// Whether only for the first half of the tick.
+    pub brief: bool,
+    /// Whether it has decided before in this half and begins anew.
+    pub again: bool,
     /// Whose half the outcome of this tick is compared for; `None`: for none.
     pub compared: Option<Side>,
 }
@@ -94,11 +133,14 @@ impl Block {
 
     /// The present tick.
     pub fn turn(&self) -> Turn {
-        let Turns { half, visit, .. } = self.turns;
+        let Turns { half, visits, .. } = self.turns;
         let (in_second, at) = (self.tick >= half, self.tick % half);
         let own_half = in_second == self.second;
+        let visit = visits.iter().find(|visit| own_half && (visit.from..visit.from + visit.ticks).contains(&at));
         Turn {
-            visitor: own_half && at < visit,
+            visitor: visit.is_some(),
+            brief: visit.is_some_and(|visit| visit.brief && at + 1 == visit.from + visit.ticks),
+            again: visit.is_some_and(|visit| visit.from > 0 && visit.from == at),
             compared: self.turns.compared().contains(&at).then_some(if own_half { Side::Visitor } else { Side::Host }),
         }
     }
@@ -129,7 +171,7 @@ mod tests {
     #[test]
     fn a_visitor_gets_its_share_and_both_sides_the_same_ticks() {
         let mut rng = StdRng::seed_from_u64(1);
-        let every = [Turns::PEEK, Turns::TWENTY_FIVE, Turns::HALF, Turns::HOLD_BACK, Turns::INQUIRY];
+        let every = [Turns::PEEK, Turns::FIRST, Turns::TWENTY_FIVE, Turns::HALF, Turns::HOLD_BACK, Turns::INQUIRY];
         for turns in Turns::FIVE.into_iter().chain(every) {
             let (mut visits, mut sides, mut seconds) = (0, [0, 0], 0);
             for _ in 0..100 {

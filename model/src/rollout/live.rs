@@ -15,6 +15,7 @@ use crate::guard::GuardConfig;
 use crate::memory::Memory;
 use crate::observation::Observation;
 use crate::policy::{Policy, Strangeness};
+use crate::service::complete;
 
 /// The policies that may decide.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +113,7 @@ fn fitness(
     guard: &GuardConfig,
     rng: &mut impl Rng,
 ) -> Fitness {
+    let observation = &*complete(observation, policy.service()).observation;
     let proposal = match policy.propose(&Features::of(observation, memory), rng) {
         Ok(proposal) if proposal.is_finite() => proposal,
         _ => return Fitness::Fault,

@@ -32,6 +32,8 @@ const LATE_MARGIN: f64 = 0.10;
 const LATENCY_FACTOR: f64 = 2.5;
 /// Answers that a 99th percentile needs at least.
 const LATENCY_ANSWERS: f64 = 50.0;
+/// Share of a tick's requests without a good answer up to which it counts as steady.
+const STEADY_LOST: f64 = 0.05;
 /// The most requests inside that are remembered, times this, and so many more.
 const PILE_UP: (f64, f64) = (2.0, 8.0);
 
@@ -103,6 +105,17 @@ impl Rails {
             2 * better <= self.ticks.len()
         };
         below(|interval| interval.in_flight) && below(Interval::lost)
+    }
+
+    /// Whether a tick is no worse than the worst of what is remembered.
+    pub fn usual(&self, tick: &Interval) -> bool {
+        let worst = |of: fn(&Interval) -> f64| self.ticks.iter().map(of).fold(0.0, f64::max);
+        tick.in_flight <= worst(|interval| interval.in_flight) && tick.lost() <= worst(Interval::lost)
+    }
+
+    /// Whether so little has happened lately that a few ticks tell a visitor's doing from it.
+    pub fn steady(&self) -> bool {
+        self.ready() && self.ticks.iter().all(|tick| tick.lost() <= STEADY_LOST)
     }
 
     /// Forgets everything: somebody else is in force.

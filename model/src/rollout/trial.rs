@@ -82,6 +82,8 @@ pub struct Rollout {
     /// Whether that was a visit.
     visiting: bool,
     block: Option<Block>,
+    /// Whether a visit that is due is left out, as the service is not as usual after the one before.
+    cut_short: bool,
     /// Ticks that the next half has been waiting for the service to be calm; 0: it is not waiting.
     holding: u32,
     /// What came of the interval that ended last.
@@ -146,6 +148,7 @@ impl Rollout {
             arm: Arm::Incumbent,
             visiting: false,
             block: None,
+            cut_short: false,
             holding: 0,
             latest: Interval::default(),
             sides: Default::default(),
@@ -294,7 +297,7 @@ impl Rollout {
         }
         self.arm = self.next_arm(applies, now_ms, rng);
         self.visiting = self.is_visit();
-        let brief = self.visiting && self.block.is_some_and(|block| block.turns().brief);
+        let brief = self.visiting && self.block.is_some_and(|block| block.turn().brief);
         Step { arm: self.arm, visit: self.visiting, brief, ask: self.asking() }
     }
 
@@ -572,6 +575,7 @@ impl Rollout {
                     let rung = ((self.blocks - peeked) / Turns::RUNG_BLOCKS) as usize;
                     Turns::FIVE[rung.min(Turns::FIVE.len() - 1)]
                 }
+                None if self.blocks == 0 && self.rails.steady() => Turns::FIRST,
                 None => Turns::PEEK,
             },
             (Some(Stage::TwentyFive), _) => Turns::TWENTY_FIVE,
@@ -582,12 +586,14 @@ impl Rollout {
         // A new block begins where there is none; the first one of a candidate is as short as can be.
         let block = *self.block.get_or_insert_with(|| Block::new(turns, rng));
         // A first look in the middle of trouble would show nothing and make it worse. Both halves wait, so that they are compared fairly.
-        let wait = block.turns().brief && block.begins_half() && !self.rails.calm(&self.latest);
+        let wait = block.turns().are_looks() && block.begins_half() && !self.rails.calm(&self.latest);
         self.holding = if wait && self.holding < HOLD_TICKS { self.holding + 1 } else { 0 };
         if self.holding > 0 {
             return usual;
         }
-        if !block.turn().visitor {
+        let turn = block.turn();
+        self.cut_short = turn.visitor && (self.cut_short || (turn.again && !self.rails.usual(&self.latest)));
+        if !turn.visitor || self.cut_short {
             return usual;
         }
         if trying {

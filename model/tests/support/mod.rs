@@ -94,6 +94,7 @@ impl Pod {
             restarts: None,
             zone_match: None,
             slots: None,
+            slots_deviation: None,
             reported: Some(Reported {
                 interval_s: TICK_S,
                 age_s: 0.05,

@@ -74,6 +74,7 @@ fn endpoint() -> impl Strategy<Value = EndpointObservation> {
             restarts,
             // As wild as a number of seconds.
             slots: ready_age_s,
+            slots_deviation: ready_age_s,
             zone_match,
             reported,
             scraped,

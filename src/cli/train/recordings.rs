@@ -45,6 +45,13 @@ pub struct RefineArgs {
     /// Updates of the search for constants of the rule in the twin; 0 for none
     #[arg(long, value_name = "N", default_value_t = Options::default().generations)]
     pub search: u64,
+    /// Measured seconds of each stretch that candidates are judged on, of the last 40 % of the recording; at least five stretches are needed, and 20 s
+    /// before the first. Shorter ones need a shorter recording, and make the gate less sure
+    #[arg(long, value_name = "S", default_value_t = Options::default().stretch_s, value_parser = clap::value_parser!(u64).range(5..=600))]
+    pub stretch: u64,
+    /// Policy that was made elsewhere, to be judged by the same gate; may be said several times. Each is called by its file's name
+    #[arg(long, value_name = "FILE")]
+    pub candidate: Vec<PathBuf>,
 }
 
 /// The last word of a job.
@@ -91,8 +98,9 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
     let inventory = chosen(args, url, inventory)?;
     let store = args.models.as_deref().map(ModelStore::open).transpose()?;
     let (incumbent, incumbent_is) = incumbent(args, store.as_ref(), &inventory).await?;
-    let options = Options { seed, generations: args.search, ..Options::default() };
-    let fingerprint = fingerprint(&inventory, &incumbent, &options)?;
+    let options = Options { seed, generations: args.search, stretch_s: args.stretch, ..Options::default() };
+    let given = args.candidate.iter().map(|path| given(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let fingerprint = fingerprint(&inventory, &incumbent, &options, &given)?;
     let found = out.join(format!("{fingerprint:08x}.{FOUND}"));
     let job = Job {
         ticks: &recordings.ticks,
@@ -102,6 +110,7 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
         options,
         jobs,
         found: kept(&found),
+        given,
     };
     let refined = job.run(|stage| match stage {
         Stage::Found(checkpoint) => {
@@ -113,7 +122,7 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
     progress.end();
 
     let name = version_name(&refined, fingerprint);
-    let how = format!("trimtab train --from recordings {url} --seed {seed} --search {}", args.search);
+    let how = how(args, url, seed);
     let heading = format!(
         "{} refined from {:.1} hours of recordings, against {incumbent_is}",
         refined.inventory.backend, refined.inventory.hours
@@ -145,7 +154,7 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
             .judged
             .iter()
             .map(|judged| Outcome {
-                name: judged.candidate.name,
+                name: &judged.candidate.name,
                 what: &judged.candidate.what,
                 passed: judged.gate.promotes(),
                 gate: &judged.gate,
@@ -160,6 +169,16 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
         Output::Table => say(&lines(&summary, args.models.as_deref())),
     }
     Ok(())
+}
+
+/// The command that makes this again, without what does not matter for it.
+fn how(args: &RefineArgs, url: &str, seed: u64) -> String {
+    let mut how = format!("trimtab train --from recordings {url} --seed {seed} --search {}", args.search);
+    if args.stretch != Options::default().stretch_s {
+        how.push_str(&format!(" --stretch {}", args.stretch));
+    }
+    args.candidate.iter().for_each(|path| how.push_str(&format!(" --candidate {}", path.display())));
+    how
 }
 
 fn described(url: &str, recordings: &Recordings, inventory: &[Inventory]) -> Vec<String> {
@@ -197,6 +216,18 @@ fn chosen(args: &RefineArgs, url: &str, inventory: Vec<Inventory>) -> anyhow::Re
     }
 }
 
+/// A policy that somebody names, and what it is called.
+fn given(path: &Path) -> anyhow::Result<(String, Checkpoint)> {
+    let checkpoint = checkpoint("--candidate", path)?;
+    let name = path.file_stem().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+    Ok((name, checkpoint))
+}
+
+fn checkpoint(option: &str, path: &Path) -> anyhow::Result<Checkpoint> {
+    let file = || format!("{option} {}", path.display());
+    Checkpoint::from_bytes(&std::fs::read(path).with_context(file)?).with_context(file)
+}
+
 /// The policy that was in force, and what it is called.
 async fn incumbent(
     args: &RefineArgs,
@@ -204,9 +235,7 @@ async fn incumbent(
     inventory: &Inventory,
 ) -> anyhow::Result<(Checkpoint, String)> {
     if let Some(path) = &args.incumbent {
-        let bytes = std::fs::read(path).with_context(|| format!("--incumbent {}", path.display()))?;
-        let checkpoint = Checkpoint::from_bytes(&bytes).with_context(|| format!("--incumbent {}", path.display()))?;
-        return Ok((checkpoint, path.display().to_string()));
+        return Ok((checkpoint("--incumbent", path)?, path.display().to_string()));
     }
     let behaviour = inventory.behaviour().unwrap_or_default();
     let shipped = Checkpoint::from_bytes(SHIPPED)?;
@@ -222,10 +251,18 @@ async fn incumbent(
     Ok((Checkpoint::from_bytes(&files.policy)?, behaviour.to_owned()))
 }
 
-/// What a job depends on, in short: the same recordings, incumbent and options are the same job.
-fn fingerprint(inventory: &Inventory, incumbent: &Checkpoint, options: &Options) -> anyhow::Result<u32> {
+/// What a job depends on, in short: the same recordings, incumbent, options and given candidates are the same job.
+fn fingerprint(
+    inventory: &Inventory,
+    incumbent: &Checkpoint,
+    options: &Options,
+    given: &[(String, Checkpoint)],
+) -> anyhow::Result<u32> {
     let mut bytes = serde_json::to_vec(&(inventory, options))?;
     bytes.extend(incumbent.to_bytes()?);
+    for (_, checkpoint) in given {
+        bytes.extend(checkpoint.to_bytes()?);
+    }
     Ok(crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes) as u32)
 }
 

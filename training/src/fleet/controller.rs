@@ -12,6 +12,7 @@ use trimtab_model::{
     features::Features,
     observation::{EndpointKey as ModelKey, EndpointObservation, Observation, Scraped},
     recording::TickRow,
+    service::complete,
     slots::{Sample as Lesson, SlotMemory},
 };
 use trimtab_proxy::{
@@ -75,6 +76,15 @@ enum Due {
     PassTime,
 }
 
+/// Slots of an endpoint, as they had been learned before a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Known {
+    /// Requests that it serves at once.
+    pub slots: f64,
+    /// How sure that is, see [`EndpointObservation::slots_deviation`].
+    pub deviation: Option<f64>,
+}
+
 /// The simulated controller.
 #[derive(Debug)]
 pub(super) struct Controller {
@@ -100,6 +110,8 @@ pub(super) struct Controller {
     classes: ClassMemory,
     /// Slots, where pods do not tell them.
     learned: Option<SlotMemory>,
+    /// What had been learned of them before the run, by endpoint: it counts until the run has learned as much.
+    known: Vec<Option<Known>>,
     /// Costs, for those that learn slots.
     costs: Option<CostIndex>,
     errors_pushed: Vec<f32>,
@@ -134,6 +146,7 @@ impl Controller {
             errors: (0..endpoints).map(|_| ErrorAverage::fast()).collect(),
             classes: classes::memory(scenario),
             learned: learns_slots(scenario, options).then(SlotMemory::default),
+            known: vec![None; endpoints],
             costs: None,
             errors_pushed: vec![0.0; endpoints],
             slots: vec![0.0; endpoints],
@@ -153,6 +166,22 @@ impl Controller {
     /// The rollout, if there is one.
     pub fn rolling(&self) -> Option<&Rolling> {
         self.rolling.as_ref()
+    }
+
+    /// Has it know these slots from before.
+    pub fn know(&mut self, known: Vec<Option<Known>>) {
+        if self.learned.is_some() {
+            self.known = known;
+            self.known.resize(self.scenario.endpoints.len(), None);
+        }
+    }
+
+    /// Slots of an endpoint, as learned in this run or before it.
+    fn learned(&self, number: usize) -> Option<Known> {
+        let learned = self.learned.as_ref()?;
+        let here = learned.slots(number as u64);
+        let here = here.map(|slots| Known { slots, deviation: learned.deviation(number as u64) });
+        here.or(self.known[number])
     }
 
     /// Keeps every tick from now on.
@@ -371,7 +400,8 @@ impl Controller {
     fn decide(&mut self, now_ns: u64) -> WeightTable {
         let observation = self.observe(now_ns);
         let (weights, adjustments, parameters) = if self.options.control == Control::Decide {
-            let features = self.ticks.as_ref().map(|_| Features::of(&observation, &self.memory));
+            let seen = || complete(&observation, self.policy.service()).observation;
+            let features = self.ticks.as_ref().map(|_| Features::of(&seen(), &self.memory));
             let decision = match &mut self.rolling {
                 Some(rolling) => rolling.decide(&observation, &mut self.memory, &self.guard, &mut self.rng),
                 None => {
@@ -458,7 +488,8 @@ impl Controller {
                     .map(|since_ns| (now_ns - since_ns) as f64 / SECOND as f64),
                 restarts: None,
                 zone_match: None,
-                slots: self.learned.as_ref().and_then(|learned| learned.slots(number as u64)),
+                slots: self.learned(number).map(|known| known.slots),
+                slots_deviation: self.learned(number).and_then(|known| known.deviation),
                 reported: self.loads[number].take(f64::from(self.errors[number].get(now))),
                 scraped: self.scraped(number, now_ns),
             })

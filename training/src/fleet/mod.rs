@@ -25,7 +25,7 @@ use crate::{
         router::{Arrival, Departure},
     },
 };
-pub use controller::Tick;
+pub use controller::{Known, Tick};
 pub(crate) use proxy::BACKEND;
 pub use recorder::Recording;
 pub use rollout::Rollouts;
@@ -160,6 +160,13 @@ impl Fleet {
     #[must_use]
     pub fn keeping_ticks(mut self) -> Self {
         self.controller.keep_ticks();
+        self
+    }
+
+    /// The same with a controller that has been running for a while: these slots, by endpoint, were learned before.
+    #[must_use]
+    pub fn knowing(mut self, slots: Vec<Option<Known>>) -> Self {
+        self.controller.know(slots);
         self
     }
 

@@ -8,7 +8,7 @@
 //! Routing is a continuing task. Where a recording has a hole the episode is *truncated*: what came next is unknown, not worth nothing. Only a
 //! backend without any endpoint that may get requests *terminates*.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use rand::{SeedableRng, rngs::SmallRng};
 use serde::Serialize;
@@ -19,7 +19,7 @@ use trimtab_model::{
     observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped},
     policy::RULE_PARAMETERS,
     recording::TickRow,
-    service::Service,
+    service::{Service, complete},
 };
 
 /// Reasons of the guard after which the policy's residual at an endpoint is not what is in force.
@@ -344,10 +344,7 @@ impl Replay<'_> {
     /// The step of a tick; `None` where its numbers cannot be. The observation counts all the same.
     fn step(&mut self, rows: &[&TickRow]) -> Option<Step> {
         let observation = observation(rows);
-        let observation = match self.service {
-            Some(service) => service.complete(&observation),
-            None => Cow::Borrowed(&observation),
-        };
+        let observation = complete(&observation, self.service).observation;
         if self.last_tick.is_some_and(|last| observation.tick <= last) {
             // A controller that has started anew remembers nothing.
             self.memory = Memory::default();
@@ -473,6 +470,7 @@ fn endpoint(row: &TickRow) -> EndpointObservation {
         restarts: row.restarts,
         zone_match: row.zone_match,
         slots: row.slots_learned,
+        slots_deviation: row.slots_deviation,
         reported,
         scraped: Scraped {
             in_flight: measured(row.in_flight, row.in_flight_age_s),

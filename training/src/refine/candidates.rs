@@ -24,7 +24,7 @@ const NOISE: u64 = 1 << 52;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     /// What it is called in tables and reports.
-    pub name: &'static str,
+    pub name: String,
     /// What is new in it, in words.
     pub what: String,
     /// It.
@@ -37,7 +37,15 @@ impl Candidate {
     /// One whose constants were sought in the twin.
     pub fn tuned(checkpoint: Checkpoint) -> Self {
         let what = "has constants of the rule that were sought in the twin".to_owned();
-        Self { name: "tuned", what, checkpoint, only_facts: false }
+        Self { name: "tuned".to_owned(), what, checkpoint, only_facts: false }
+    }
+
+    /// One that somebody else made, and that is to be judged like those that are made here.
+    pub fn given(name: String, checkpoint: Checkpoint, incumbent: &Checkpoint) -> Self {
+        let without_facts = |checkpoint: &Checkpoint| Manifest { service: None, ..checkpoint.manifest().clone() };
+        let same = without_facts(&checkpoint) == without_facts(incumbent);
+        let only_facts = same && checkpoint.tensors() == incumbent.tensors();
+        Self { name, what: "was made elsewhere, and is judged by these recordings".to_owned(), checkpoint, only_facts }
     }
 }
 
@@ -56,7 +64,7 @@ pub fn facts(incumbent: &Checkpoint, twin: &Twin) -> Result<Option<Candidate>, C
     );
     let manifest = Manifest { service: Some(service), ..incumbent.manifest().clone() };
     let checkpoint = Checkpoint::new(manifest, incumbent.tensors().clone())?;
-    Ok(Some(Candidate { name: "facts", what, checkpoint, only_facts: true }))
+    Ok(Some(Candidate { name: "facts".to_owned(), what, checkpoint, only_facts: true }))
 }
 
 /// How constants are sought.

@@ -91,6 +91,13 @@ impl Gate {
             let of_tail = |vote: &&Vote| vote.measure == Measure::LogP99;
             let abstained = votes.iter().find(of_tail).map(|vote| vote.abstained.clone()).unwrap_or_default();
             refusals.push(Refusal::Support { abstained });
+            // One alone promotes nothing, but it is heard where it is sure of harm.
+            refusals.extend(Measure::ALL.into_iter().filter_map(|measure| {
+                let near = |e: &Estimate| if measure.is_cost() { e.low } else { -e.high };
+                let by = trusted(measure).map(near).fold(f64::NEG_INFINITY, f64::max);
+                let accepted = worse_max(measure);
+                (by > accepted).then_some(Refusal::Worse { measure, by, accepted })
+            }));
             return Self { estimates, votes, foresight, refusals };
         }
         if only_facts && !foresight.is_some_and(|found| found.confirms() && found.waited >= WAITED_MIN) {
@@ -108,11 +115,7 @@ impl Gate {
         }
         let combined = |measure: Measure| interval(measure, &votes, &estimates, only_facts);
         for measure in Measure::ALL {
-            let accepted = match measure {
-                Measure::Errors => ERRORS_WORSE_MAX,
-                Measure::Goodput => GOODPUT_WORSE_MAX,
-                Measure::LogMean | Measure::LogP99 => LATENCY_WORSE_MAX,
-            };
+            let accepted = worse_max(measure);
             let (low, high) = combined(measure);
             let by = if measure.is_cost() { high } else { -low };
             // A median request may wait a little longer for the slowest to wait much less; what may not is the tail.
@@ -138,6 +141,15 @@ impl Gate {
     /// A candidate that cannot even be loaded.
     pub fn broken(why: String) -> Self {
         Self { estimates: Vec::new(), votes: Vec::new(), foresight: None, refusals: vec![Refusal::Broken { why }] }
+    }
+}
+
+/// How much worse something may be.
+fn worse_max(measure: Measure) -> f64 {
+    match measure {
+        Measure::Errors => ERRORS_WORSE_MAX,
+        Measure::Goodput => GOODPUT_WORSE_MAX,
+        Measure::LogMean | Measure::LogP99 => LATENCY_WORSE_MAX,
     }
 }
 
@@ -226,6 +238,13 @@ mod tests {
         let found = refusals(&[opinion("a", BETTER, true), opinion("b", BETTER, false)], false, None);
         assert!(matches!(&found[..], [Refusal::Support { abstained }] if abstained.len() == 1), "{found:?}");
         assert!(matches!(refusals(&[], false, None)[..], [Refusal::Support { .. }]));
+    }
+
+    #[test]
+    fn one_alone_that_is_sure_of_harm_is_heard() {
+        let found = refusals(&[opinion("twin", [0.05, 0.2, 0.0, 0.0], true)], false, None);
+        let tail = |refusal: &Refusal| matches!(refusal, Refusal::Worse { measure: Measure::LogP99, by, .. } if *by > 0.18);
+        assert!(matches!(found[0], Refusal::Support { .. }) && found.iter().any(tail), "{found:?}");
     }
 
     #[test]

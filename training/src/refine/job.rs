@@ -27,8 +27,6 @@ use crate::{
 
 /// Ticks at the beginning that everything is fitted to; the rest is for choosing and judging.
 const FITTED_SHARE: f64 = 0.6;
-/// Measured seconds of a stretch.
-const STRETCH_S: u64 = 30;
 /// Stretches of the held-out part in which candidates are judged.
 const JUDGED_MAX: usize = 24;
 /// Measured seconds of a stretch in which constants are sought.
@@ -47,11 +45,14 @@ pub struct Options {
     pub stretches: usize,
     /// Whether candidates are learned from recorded transitions where there was exploration.
     pub offline: bool,
+    /// Measured seconds of a stretch of the held-out part. Five stretches at least are needed whatever their length: with shorter ones a shorter recording
+    /// will do, each tells less, and intervals become wider.
+    pub stretch_s: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, generations: 8, pairs: 4, stretches: 4, offline: true }
+        Self { seed: 1, generations: 8, pairs: 4, stretches: 4, offline: true, stretch_s: 30 }
     }
 }
 
@@ -131,6 +132,8 @@ pub struct Job<'a> {
     pub jobs: usize,
     /// What the search of the same job found when it ran before; nothing: it searches.
     pub found: Option<Checkpoint>,
+    /// Policies that somebody else made, by name: they are judged as well.
+    pub given: Vec<(String, Checkpoint)>,
 }
 
 impl Job<'_> {
@@ -145,7 +148,7 @@ impl Job<'_> {
         let fitted = (trace.ticks.len() as f64 * FITTED_SHARE) as usize;
         let twin = Twin::calibrate(&trace.part(0..fitted), self.incumbent, seed, self.jobs)?;
         let later = twin.at(trace.part(fitted..trace.ticks.len()));
-        let mut judged_on = later.stretches(STRETCH_S);
+        let mut judged_on = later.stretches(self.options.stretch_s);
         let step = judged_on.len().div_ceil(JUDGED_MAX).max(1);
         judged_on = judged_on.into_iter().step_by(step).collect();
         let fidelity = Fidelity::of(&later, &judged_on, self.incumbent, seed, self.jobs)?;
@@ -175,6 +178,9 @@ impl Job<'_> {
                 Err(error) => tell(Stage::NotLearned(error.to_string())),
             }
         }
+
+        let given = self.given.iter().cloned();
+        candidates.extend(given.map(|(name, checkpoint)| Candidate::given(name, checkpoint, self.incumbent)));
 
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
@@ -223,7 +229,7 @@ impl Job<'_> {
                     100.0 * report.moved,
                     report.transitions
                 );
-                Ok(Candidate { name, what, checkpoint, only_facts: false })
+                Ok(Candidate { name: name.to_owned(), what, checkpoint, only_facts: false })
             })
             .collect()
     }

@@ -102,7 +102,8 @@ pub fn run(
     let runs = parallel::map(jobs, stretches.len() * here.len(), |index| {
         let (stretch, policy) = (index / here.len(), index % here.len());
         let scenario = twin.scenario(&stretches[stretch], seed + stretch as u64);
-        simulate(&scenario, &mut Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, here[policy].clone()))
+        let fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, here[policy].clone());
+        simulate(&scenario, &mut fleet.knowing(twin.learned(&stretches[stretch])))
     });
     let mut by_policy: Vec<Vec<Summary>> = vec![Vec::with_capacity(stretches.len()); here.len()];
     for (index, run) in runs.into_iter().enumerate() {

@@ -68,7 +68,8 @@ impl Fidelity {
         let policy = twin.policy(behaviour)?;
         let pairs = parallel::map(jobs, stretches.len(), |number| {
             let scenario = twin.scenario(&stretches[number], seed + number as u64);
-            let mut fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, policy.clone()).recording(1.0);
+            let fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, policy.clone());
+            let mut fleet = fleet.knowing(twin.learned(&stretches[number])).recording(1.0);
             simulate(&scenario, &mut fleet)?;
             let rows = fleet.into_recording().requests;
             let from_ms = (scenario.measured_ns.start / MILLISECOND) as i64;

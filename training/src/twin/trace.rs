@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use trimtab_model::recording::{RequestRow, TickRow};
 
 use super::TwinError;
+use crate::fleet::Known;
 
 /// A tick later than this many usual intervals after the one before begins another segment.
 const GAP_INTERVALS: f64 = 3.0;
@@ -65,6 +66,8 @@ pub struct Seen {
     pub scraped: bool,
     /// See `scraped`.
     pub slots_told: Option<f64>,
+    /// How many the controller had learned that it serves at once, and how sure that was.
+    pub slots_learned: Option<Known>,
 }
 
 impl Seen {
@@ -224,6 +227,7 @@ fn seen(row: &TickRow) -> Seen {
         in_flight: row.reported_in_flight_mean.filter(|mean| mean.is_finite() && *mean >= 0.0),
         scraped: row.in_flight.is_some() || row.completed_rps.is_some(),
         slots_told: told(row.worker_limit),
+        slots_learned: told(row.slots_learned).map(|slots| Known { slots, deviation: row.slots_deviation }),
     }
 }
 

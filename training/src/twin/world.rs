@@ -12,7 +12,7 @@ use super::{
     median,
 };
 use crate::{
-    fleet::BACKEND,
+    fleet::{BACKEND, Known},
     learn::LearnError,
     scenario::{Change, Event, Scenario, Telemetry},
     simulator::{
@@ -158,6 +158,13 @@ impl Twin {
         let mut intervals: Vec<f64> =
             self.trace.ticks.iter().map(|tick| tick.interval_s).filter(|s| *s > 0.0).collect();
         median(&mut intervals).unwrap_or(0.5)
+    }
+
+    /// What the controller had learned of slots when these ticks began: one that runs a stretch again would need minutes to learn it anew, in which the
+    /// policy would look worse than it is.
+    pub fn learned(&self, stretch: &std::ops::Range<usize>) -> Vec<Option<Known>> {
+        let Some(first) = self.trace.ticks.get(stretch.start) else { return Vec::new() };
+        first.endpoints.iter().map(|seen| seen.and_then(|seen| seen.slots_learned)).collect()
     }
 
     /// What happened in these ticks as a scenario, with other requests for each seed.
