@@ -26,6 +26,9 @@ use trimtab_training::{
 
 const BACKEND: &str = "simulation/backend:80";
 
+/// Bytes, or why there are none.
+type File = Result<Vec<u8>, String>;
+
 /// Where a model was stopped.
 struct Stopped {
     model: String,
@@ -62,7 +65,7 @@ fn refused_as_files() -> Vec<Stopped> {
     nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
     let mut flipped = good.clone();
     flipped[9] ^= 0x55;
-    let files: [(&str, Result<Vec<u8>, String>, &str); 7] = [
+    let files: [(&str, File, &str); 7] = [
         ("NaN among its weights", Ok(nan), "must be finite"),
         ("cut off half-way", Ok(good[..good.len() / 2].to_vec()), "not a whole safetensors file"),
         ("a byte of its header changed", Ok(flipped), "checkpoint"),
