@@ -3,8 +3,8 @@
 //!
 //! What a pod tells always comes first. Then come the facts, which are there from the first second and rest on more requests than a controller has
 //! seen since it started; but templates change, and a fact does not notice. So once what was [learned live](crate::slots) is sure and contradicts the
-//! facts of most endpoints, it counts in their place. Of most, and clearly: with right facts, live learning is surely off by a factor of two at single
-//! pods in a third of the worlds that refinement is measured in, where requests wait in ways that it does not know.
+//! facts of most endpoints, it counts in their place. Of most, and clearly: with right facts, live learning is surely off by a factor of two or more
+//! at single pods in 9 of the 32 worlds that refinement is measured in, where requests wait in ways that it does not know.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

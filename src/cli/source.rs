@@ -11,12 +11,12 @@ use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_controller::gateway::{exposure, ingress::IngressPorts};
 use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::policy::{AdaptiveMode, Algorithm, Metrics, Terms};
-use trimtab_controller::recording::RecordingOptions;
 use trimtab_controller::provider::{
     Source,
     flags::Flags,
     kubernetes::{KubernetesOptions, ProxyAddresses},
 };
+use trimtab_controller::recording::RecordingOptions;
 use trimtab_model::rollout::RolloutSettings;
 
 /// What to route to: a few flags, a backends file, or Gateway API objects in YAML.
@@ -314,10 +314,9 @@ impl ControlArgs {
             }),
             audit_log: self.audit_log.clone(),
             seed: self.seed,
-            recordings: self.recordings().map(|url| RecordingOptions {
-                file_age_max: self.recordings_file_age,
-                ..RecordingOptions::new(url)
-            }),
+            recordings: self
+                .recordings()
+                .map(|url| RecordingOptions { file_age_max: self.recordings_file_age, ..RecordingOptions::new(url) }),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
             tls: ControllerTls::Off,

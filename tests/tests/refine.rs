@@ -1,6 +1,5 @@
 //! `trimtab train --from recordings` from outside: a folder of Parquet files goes in, a version in the model store comes out, and mistakes are named.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,12 +7,11 @@ use std::process::{Command, Output};
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 use trimtab_model::Policy;
-use trimtab_model::checkpoint::{Checkpoint, Manifest};
+use trimtab_model::checkpoint::SHIPPED;
 use trimtab_model::recording::{Row, schema, to_batch};
-use trimtab_model::service::{Service, Slots};
 use trimtab_tests::tools::own_binary;
 use trimtab_training::fleet::{Fleet, FleetOptions, Recording};
-use trimtab_training::scenario::{Family, Setting, seeds};
+use trimtab_training::scenario::world;
 use trimtab_training::simulator::simulate;
 
 const BACKEND: &str = "simulation/backend:80";
@@ -36,25 +34,14 @@ fn summary(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout).expect("standard output is one JSON line")
 }
 
-/// Ten minutes of a service whose requests cost more on some pods than on others, and whose pods do not tell how many they serve at once.
-fn recording() -> Recording {
-    let setting = Setting { seconds: Some(600), load: Some(0.8), ..Setting::new(seeds::VALIDATION.start + 2, 2, 8) };
-    let mut scenario = Family::Affinity.scenario(&setting);
-    scenario.telemetry.slots_told = false;
+/// A service whose pods do not tell how many requests they serve at once, and where live learning does not find it out either: many slots that are seldom
+/// full.
+fn recording(seconds: u64) -> Recording {
+    let scenario = world(18, seconds);
     let shipped = Policy::shipped().expect("the shipped policy loads");
-    let mut fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, shipped).recording(0.2);
+    let mut fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, shipped).recording(0.0245);
     simulate(&scenario, &mut fleet).expect("it runs");
     fleet.into_recording()
-}
-
-/// A policy that was refined when pods served 16 requests at once: what it knows is no longer so.
-fn of_another_template() -> Vec<u8> {
-    let slots = Slots { usual: 16.0, endpoints: BTreeMap::new() };
-    let zero = Checkpoint::zero(0);
-    let service = Some(Service { backend: BACKEND.to_owned(), slots });
-    let manifest = Manifest { service, ..zero.manifest().clone() };
-    let checkpoint = Checkpoint::new(manifest, zero.tensors().clone()).expect("it holds");
-    checkpoint.to_bytes().expect("it is written")
 }
 
 fn write<R: Row>(folder: &Path, name: &str, rows: &[R]) {
@@ -74,7 +61,7 @@ fn a_recording_becomes_a_version_that_is_proposed_once_and_broken_files_are_name
     fs::create_dir(&recordings).expect("a folder");
     refused(&[&recordings, "--out", &out], "there are no files ticks/*/*.parquet");
 
-    let Recording { ticks, requests } = recording();
+    let Recording { ticks, requests } = recording(450);
     let path = Path::new(&recordings);
     write(path, "a.parquet", &ticks);
     write(path, "a.parquet", &requests);
@@ -85,12 +72,17 @@ fn a_recording_becomes_a_version_that_is_proposed_once_and_broken_files_are_name
     fs::write(&cut, &whole[..whole.len() / 2]).expect("it writes");
 
     refused(&[&recordings, "--out", &out, "--backend", "shop/web:80"], BACKEND);
-    let before = at("before.safetensors");
-    fs::write(&before, of_another_template()).expect("it writes");
-    let arguments = [&*recordings, "--out", &out, "--models", &models, "--search", "0", "--incumbent", &before];
+    let bad = at("bad.safetensors");
+    fs::write(&bad, &SHIPPED[..500]).expect("it writes");
+    refused(&[&recordings, "--out", &out, "--candidate", &bad], "--candidate");
+    let shipped = at("shipped.safetensors");
+    fs::write(&shipped, SHIPPED).expect("it writes");
+    let arguments = [&*recordings, "--out", &out, "--models", &models, "--search", "0", "--candidate", &shipped];
     let told = summary(&arguments);
     assert_eq!(told["outcome"], "promoted", "{told:#}");
     assert_eq!((&told["files_read"], &told["files_broken"]), (&2.into(), &1.into()));
+    let judged = told["candidates"].as_array().expect("a list").iter().find(|one| one["name"] == "shipped");
+    assert_eq!(judged.expect("it is judged")["passed"], false, "what is no better than the policy in force: {told:#}");
     let version = told["version"].as_str().expect("a version");
     let page = fs::read_to_string(Path::new(&out).join("report.html")).expect("a report");
     assert!(page.contains("is promoted") && page.contains("slots"), "{page}");
@@ -109,8 +101,8 @@ fn a_recording_becomes_a_version_that_is_proposed_once_and_broken_files_are_name
 #[test]
 fn too_little_is_said_to_be_too_little() {
     let folder = tempfile::tempdir().expect("a folder");
-    let Recording { ticks, requests } = recording();
-    write(folder.path(), "a.parquet", &ticks[..8 * 100]);
+    let Recording { ticks, requests } = recording(60);
+    write(folder.path(), "a.parquet", &ticks);
     write(folder.path(), "a.parquet", &requests[..500]);
     let (recordings, out) = (folder.path().to_str().expect("plain"), folder.path().join("out"));
     refused(&[recordings, "--out", out.to_str().expect("plain")], "at least 240 are needed");

@@ -7,9 +7,9 @@
 
 use std::error::Error;
 
-use trimtab_model::{Policy, checkpoint::Checkpoint};
+use trimtab_model::{Policy, checkpoint::Checkpoint, recording::TickRow};
 use trimtab_training::{
-    fleet::{Fleet, FleetOptions},
+    fleet::{Fleet, FleetOptions, Known},
     learn::parallel,
     refine::{Inventory, Job, Options, Refined, report},
     report::Interval,
@@ -42,6 +42,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         simulate(&recorded, &mut fleet)?;
         let recording = fleet.into_recording();
         let inventory = Inventory::of(&recording.ticks, &recording.requests).swap_remove(0);
+        // The service goes on under a controller that has learned what this one has.
+        let endpoints = whole.endpoints.len();
+        let last = &recording.ticks[recording.ticks.len().saturating_sub(endpoints)..];
+        let learned = |row: &TickRow| Some(Known { slots: row.slots_learned?, deviation: row.slots_deviation });
+        let known: Vec<Option<Known>> = last.iter().map(learned).collect();
         let job = Job {
             ticks: &recording.ticks,
             requests: &recording.requests,
@@ -50,6 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             options: Options { generations, ..Options::default() },
             jobs,
             found: None,
+            given: Vec::new(),
         };
         let refined = match job.run(|stage| eprint!("\r{number}: {stage:?}            ")) {
             Ok(refined) => refined,
@@ -63,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let page = report::page(&refined, &format!("World {number}, refined"), "see the example `refinement`");
             std::fs::write(std::path::Path::new(folder).join(format!("world-{number}.html")), page)?;
         }
-        tell(number, &whole, recorded_ns, &incumbent, &refined, jobs)?;
+        tell(number, &whole, recorded_ns, &incumbent, &refined, &known, jobs)?;
     }
     Ok(())
 }
@@ -74,11 +80,14 @@ fn tell(
     recorded_ns: u64,
     incumbent: &Checkpoint,
     refined: &Refined,
+    known: &[Option<Known>],
     jobs: usize,
 ) -> Result<(), Box<dyn Error>> {
     let checked = refined.checked;
     println!(
-        "world {number}: {} endpoints, {} proxies, {:.0} rps, {} classes; twin p50 {:.2} p99 {:.2} errors {:+.4} in {} stretches",
+        "world {number} ({} of {} endpoints' slots learned live): {} endpoints, {} proxies, {:.0} rps, {} classes; twin p50 {:.2} p99 {:.2} errors {:+.4} in {} stretches",
+        known.iter().flatten().count(),
+        known.len(),
         whole.endpoints.len(),
         whole.shares.len(),
         whole.rate_rps,
@@ -96,7 +105,8 @@ fn tell(
         let (span, policy) = (index / policies.len(), index % policies.len());
         let from_ns = recorded_ns + span as u64 * SPAN_S * SECOND;
         let part = whole.part(from_ns..from_ns + SPAN_S * SECOND, 20 * SECOND, whole.seed + 7_777 + span as u64);
-        simulate(&part, &mut Fleet::with_policy(&part, &FleetOptions::TRIMTAB, policies[policy].clone()))
+        let fleet = Fleet::with_policy(&part, &FleetOptions::TRIMTAB, policies[policy].clone());
+        simulate(&part, &mut fleet.knowing(known.to_vec()))
     });
     let runs: Vec<Summary> = runs.into_iter().collect::<Result<_, _>>()?;
     for (place, judged) in refined.judged.iter().enumerate() {

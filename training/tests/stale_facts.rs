@@ -1,6 +1,10 @@
 //! Facts that a policy has of a service's slots, and what is learned of them live: facts count from the first second, and no longer once the pods'
 //! template has changed.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail like tests, and tell what happened")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail like tests, and tell what happened"
+)]
 
 use std::collections::BTreeMap;
 
@@ -12,7 +16,7 @@ use trimtab_model::{
 };
 use trimtab_training::{
     fleet::{Fleet, FleetOptions, Tick},
-    scenario::{Scenario, unequal_pods},
+    scenario::{Scenario, unequal_pods, world},
     simulator::simulate,
 };
 
@@ -55,7 +59,10 @@ fn stale(tick: &Tick) -> bool {
 fn facts_of_an_older_template_give_way_to_what_is_learned_and_right_ones_stay() {
     let scenario = silent_pods();
     let (right, p99_right) = run(&scenario, knowing(f64::from, &scenario));
-    assert!(right.iter().all(|tick| (off(tick, &scenario) - 1.0).abs() < 1e-9), "right facts count from the first tick to the last");
+    assert!(
+        right.iter().all(|tick| (off(tick, &scenario) - 1.0).abs() < 1e-9),
+        "right facts count from the first tick to the last"
+    );
     assert!(!right.iter().any(stale));
 
     for factor in [4.0, 8.0] {
@@ -70,5 +77,16 @@ fn facts_of_an_older_template_give_way_to_what_is_learned_and_right_ones_stay() 
         );
         assert!(given_up.is_some_and(|tick| tick < 240), "within two minutes: {given_up:?}");
         assert!(stale(last) && off(last, &scenario) < 1.4, "off by {}", off(last, &scenario));
+    }
+}
+
+/// Worlds in which live learning is surely off by a factor of two or more at some endpoints.
+#[test]
+fn right_facts_are_not_given_up_where_live_learning_is_mistaken() {
+    for number in [13, 19, 20, 25, 28, 30] {
+        let scenario = world(number, 120);
+        let (ticks, _) = run(&scenario, knowing(f64::from, &scenario));
+        let given_up = ticks.iter().filter(|tick| stale(tick)).count();
+        assert_eq!(given_up, 0, "world {number}: in so many of {} ticks", ticks.len());
     }
 }

@@ -243,7 +243,8 @@ mod tests {
     #[test]
     fn one_alone_that_is_sure_of_harm_is_heard() {
         let found = refusals(&[opinion("twin", [0.05, 0.2, 0.0, 0.0], true)], false, None);
-        let tail = |refusal: &Refusal| matches!(refusal, Refusal::Worse { measure: Measure::LogP99, by, .. } if *by > 0.18);
+        let tail =
+            |refusal: &Refusal| matches!(refusal, Refusal::Worse { measure: Measure::LogP99, by, .. } if *by > 0.18);
         assert!(matches!(found[0], Refusal::Support { .. }) && found.iter().any(tail), "{found:?}");
     }
 

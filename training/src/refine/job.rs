@@ -185,6 +185,7 @@ impl Job<'_> {
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
         let foresight = Foresight::of(&twin, &later.trace);
+        let own_facts = twin.service();
         let mut judged: Vec<Judged> = Vec::new();
         for (number, candidate) in candidates.iter().enumerate() {
             tell(Stage::Judging(number, candidates.len()));
@@ -200,7 +201,9 @@ impl Job<'_> {
                     e
                 },
             ));
-            let gate = Gate::hear(estimates, candidate.only_facts, foresight.filter(|_| new_facts));
+            // It is about the twin's own facts: others', of a policy that was made elsewhere, are not confirmed by it.
+            let confirmed = foresight.filter(|_| new_facts && candidate.checkpoint.manifest().service == own_facts);
+            let gate = Gate::hear(estimates, candidate.only_facts, confirmed);
             judged.push(Judged { candidate: candidate.clone(), gate });
         }
         tell(Stage::Judging(candidates.len(), candidates.len()));
