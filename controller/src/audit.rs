@@ -194,6 +194,7 @@ pub fn changes(before: &Objects, after: &Objects) -> Vec<ObjectChange> {
         "GatewayClass" gateway_classes,
         "Gateway" gateways,
         "HTTPRoute" http_routes,
+        "GRPCRoute" grpc_routes,
         "ReferenceGrant" reference_grants,
         "BackendTrafficPolicy" policies,
         "Secret" secrets,

@@ -102,10 +102,11 @@ impl Classes {
     }
 
     /// Time passes: chooses classes anew where it is time, and returns the table to push, if it differs noticeably from the last one.
-    /// `slots` tells how many requests an endpoint serves at once, where that is known.
+    /// `endpoints` are the backend's, in their order; `slots` tells how many requests an endpoint serves at once, where that is known.
     pub fn tick(
         &mut self,
         resource: &v1::Backend,
+        endpoints: impl Iterator<Item = EndpointKey>,
         slots: impl Fn(EndpointKey) -> Option<f64>,
         now: Now,
     ) -> Option<v1::ClassTable> {
@@ -115,7 +116,7 @@ impl Classes {
             // Once more, empty: proxies forget the classes that they were told.
             return pushed.then(|| self.table(resource, Vec::new(), None));
         }
-        let endpoints: Vec<u64> = resource.endpoints.iter().map(|endpoint| endpoint.key).collect();
+        let endpoints: Vec<u64> = endpoints.map(|key| key.0).collect();
         let passed_s = self.passed_at.replace(now.instant).map_or(0.0, |at| now.since_s(at));
         self.memory.pass(passed_s, &endpoints);
         self.shed.values_mut().for_each(|shed| shed.fade(passed_s));

@@ -37,9 +37,10 @@ impl Report<'_> {
 }
 
 fn resource() -> v1::Backend {
-    let endpoint = |key| v1::Endpoint { key, ..Default::default() };
-    v1::Backend { name: "a/b:1".into(), generation: 3, endpoints: vec![endpoint(7), endpoint(8)], ..Default::default() }
+    v1::Backend { name: "a/b:1".into(), generation: 3, ..Default::default() }
 }
+
+const ENDPOINTS: [EndpointKey; 2] = [EndpointKey(7), EndpointKey(8)];
 
 fn report(classes: &mut Classes, proxy: &str, report: &Report<'_>, now: Now) {
     classes.reported(&proxy.into(), &report.wire(), |_| true, now);
@@ -55,11 +56,11 @@ const SHOP: &[(&str, f32, f32)] = &[("GET /report", 10.0, 200.0), ("GET /item/{}
 fn kinds_of_all_proxies_are_pooled_and_their_costs_come_from_samples_until_there_are_answers() {
     let now = crate::clock::now();
     let mut classes = Classes::default();
-    assert_eq!(classes.tick(&resource(), |_| None, now), None, "nothing is known yet");
+    assert_eq!(classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, now), None, "nothing is known yet");
     report(&mut classes, "p", &Report { found: SHOP, answers: &[] }, now);
     report(&mut classes, "q", &Report { found: &[("GET /item/{}", 300.0, 6.0)], answers: &[] }, now);
     let later = now.plus(Duration::from_secs(2));
-    let table = classes.tick(&resource(), |key| (key.0 == 8).then_some(4.0), later).unwrap();
+    let table = classes.tick(&resource(), ENDPOINTS.into_iter(), |key| (key.0 == 8).then_some(4.0), later).unwrap();
     assert_eq!(names(&table), ["GET /item/{}", "GET /report"]);
     assert_eq!((table.classes[0].share, table.classes[1].share), (0.975, 0.025));
     assert_eq!((table.classes[0].cost_ms, table.classes[1].cost_ms), (2.0, 100.0));
@@ -68,7 +69,7 @@ fn kinds_of_all_proxies_are_pooled_and_their_costs_come_from_samples_until_there
 
     let key = identity::key_of("GET /report").0;
     report(&mut classes, "p", &Report { found: SHOP, answers: &[(key, 500, 80.0)] }, later);
-    let table = classes.tick(&resource(), |_| None, later.plus(Duration::from_secs(3))).unwrap();
+    let table = classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, later.plus(Duration::from_secs(3))).unwrap();
     assert!((table.classes[1].cost_ms - 80.0).abs() < 8.0, "{table:?}");
     assert_eq!(table.factors.len(), 2 * 3);
 }
@@ -83,14 +84,17 @@ fn what_has_not_changed_noticeably_is_not_pushed_again() {
         let noise = 1.0 + 0.01 * (step % 3) as f32;
         let found: Vec<_> = SHOP.iter().map(|(name, rate, latency)| (*name, rate * noise, latency * noise)).collect();
         report(&mut classes, "p", &Report { found: &found, answers: &[] }, now);
-        pushes += usize::from(classes.tick(&resource(), |_| None, now).is_some());
+        pushes += usize::from(classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, now).is_some());
         now = now.plus(Duration::from_millis(500));
     }
     assert_eq!(pushes, 1);
     let mut other = resource();
     other.generation = 4;
     report(&mut classes, "p", &Report { found: SHOP, answers: &[] }, now);
-    assert!(classes.tick(&other, |_| None, now).is_some(), "another list of endpoints is told at once");
+    assert!(
+        classes.tick(&other, ENDPOINTS.into_iter(), |_| None, now).is_some(),
+        "another list of endpoints is told at once"
+    );
 }
 
 #[test]
@@ -101,7 +105,7 @@ fn priorities_are_the_configurations_and_told_when_they_change() {
     let priority = v1::ClassPriority { r#match: "GET /item*".into(), priority: 1.0 };
     let said = v1::RequestClasses { priorities: vec![priority], ..Default::default() };
     let resource = v1::Backend { classes: Some(said), ..resource() };
-    let table = classes.tick(&resource, |_| None, now).unwrap();
+    let table = classes.tick(&resource, ENDPOINTS.into_iter(), |_| None, now).unwrap();
     assert_eq!(table.classes.iter().map(|class| class.priority).collect::<Vec<_>>(), [0.0, 1.0]);
 }
 
@@ -110,11 +114,11 @@ fn where_requests_are_not_told_apart_any_more_proxies_are_told_so_once() {
     let now = crate::clock::now();
     let mut classes = Classes::default();
     report(&mut classes, "p", &Report { found: SHOP, answers: &[] }, now);
-    assert!(classes.tick(&resource(), |_| None, now).is_some());
+    assert!(classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, now).is_some());
     let said = v1::RequestClasses { enabled: Some(false), ..Default::default() };
     let off = v1::Backend { classes: Some(said), ..resource() };
-    assert_eq!(classes.tick(&off, |_| None, now).map(|table| table.classes), Some(vec![]));
-    assert_eq!(classes.tick(&off, |_| None, now), None);
+    assert_eq!(classes.tick(&off, ENDPOINTS.into_iter(), |_| None, now).map(|table| table.classes), Some(vec![]));
+    assert_eq!(classes.tick(&off, ENDPOINTS.into_iter(), |_| None, now), None);
 }
 
 #[test]
@@ -122,7 +126,7 @@ fn a_share_that_was_shed_is_told_and_fades() {
     let now = crate::clock::now();
     let mut classes = Classes::default();
     report(&mut classes, "p", &Report { found: SHOP, answers: &[] }, now);
-    classes.tick(&resource(), |_| None, now);
+    classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, now);
     let key = identity::key_of("GET /report").0;
     let mut load = Report { found: SHOP, answers: &[(key, 30, 80.0)] }.wire();
     load.class_shed = vec![v1::ClassShed { key, shed: 10 }, v1::ClassShed { key: 1, shed: 10 }];
@@ -143,5 +147,5 @@ fn what_cannot_be_is_not_believed() {
     found.work_ms_per_s = -1.0;
     found.top.push(v1::ClassCandidate { name: "x".repeat(9999), ..Default::default() });
     classes.reported(&"p".into(), &load, |_| true, now);
-    assert_eq!(classes.tick(&resource(), |_| None, now), None);
+    assert_eq!(classes.tick(&resource(), ENDPOINTS.into_iter(), |_| None, now), None);
 }

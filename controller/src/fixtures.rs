@@ -26,15 +26,7 @@ pub fn backend(name: &str, endpoints: usize) -> BackendSpec {
         .map(Arc::new)
         .collect();
     BackendSpec {
-        resource: v1::Backend {
-            name: name.into(),
-            generation: endpoints as u64,
-            endpoints: specs
-                .iter()
-                .map(|spec| v1::Endpoint { key: spec.key.0, name: spec.name.clone(), port: 80, ..Default::default() })
-                .collect(),
-            ..Default::default()
-        },
+        resource: v1::Backend { name: name.into(), generation: endpoints as u64, ..Default::default() },
         endpoints: specs,
         algorithm: Algorithm::Trimtab,
         mode: Mode::Active,

@@ -123,7 +123,7 @@ impl Index {
                 }
                 None => self.backends.entry(spec.name().into()).or_insert_with(|| Backend::new(spec.clone(), now)),
             };
-            self.publisher.set(Kind::Backend, spec.name(), &spec.resource);
+            self.publisher.set_backend(spec);
             if reordered {
                 self.publisher.set(Kind::WeightTable, spec.name(), &backend.interim_table(self.tick, now));
                 match backend.error_table(true, now) {

@@ -99,6 +99,7 @@ pub struct Metrics {
     leading: Gauge,
     status_writes: Family<ByKind, Counter>,
     status_failures: Family<ByKind, Counter>,
+    status_gone: Family<ByKind, Counter>,
     conditions: Family<ByCondition, Gauge>,
     problems: Gauge,
 }
@@ -123,6 +124,7 @@ impl Default for Metrics {
             leading: Gauge::default(),
             status_writes: Family::default(),
             status_failures: Family::default(),
+            status_gone: Family::default(),
             conditions: Family::default(),
             problems: Gauge::default(),
             registry: Registry::default(),
@@ -172,6 +174,11 @@ impl Default for Metrics {
             "status_write_failures",
             "Statuses that could not be written, by kind of object",
             metrics.status_failures.clone(),
+        );
+        registry.register(
+            "status_writes_too_late",
+            "Statuses of objects that had been deleted when they were to be written, by kind of object",
+            metrics.status_gone.clone(),
         );
         registry.register(
             "bad_conditions",
@@ -249,6 +256,10 @@ impl Metrics {
 
     pub(crate) fn status_failed(&self, kind: &'static str) {
         self.status_failures.get_or_create(&ByKind { kind }).inc();
+    }
+
+    pub(crate) fn status_gone(&self, kind: &'static str) {
+        self.status_gone.get_or_create(&ByKind { kind }).inc();
     }
 
     /// What is wrong with the configuration at the moment.

@@ -31,6 +31,8 @@ pub struct Objects {
     pub gateways: Vec<Gateway>,
     /// Where they go.
     pub http_routes: Vec<HttpRoute>,
+    /// Where calls go: GRPCRoutes, as the HTTPRoutes that say the same.
+    pub grpc_routes: Vec<HttpRoute>,
     /// The older way of saying both.
     pub ingresses: Vec<Ingress>,
     /// Classes of them.
@@ -59,12 +61,25 @@ pub struct Objects {
     pub ingress_ports: IngressPorts,
     /// Whether some Gateways or classes may be missing here because they could not be read: nothing is taken away for that.
     pub gateways_unread: bool,
+    /// Namespaces of which not everything may be read that should be.
+    pub unread: Vec<Unread>,
     /// How clients reach Gateways.
     pub exposure: Exposure,
     /// Where clients reach the proxies, but for Gateways with an address of their own: IP addresses or host names.
     pub proxy_addresses: Vec<String>,
     /// Where an object stands, for those that came from a file.
     pub origins: BTreeMap<ObjectId, Origin>,
+}
+
+/// A namespace of which not everything may be read that should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Its name.
+    pub namespace: String,
+    /// Its UID; empty where it may not be read itself.
+    pub uid: String,
+    /// Which kinds are not read, and why.
+    pub message: String,
 }
 
 /// A HorizontalPodAutoscaler, as far as it is heeded.
@@ -120,6 +135,7 @@ impl Objects {
         self.gateway_classes.len()
             + self.gateways.len()
             + self.http_routes.len()
+            + self.grpc_routes.len()
             + self.ingresses.len()
             + self.ingress_classes.len()
             + self.reference_grants.len()

@@ -176,6 +176,11 @@ impl Report {
         self.invalid.first()
     }
 
+    /// Calls the fields of everything that was found by other names.
+    pub fn rename(&mut self, name: impl Fn(&str) -> String) {
+        self.invalid.iter_mut().chain(&mut self.unresolved).for_each(|finding| finding.field = name(&finding.field));
+    }
+
     /// Field and message of what is wrong by itself.
     pub fn into_invalid(self) -> Vec<(String, String)> {
         self.invalid.into_iter().map(|finding| (finding.field, finding.message)).collect()

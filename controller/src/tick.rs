@@ -165,7 +165,7 @@ impl Backend {
 
     /// The endpoints, in order.
     pub fn keys(&self) -> impl Iterator<Item = EndpointKey> + Clone {
-        self.spec.endpoints.iter().map(|endpoint| endpoint.key)
+        keys(&self.spec)
     }
 
     /// Takes in a proxy's load report.
@@ -280,14 +280,14 @@ impl Backend {
     /// The table of classes, if it is to be pushed anew. Once a tick.
     pub fn class_table(&mut self, now: Now) -> Option<v1::ClassTable> {
         let slots = self.last.as_ref().map(|last| slots(&last.decision)).unwrap_or_default();
-        self.classes.tick(&self.spec.resource, |key| slots.get(&key).copied(), now)
+        self.classes.tick(&self.spec.resource, keys(&self.spec), |key| slots.get(&key).copied(), now)
     }
 
     /// A short visit is over: the weights to push, and the classes if slots have changed with it.
     pub fn end_visit(&mut self, now: Now) -> Option<(v1::WeightTable, Option<v1::ClassTable>)> {
         let generation = self.spec.generation();
         let Before { weights, slots } = self.again.take().filter(|before| before.weights.generation == generation)?;
-        let classes = self.classes.tick(&self.spec.resource, |key| slots.get(&key).copied(), now);
+        let classes = self.classes.tick(&self.spec.resource, keys(&self.spec), |key| slots.get(&key).copied(), now);
         Some((weights, classes))
     }
 
@@ -383,6 +383,11 @@ impl Backend {
 /// Requests that endpoints serve at once, as far as a decision knew.
 fn slots(decision: &Decision) -> KeyMap<f64> {
     decision.endpoints.iter().zip(&decision.slots).filter_map(|(key, slots)| Some((*key, (*slots)?))).collect()
+}
+
+/// The endpoints, in order.
+fn keys(spec: &BackendSpec) -> impl Iterator<Item = EndpointKey> + Clone {
+    spec.endpoints.iter().map(|endpoint| endpoint.key)
 }
 
 fn names(spec: &BackendSpec) -> Arc<KeyMap<String>> {

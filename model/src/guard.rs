@@ -6,7 +6,8 @@
 //! 1. *Who is heard*: mode `Off` or `Shadow`, a faulty policy, unfamiliar input and a policy that does worse than its fallback
 //!    put the capacity prior in the policy's place for the whole backend; stale or missing metrics for single endpoints.
 //! 2. *Panic*: with fewer than [`GuardSettings::panic_healthy_min`] of the endpoints healthy, every endpoint gets its prior share
-//!    whatever its health, and the steps below are skipped but for the share bounds: few pods must not carry everything.
+//!    whatever its health, and the steps below are skipped but for the share bounds: few pods must not carry everything. One that
+//!    has not been ready yet is starting, and no sign of ill health: a Deployment that is scaled up threefold is not failing.
 //! 3. *Step*: no weight moves further in one tick than allowed, relative to the others; shrinking may be faster than growing,
 //!    and a failing endpoint may shrink at once.
 //! 4. *Slow start*: new endpoints get a part of their share that grows with their age.
@@ -229,7 +230,7 @@ fn healthy(observation: &Observation, endpoint: &EndpointObservation, memory: &E
 }
 
 fn in_panic(case: &Case<'_>, settings: &GuardSettings, actions: &mut Vec<GuardAction>) -> bool {
-    let total = case.endpoints.len();
+    let total = case.endpoints.iter().filter(|memory| memory.was_ready).count();
     let healthy = case
         .observation
         .endpoints

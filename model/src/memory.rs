@@ -55,6 +55,8 @@ pub struct EndpointMemory {
     pub error_slow: f64,
     /// Seconds since it was seen to become ready; infinite where it was there before we were.
     pub ready_for_s: f64,
+    /// Whether it has been ready: one that has not is still starting.
+    pub was_ready: bool,
     /// Seconds since it was last in an observation.
     pub gone_s: f64,
     /// Weight applied at the last tick that had it.
@@ -180,6 +182,7 @@ impl EndpointMemory {
             error_fast: 0.0,
             error_slow: 0.0,
             ready_for_s,
+            was_ready: false,
             gone_s: 0.0,
             applied: None,
             noise: None,
@@ -188,6 +191,7 @@ impl EndpointMemory {
 
     fn fold(&mut self, endpoint: &EndpointObservation, at_ms: i64, dt_s: f64, shape: f64, known: bool) {
         self.gone_s = 0.0;
+        self.was_ready |= endpoint.ready;
         self.ready_for_s = match (endpoint.ready, known) {
             (false, _) => 0.0,
             (true, true) => self.ready_for_s + dt_s,

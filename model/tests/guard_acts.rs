@@ -209,6 +209,18 @@ fn with_most_endpoints_unhealthy_all_get_their_prior_share() {
 }
 
 #[test]
+fn endpoints_that_are_starting_are_no_sign_of_ill_health_and_those_that_were_ready_are() {
+    let old: Vec<_> = (0..3).map(|key| pod(key, 10.0)).collect();
+    let mut control = settled(&old);
+    let unready = |endpoint| EndpointObservation { ready: false, ready_age_s: None, reported: None, ..endpoint };
+    let scaled_up: Vec<_> = old.iter().cloned().chain((3..12).map(|key| unready(pod(key, 10.0)))).collect();
+    check(&control.tick(&scaled_up), Reason::PanicThreshold, &[]);
+    let mut failing = scaled_up;
+    failing[..2].iter_mut().for_each(|pod| *pod = unready(pod.clone()));
+    check(&control.tick(&failing), Reason::PanicThreshold, &[None]);
+}
+
+#[test]
 fn an_endpoint_that_is_not_ready_gets_the_floor_and_comes_back_slowly() {
     let mut pods: Vec<_> = (0..3).map(|key| EndpointObservation { ready_age_s: None, ..pod(key, 10.0) }).collect();
     let mut control = settled(&pods);

@@ -5,6 +5,7 @@
 use std::{
     fmt,
     num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
     time::Duration,
 };
 
@@ -57,6 +58,7 @@ fn backend(algorithm: Algorithm, endpoints: usize, parameters: RuleParameters) -
                 zone: String::new(),
                 state: EndpointState::Ready,
             })
+            .map(Arc::new)
             .collect(),
         algorithm,
         outlier_detection: OutlierDetection { disabled: true, ..Default::default() },

@@ -172,7 +172,7 @@ fn backend(endpoints: u64) -> Arc<Backend> {
         traffic: trimtab_proxy::config::TrafficPolicy::default(),
         name: "default/web:80".to_owned(),
         generation: 1,
-        endpoints: (0..endpoints).map(endpoint).collect(),
+        endpoints: (0..endpoints).map(endpoint).map(Arc::new).collect(),
         algorithm: Algorithm::Adaptive,
         outlier_detection: OutlierDetection::default(),
         admission_control: AdmissionControl::default(),

@@ -38,6 +38,17 @@ pub const PEER_ADDRESS: &str = "trimtab.dev/peer-address";
 /// Field that holds its epoch, 16 hexadecimal digits.
 pub const PEER_EPOCH: &str = "trimtab.dev/peer-epoch";
 
+/// Fingerprint of all that is said of an endpoint: whether it is `ready`, its name for people (not empty) and its zone; its address is a host, IPv6
+/// without brackets, and a port.
+pub fn endpoint_fingerprint(key: u64, address: (&str, u16), name: &str, zone: &str, ready: bool) -> u64 {
+    crate::config::endpoints::fingerprint(key, address, name, zone, ready)
+}
+
+/// [`v1::Backend::endpoints_version`] of endpoints with these fingerprints, in their order.
+pub fn endpoints_version(fingerprints: impl Iterator<Item = u64>) -> u64 {
+    crate::config::endpoints::list_version(fingerprints)
+}
+
 /// The field of a filter that the data plane would refuse, and why; `None`: it holds. For whoever makes filters, so that the rules are in
 /// one place.
 pub fn refusal_of_filter(filter: &v1::Filter) -> Option<(String, String)> {

@@ -2,7 +2,7 @@
 //! pick. Every change makes a new value that shares the live loads with the old one.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc,
@@ -16,14 +16,15 @@ use rand::RngCore;
 
 use crate::{
     admission::{Admission, AdmissionRules, Admitted, Shed},
+    arrival::{self, Tally, Window},
     config::{
         Algorithm, BackendConfig, ClassKey, ClassTable, EndpointConfig, EndpointKey, EndpointState, ErrorTable,
         InvalidResource, RuleParameters, WeightTable,
     },
     govern::{Governor, Retrying},
     head::RequestHead,
+    keys::KeyMap,
     load::{Attempt, EndpointLoad, OrcaLoad, Outcome, RequestClass},
-    newcomer::{self, Newcomer, Tally, Window},
     outlier::{Ejections, OutlierEvent, Phase},
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
@@ -74,11 +75,9 @@ pub struct Backend {
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// As configured.
-    pub config: EndpointConfig,
+    pub config: Arc<EndpointConfig>,
     /// Shared by all tables and workers.
     pub load: Arc<EndpointLoad>,
-    /// Set where it has become ready lately.
-    pub newcomer: Option<Arc<Newcomer>>,
 }
 
 /// What outlives the values of one backend and is shared by all workers.
@@ -127,66 +126,51 @@ impl Backend {
     /// From its configuration. Loads, weights, errors and ejections of endpoints that were there before are kept; new endpoints get the
     /// mean weight until the next table.
     pub fn new(config: BackendConfig, previous: Option<&Self>, now: Timestamp) -> Self {
-        let before: HashMap<EndpointKey, usize> = previous
-            .iter()
-            .flat_map(|previous| previous.endpoints.iter().enumerate())
-            .map(|(index, endpoint)| (endpoint.config.key, index))
-            .collect();
-        let origin = |endpoint: &EndpointConfig| {
-            previous.zip(before.get(&endpoint.key)).map(|(previous, &index)| (previous, index))
+        // Where each stood before.
+        let origins: Vec<Option<usize>> = {
+            let before: KeyMap<usize> = previous
+                .iter()
+                .flat_map(|previous| previous.endpoints.iter().enumerate())
+                .map(|(index, endpoint)| (endpoint.config.key, index))
+                .collect();
+            config.endpoints.iter().map(|endpoint| before.get(&endpoint.key).copied()).collect()
         };
+        let served = previous.is_some_and(|previous| active(&previous.endpoints).next().is_some());
+        let of_origin = |index: Option<usize>| previous.zip(index).map(|(previous, index)| &previous.endpoints[index]);
         let endpoints: Arc<[Endpoint]> = config
             .endpoints
             .iter()
-            .map(|endpoint| Endpoint {
-                config: endpoint.clone(),
-                load: origin(endpoint).map_or_else(
-                    || {
-                        // One that comes to others.
-                        let others = previous.is_some_and(|previous| !previous.endpoints.is_empty());
-                        let key = endpoint.key;
-                        Arc::new(if others { EndpointLoad::joined(key, now) } else { EndpointLoad::new(key, now) })
-                    },
-                    |(previous, index)| previous.endpoints[index].load.clone(),
-                ),
-                newcomer: newcomer(
-                    endpoint,
-                    previous,
-                    origin(endpoint).map(|(previous, index)| &previous.endpoints[index]),
-                    now,
-                ),
+            .zip(&origins)
+            .map(|(endpoint, origin)| {
+                let origin = of_origin(*origin);
+                let load = || Arc::new(EndpointLoad::new(endpoint.key, now));
+                let load = origin.map_or_else(load, |origin| origin.load.clone());
+                // Ready, and not before; but where there was nobody before, nobody is new.
+                let ready = |endpoint: &EndpointConfig| endpoint.state == EndpointState::Ready;
+                if served && ready(endpoint) && !origin.is_some_and(|origin| ready(&origin.config)) {
+                    load.arrival().became_ready(now);
+                }
+                Endpoint { config: endpoint.clone(), load }
             })
             .collect();
         let weights = previous.and_then(|previous| previous.weights.as_ref()).map(|received| Received {
             at: received.at,
             value: Arc::new(Weights {
-                relative: relative(
-                    config
-                        .endpoints
-                        .iter()
-                        .map(|endpoint| origin(endpoint).map_or(1.0, |(_, index)| received.value.relative[index])),
-                ),
-                adjustments: config
-                    .endpoints
+                relative: relative(origins.iter().map(|origin| origin.map_or(1.0, |at| received.value.relative[at]))),
+                adjustments: origins
                     .iter()
-                    .map(|endpoint| origin(endpoint).map_or(1.0, |(_, index)| received.value.adjustments[index]))
+                    .map(|origin| origin.map_or(1.0, |at| received.value.adjustments[at]))
                     .collect(),
                 ..*received.value
             }),
         });
         let errors = previous.and_then(|previous| previous.errors.as_ref()).map(|received| Received {
             at: received.at,
-            value: config
-                .endpoints
-                .iter()
-                .map(|endpoint| origin(endpoint).map_or(0.0, |(_, index)| received.value[index]))
-                .collect(),
+            value: origins.iter().map(|origin| origin.map_or(0.0, |at| received.value[at])).collect(),
         });
-        let costs = previous.and_then(|previous| previous.costs.as_ref()).map(|costs| {
-            Arc::new(
-                costs.for_endpoints(config.endpoints.iter().map(|endpoint| origin(endpoint).map(|(_, index)| index))),
-            )
-        });
+        let costs = previous
+            .and_then(|previous| previous.costs.as_ref())
+            .map(|costs| Arc::new(costs.for_endpoints(origins.iter().copied())));
         let state = previous.map_or_else(|| Arc::new(BackendState::new()), |previous| previous.state.clone());
         let ejections = previous.map_or_else(Arc::default, |previous| {
             let staying: Vec<EndpointKey> = active(&endpoints).map(|endpoint| endpoint.config.key).collect();
@@ -355,14 +339,14 @@ impl Backend {
     ) -> usize {
         let window = Window::of(now);
         let (all, count) = (self.state.picked.count(window), self.pool.candidates.len());
-        let new = |index: usize| -> Option<&Newcomer> {
-            self.endpoints[index].newcomer.as_deref().filter(|newcomer| now < newcomer.until)
+        let new = |index: usize| -> Option<&EndpointLoad> {
+            Some(&*self.endpoints[index].load).filter(|load| load.arrival().is_held(now))
         };
         let held = self.newcomers.iter().filter(|index| new(**index as usize).is_some()).count();
-        if !newcomer::are_few(held, count) {
+        if !arrival::are_few(held, count) {
             return index;
         }
-        let full = |index: usize| new(index).is_some_and(|newcomer| !newcomer.may(window, all, count));
+        let full = |index: usize| new(index).is_some_and(|load| !load.arrival().may(load.key(), window, all, count));
         let mut chosen = index;
         if full(index) {
             let others = self.newcomers.iter().map(|index| *index as usize).filter(|index| full(*index));
@@ -374,8 +358,8 @@ impl Backend {
                 chosen = self.pool.candidates[position].index as usize;
             }
         }
-        if let Some(newcomer) = new(chosen) {
-            newcomer.gets(window);
+        if let Some(load) = new(chosen) {
+            load.arrival().gets(window);
         }
         chosen
     }
@@ -718,10 +702,8 @@ impl Parts {
         };
         // A baseline does as its original does.
         let adaptive = self.config.algorithm == Algorithm::Adaptive;
-        let new_until = |endpoint: &Endpoint| {
-            let until = endpoint.newcomer.as_ref().map(|newcomer| newcomer.until);
-            until.filter(|until| adaptive && now < *until)
-        };
+        let new_until =
+            |endpoint: &Endpoint| endpoint.load.arrival().held_until().filter(|until| adaptive && now < *until);
         let newcomers: Box<[u32]> = self
             .endpoints
             .iter()
@@ -765,22 +747,6 @@ fn prefers(weights: &Weights, affinity: f32, index: usize) -> bool {
     affinity == 0
         || proxies <= affinity
         || (index as u64 * affinity + proxies - u64::from(position) % proxies) % proxies < affinity
-}
-
-/// An endpoint that is ready and was not before is new; but where there was nobody before, nobody is.
-fn newcomer(
-    endpoint: &EndpointConfig,
-    previous: Option<&Backend>,
-    origin: Option<&Endpoint>,
-    now: Timestamp,
-) -> Option<Arc<Newcomer>> {
-    let ready = |state: EndpointState| state == EndpointState::Ready;
-    let served = previous.is_some_and(|previous| active(&previous.endpoints).next().is_some());
-    match origin {
-        _ if !ready(endpoint.state) || !served => None,
-        Some(origin) if ready(origin.config.state) => origin.newcomer.clone(),
-        _ => Some(Arc::new(Newcomer::new(endpoint.key, now))),
-    }
 }
 
 fn active(endpoints: &[Endpoint]) -> impl Iterator<Item = &Endpoint> + Clone {

@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::{
     api::{self, v1},
-    config::{BackendConfig, ClassTable, ErrorTable, InvalidResource, PeerTable, WeightTable},
+    config::{BackendUpdate, ClassTable, ErrorTable, InvalidResource, PeerTable, WeightTable},
     health::Checked,
     route::{ListenerConfig, RouteConfig},
 };
@@ -24,7 +24,7 @@ pub struct WireResource<'a> {
 #[derive(Debug, Clone)]
 pub enum Change {
     /// Backends.
-    Backends(Vec<BackendConfig>, Vec<String>),
+    Backends(Vec<BackendUpdate>, Vec<String>),
     /// Listeners.
     Listeners(Vec<ListenerConfig>, Vec<String>),
     /// Routes.

@@ -2,10 +2,10 @@
 //! [`InvalidResource`] names the resource and the field. Every unset field's default is stated at its field.
 
 use std::{
-    collections::HashSet,
     fmt,
     num::{NonZeroU16, NonZeroU32},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use crate::{api::v1, http::pace::BodyRate};
 
 mod balancing;
 mod classes;
+pub(crate) mod endpoints;
 pub mod health;
 mod peers;
 pub mod session;
@@ -20,6 +21,7 @@ pub mod traffic;
 
 pub use balancing::Balancing;
 pub use classes::{ClassPriority, RequestClasses, RuleTerms};
+pub use endpoints::BackendUpdate;
 pub use peers::{MacKey, Peer, PeerTable};
 pub use traffic::TrafficPolicy;
 
@@ -175,8 +177,8 @@ pub struct BackendConfig {
     pub name: String,
     /// Fingerprint of the endpoints and their order.
     pub generation: u64,
-    /// The endpoints; keys are distinct.
-    pub endpoints: Vec<EndpointConfig>,
+    /// The endpoints; keys are distinct. Shared with the lists before and after it.
+    pub endpoints: Vec<Arc<EndpointConfig>>,
     /// What they speak.
     pub protocol: Protocol,
     /// How one is chosen.
@@ -467,14 +469,15 @@ impl TryFrom<v1::Backend> for BackendConfig {
         let algorithm = v1::Algorithm::try_from(wire.algorithm)
             .map_err(|_| check.error("algorithm", format!("{} is not an algorithm", wire.algorithm)))?;
         let traffic = TrafficPolicy::check(&wire, &check)?;
-        let mut keys = HashSet::with_capacity(wire.endpoints.len());
-        let mut endpoints = Vec::with_capacity(wire.endpoints.len());
-        for (index, endpoint) in wire.endpoints.into_iter().enumerate() {
-            let endpoint = EndpointConfig::check(endpoint, index, &check)?;
-            check.that(keys.insert(endpoint.key), format_args!("endpoints[{index}].key"), || {
-                format!("{} stands there twice: keys must be distinct", endpoint.key)
-            })?;
-            endpoints.push(endpoint);
+        let unknown = || "differ from endpoints that are not known here: all endpoints must be sent".to_owned();
+        check.that(wire.changes.is_none(), "changes", unknown)?;
+        let endpoint = |(index, endpoint)| {
+            EndpointConfig::check(endpoint, format_args!("endpoints[{index}]"), &check).map(Arc::new)
+        };
+        let endpoints: Vec<_> = wire.endpoints.into_iter().enumerate().map(endpoint).collect::<Result<_, _>>()?;
+        if let Some(index) = endpoints::twice(&endpoints) {
+            let reason = format!("{} stands there twice: keys must be distinct", endpoints[index].key);
+            return Err(check.error(format_args!("endpoints[{index}].key"), reason));
         }
         let protocol = match v1::Protocol::try_from(wire.protocol) {
             Ok(v1::Protocol::Http11) => Protocol::Http1,
@@ -510,17 +513,17 @@ impl TryFrom<v1::Backend> for BackendConfig {
 }
 
 impl EndpointConfig {
-    fn check(wire: v1::Endpoint, index: usize, check: &Check) -> Result<Self, InvalidResource> {
-        let field = |name: &str| format!("endpoints[{index}].{name}");
-        check.that(!wire.host.is_empty(), field("host"), || "must not be empty".to_owned())?;
-        let port = u16::try_from(wire.port)
-            .ok()
-            .and_then(NonZeroU16::new)
-            .ok_or_else(|| check.error(field("port"), format!("{} is not a port: 1..=65535", wire.port)))?;
+    fn check(wire: v1::Endpoint, field: fmt::Arguments<'_>, check: &Check) -> Result<Self, InvalidResource> {
+        check.that(!wire.host.is_empty(), format_args!("{field}.host"), || "must not be empty".to_owned())?;
+        let port = u16::try_from(wire.port).ok().and_then(NonZeroU16::new).ok_or_else(|| {
+            check.error(format_args!("{field}.port"), format!("{} is not a port: 1..=65535", wire.port))
+        })?;
         let state = match v1::endpoint::State::try_from(wire.state) {
             Ok(v1::endpoint::State::Ready) => EndpointState::Ready,
             Ok(v1::endpoint::State::Draining) => EndpointState::Draining,
-            Err(_) => return Err(check.error(field("state"), format!("{} is not a state", wire.state))),
+            Err(_) => {
+                return Err(check.error(format_args!("{field}.state"), format!("{} is not a state", wire.state)));
+            }
         };
         let name = if wire.name.is_empty() { format!("{}:{port}", wire.host) } else { wire.name };
         Ok(Self { key: EndpointKey(wire.key), host: wire.host, port, name, zone: wire.zone, state })

@@ -2,7 +2,7 @@
 //! swaps it in. Nobody else writes.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     num::NonZeroU16,
     sync::{Arc, atomic::AtomicUsize},
@@ -17,8 +17,9 @@ use crate::{
     backend::Backend,
     change::Change,
     clock,
-    config::{BackendConfig, InvalidResource, PeerTable},
+    config::{BackendConfig, BackendUpdate, InvalidResource, PeerTable},
     handover::Shelf,
+    keys::IdSet,
     observe::red::Book,
     route::{ListenerConfig, RouteConfig, Routing},
     sockets,
@@ -201,9 +202,19 @@ impl Keeper {
         }
         let errors = match change {
             Change::Backends(set, removed) => {
-                set.into_iter().for_each(|config| self.set_backend(config, now));
-                removed.iter().for_each(|name| self.remove_backend(name));
-                Vec::new()
+                // All of them, before any takes effect.
+                let whole = |update: BackendUpdate| {
+                    let before = self.backends.get(update.name());
+                    update.resolve(before.map(|entry| entry.backend.config()))
+                };
+                match set.into_iter().map(whole).collect::<Result<Vec<_>, _>>() {
+                    Ok(set) => {
+                        set.into_iter().for_each(|config| self.set_backend(config, now));
+                        removed.iter().for_each(|name| self.remove_backend(name));
+                        Vec::new()
+                    }
+                    Err(error) => return Err(vec![error]),
+                }
             }
             Change::Routes(set, removed) => {
                 self.routing_stale = true;
@@ -296,7 +307,7 @@ impl Keeper {
         let backend = Arc::new(Backend::new(config, previous.map(|entry| &*entry.backend), now));
         let entry = BackendEntry::new(backend, previous.map(|entry| &**entry));
         if let Some(previous) = previous {
-            let kept: HashSet<u64> = entry.targets.iter().map(|target| target.id).collect();
+            let kept: IdSet = entry.targets.iter().map(|target| target.id).collect();
             previous.targets.iter().filter(|target| !kept.contains(&target.id)).for_each(|target| target.retire());
         }
         self.backends.insert(name, Arc::new(entry));

@@ -3,11 +3,13 @@
 pub mod api;
 pub mod config;
 pub mod head;
+mod keys;
 pub mod route;
 pub mod table;
 pub mod tls;
 
 pub mod admission;
+pub mod arrival;
 pub mod average;
 pub mod backend;
 pub mod class;
@@ -15,7 +17,6 @@ pub mod gauge;
 pub mod govern;
 pub mod hash;
 pub mod load;
-pub mod newcomer;
 pub mod outlier;
 pub mod peers;
 pub mod pick;

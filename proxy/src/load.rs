@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    arrival::Arrival,
     average::{ErrorAverage, LatencyAverage, PeakAverage, ServiceTime},
     config::{EndpointKey, OutlierDetection},
     gauge::InFlight,
@@ -123,7 +124,7 @@ pub struct EndpointLoad {
     consecutive_5xx: AtomicU32,
     consecutive_failures: AtomicU32,
     key: EndpointKey,
-    known_since: Coarse,
+    arrival: Arrival,
     successes: AtomicU64,
     errors: AtomicU64,
     failures: AtomicU64,
@@ -131,7 +132,6 @@ pub struct EndpointLoad {
     latency_us_sum: AtomicU64,
     service: [ServiceTime; CLASSES_MAX],
     window: Window,
-    joined_at: Option<Timestamp>,
     pub(crate) sketch: AtomicSketch,
 }
 
@@ -223,7 +223,7 @@ impl EndpointLoad {
             consecutive_5xx: AtomicU32::new(0),
             consecutive_failures: AtomicU32::new(0),
             key,
-            known_since: Coarse::of(now),
+            arrival: Arrival::known(now),
             in_flight_by_class: ClassCounts::default(),
             peers: PeerCounts::default(),
             successes: AtomicU64::new(0),
@@ -233,19 +233,14 @@ impl EndpointLoad {
             latency_us_sum: AtomicU64::new(0),
             service: Default::default(),
             window: Window::default(),
-            joined_at: None,
             sketch: AtomicSketch::new(),
         }
     }
 
-    /// Of one that came to others at `now`.
-    pub fn joined(key: EndpointKey, now: Timestamp) -> Self {
-        Self { joined_at: Some(now), ..Self::new(key, now) }
-    }
-
-    /// When it came to others; `None`: it was there from the start.
-    pub fn joined_at(&self) -> Option<Timestamp> {
-        self.joined_at
+    /// When it came.
+    #[inline]
+    pub fn arrival(&self) -> &Arrival {
+        &self.arrival
     }
 
     /// What sliding-window round robin counts.
@@ -256,11 +251,6 @@ impl EndpointLoad {
     /// Which endpoint.
     pub fn key(&self) -> EndpointKey {
         self.key
-    }
-
-    /// For how many seconds it has been known.
-    pub(crate) fn known_for_s(&self, now: Coarse) -> f32 {
-        now.seconds_since(self.known_since)
     }
 
     /// A request is sent to the endpoint.

@@ -235,7 +235,7 @@ mod tests {
         let config = BackendConfig {
             name: "default/web:80".to_owned(),
             generation: keys.iter().sum(),
-            endpoints: keys.iter().map(endpoint).collect(),
+            endpoints: keys.iter().map(endpoint).map(Arc::new).collect(),
             protocol: crate::config::Protocol::Http1,
             traffic: crate::config::TrafficPolicy::default(),
             algorithm: Algorithm::Adaptive,

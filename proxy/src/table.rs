@@ -1,7 +1,6 @@
 //! What the workers route by: one immutable value behind one swap. A worker looks at it once per request.
 
 use std::{
-    collections::HashMap,
     fmt,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -13,6 +12,7 @@ use std::{
 use crate::{
     backend::Backend,
     config::{BackendConfig, EndpointConfig, Protocol},
+    keys::KeyMap,
     route::{ListenerConfig, Routing},
     time::Timestamp,
     tls::endpoints::EndpointTls,
@@ -79,14 +79,14 @@ impl BackendEntry {
             previous.targets.clone()
         } else {
             // By key: with thousands of endpoints a search for each would take longer than everything else.
-            let before: HashMap<u64, &Arc<Target>> = previous
+            let before: KeyMap<&Arc<Target>> = previous
                 .iter()
                 .flat_map(|previous| previous.targets.iter())
-                .map(|target| (target.key, target))
+                .map(|target| (target.of.key, target))
                 .collect();
-            let old = |endpoint: &EndpointConfig| {
+            let old = |endpoint: &Arc<EndpointConfig>| {
                 before
-                    .get(&endpoint.key.0)
+                    .get(&endpoint.key)
                     .filter(|target| target.is(endpoint, protocol, tls))
                     .map(|target| Arc::clone(target))
             };
@@ -135,7 +135,7 @@ pub struct Target {
     pub protocol: Protocol,
     /// How it is spoken to over TLS; `None`: in clear text.
     pub tls: Option<Arc<EndpointTls>>,
-    key: u64,
+    of: Arc<EndpointConfig>,
     retired: AtomicBool,
 }
 
@@ -158,23 +158,23 @@ impl fmt::Display for Address {
 }
 
 impl Target {
-    fn new(endpoint: &EndpointConfig, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> Self {
+    fn new(endpoint: &Arc<EndpointConfig>, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Relaxed),
             address: Address::of(endpoint),
             protocol,
             tls: tls.cloned(),
-            key: endpoint.key.0,
+            of: endpoint.clone(),
             retired: AtomicBool::new(false),
         }
     }
 
-    fn is(&self, endpoint: &EndpointConfig, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> bool {
-        self.key == endpoint.key.0
-            && self.protocol == protocol
-            && self.address == Address::of(endpoint)
-            && self.tls.as_ref() == tls
+    fn is(&self, endpoint: &Arc<EndpointConfig>, protocol: Protocol, tls: Option<&Arc<EndpointTls>>) -> bool {
+        let place = |of: &EndpointConfig| (of.key, of.port);
+        let same =
+            Arc::ptr_eq(&self.of, endpoint) || place(&self.of) == place(endpoint) && self.of.host == endpoint.host;
+        same && self.protocol == protocol && self.tls.as_ref() == tls
     }
 
     /// It has left the table: its idle connections are of no more use.

@@ -469,7 +469,7 @@ async fn roles(cluster: &Cluster) -> anyhow::Result<()> {
 async fn definitions(cluster: &Cluster) -> anyhow::Result<()> {
     let tools = Tools::find(&["gateway-api"]).await?;
     let folder = tools.path("gateway-crds")?;
-    for kind in ["gatewayclasses", "gateways", "httproutes", "referencegrants", "backendtlspolicies"] {
+    for kind in ["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants", "backendtlspolicies"] {
         let text = std::fs::read_to_string(folder.join(format!("gateway.networking.k8s.io_{kind}.yaml")))?;
         cluster.apply(&text).await?;
     }

@@ -78,7 +78,7 @@ async fn install(cluster: &Cluster, release: &str, chart: &str, values: &str) {
 async fn deploy(values: &str, port: u16, pods: usize) -> Cluster {
     let cluster = Cluster::start().await.expect("a cluster starts");
     let tools = Tools::find(&["gateway-api"]).await.expect("definitions of the Gateway API");
-    for kind in ["gatewayclasses", "gateways", "httproutes", "referencegrants"] {
+    for kind in ["gatewayclasses", "gateways", "httproutes", "grpcroutes", "referencegrants"] {
         let file = format!("gateway.networking.k8s.io_{kind}.yaml");
         let file = tools.path("gateway-crds").expect("a folder").join(file);
         cluster.apply(&std::fs::read_to_string(file).expect("readable")).await.expect("definitions are taken");

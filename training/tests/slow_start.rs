@@ -1,6 +1,6 @@
 //! A pod that becomes ready under load is not flooded, though it looks idle: in no second of its first ten does it get more than 1.5 times its
 //! share. Later it is one of many, and the rule gives any of them twice its share in some seconds and next to nothing in others.
-use trimtab_proxy::newcomer;
+use trimtab_proxy::arrival;
 use trimtab_training::{
     fleet::{Fleet, FleetOptions},
     scenario::{Change, Event, Scenario, unequal_pods},
@@ -67,7 +67,8 @@ fn scale_out(seed: u64, proxies: usize, slots_told: bool) -> (Scenario, Vec<u32>
 
 /// The most that an endpoint got in any second while it was new, as a multiple of its share.
 fn most(sent: &[(u64, u32)], endpoint: u32, share: f64) -> f64 {
-    let new = READY_NS..READY_NS + newcomer::LENGTH.as_nanos() as u64;
+    // Every second that begins while it is new.
+    let new = READY_NS..READY_NS + arrival::LENGTH.as_nanos() as u64 + SECOND;
     let after: Vec<_> = sent.iter().filter(|(at_ns, _)| new.contains(at_ns)).collect();
     let (mut from, mut own, mut most) = (0, 0_u32, 0.0_f64);
     for (until, (at_ns, to)) in after.iter().enumerate() {

@@ -27,7 +27,7 @@ const DEFINITIONS: [(&str, &str); 5] = [
 ];
 
 /// What the controller does everywhere: group, resource, verbs. deploy/kubernetes/controller-rbac.yaml grants it.
-const PERMISSIONS: [(&str, &str, &[&str]); 21] = [
+const PERMISSIONS: [(&str, &str, &[&str]); 24] = [
     ("", "services", &["list", "watch"]),
     ("", "namespaces", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
@@ -38,13 +38,16 @@ const PERMISSIONS: [(&str, &str, &[&str]); 21] = [
     ("gateway.networking.k8s.io", "gatewayclasses", &["list", "watch"]),
     ("gateway.networking.k8s.io", "gateways", &["list", "watch"]),
     ("gateway.networking.k8s.io", "httproutes", &["list", "watch"]),
+    ("gateway.networking.k8s.io", "grpcroutes", &["list", "watch"]),
     ("gateway.networking.k8s.io", "referencegrants", &["list", "watch"]),
     ("networking.k8s.io", "ingresses", &["list", "watch"]),
     ("networking.k8s.io", "ingressclasses", &["list", "watch"]),
     ("networking.k8s.io", "ingresses/status", &["patch"]),
     ("gateway.networking.k8s.io", "backendtlspolicies", &["list", "watch"]),
+    ("gateway.networking.k8s.io", "gatewayclasses/status", &["patch"]),
     ("gateway.networking.k8s.io", "gateways/status", &["patch"]),
     ("gateway.networking.k8s.io", "httproutes/status", &["patch"]),
+    ("gateway.networking.k8s.io", "grpcroutes/status", &["patch"]),
     ("gateway.networking.k8s.io", "backendtlspolicies/status", &["patch"]),
     ("trimtab.dev", "backendtrafficpolicies", &["list", "watch"]),
     ("trimtab.dev", "backendtrafficpolicies/status", &["patch"]),
@@ -254,5 +257,41 @@ pub(super) async fn certificates(client: &Client, options: &CheckOptions, now: T
         }
         Some(issued) => bad(format!("issued {issued}, and not replaced since")),
         None => bad(format!("Secret {namespace}/{PROXY_SECRET} does not say when its certificate was issued")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::PERMISSIONS;
+
+    #[test]
+    fn what_is_checked_is_what_is_granted_everywhere() {
+        let granted = include_str!("../../../deploy/kubernetes/controller-rbac.yaml");
+        let objects = granted.split("\n---\n").map(|text| serde_saphyr::from_str::<Value>(text).expect("an object"));
+        let role = objects.into_iter().find(|object| object["kind"] == "ClusterRole").expect("a ClusterRole");
+        let texts = |rule: &Value, field: &str| -> Vec<String> {
+            let list = rule[field].as_array().expect("a list").iter();
+            list.map(|text| text.as_str().expect("a text").to_owned()).collect()
+        };
+        let mut rules = BTreeSet::new();
+        for rule in role["rules"].as_array().expect("rules") {
+            for group in texts(rule, "apiGroups") {
+                for resource in texts(rule, "resources") {
+                    for verb in texts(rule, "verbs") {
+                        rules.insert((group.clone(), resource.clone(), verb));
+                    }
+                }
+            }
+        }
+        let one = |group: &str, resource: &str, verb: &str| (group.to_owned(), resource.to_owned(), verb.to_owned());
+        let checked: BTreeSet<_> = PERMISSIONS
+            .iter()
+            .flat_map(|(group, resource, verbs)| verbs.iter().map(|verb| one(group, resource, verb)))
+            .collect();
+        assert_eq!(checked, rules);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -21,6 +21,7 @@ use super::{
     endpoints::{self, Placed},
     name_of, namespace_of,
     policies::{OfRoute, Place, Policies},
+    routes::RouteKind,
     settings,
     status::{PolicyStatus, TlsPolicyStatus, reason},
 };
@@ -41,8 +42,12 @@ pub(super) struct Resolver<'a> {
     policies: Policies<'a>,
     tls: BackendTls<'a>,
     referred: BTreeMap<String, (&'a Service, &'a ServicePort, Option<OfRoute<'a>>)>,
+    /// Those of them that GRPCRoutes refer to: they speak HTTP/2.
+    calls: BTreeSet<String>,
     /// The policy of what is resolved for.
     route: Option<OfRoute<'a>>,
+    /// The kind of it.
+    kind: RouteKind,
     /// Whether what is resolved is remembered.
     keep: bool,
 }
@@ -73,7 +78,18 @@ impl<'a> Resolver<'a> {
         }
         let policies = Policies::new(objects, &services, problems);
         let tls = BackendTls::new(objects, &services, problems);
-        Resolver { objects, services, slices, policies, tls, referred: BTreeMap::new(), route: None, keep: true }
+        Resolver {
+            objects,
+            services,
+            slices,
+            policies,
+            tls,
+            referred: BTreeMap::new(),
+            calls: BTreeSet::new(),
+            route: None,
+            kind: RouteKind::Http,
+            keep: true,
+        }
     }
 
     /// Whether what is resolved from now on becomes a backend of the data plane.
@@ -81,8 +97,9 @@ impl<'a> Resolver<'a> {
         self.keep = keep;
     }
 
-    /// What is resolved from now on is referred to from here; `None`: not from an HTTPRoute.
-    pub fn refer_from(&mut self, place: Option<Place<'a>>) {
+    /// What is resolved from now on is referred to by a route of this kind, from here; `None`: not from where policies could apply.
+    pub fn refer_from(&mut self, kind: RouteKind, place: Option<Place<'a>>) {
+        self.kind = kind;
         self.route = place.and_then(|place| self.policies.of_route(place));
     }
 
@@ -121,7 +138,9 @@ impl<'a> Resolver<'a> {
         let namespace = reference.namespace.as_deref().unwrap_or(from);
         if namespace != from && !self.granted(from, namespace, &reference.name) {
             let message = format!(
-                "no ReferenceGrant in {namespace} lets an HTTPRoute of {from} refer to Service {}",
+                "no ReferenceGrant in {namespace} lets {} {} of {from} refer to Service {}",
+                if self.kind == RouteKind::Http { "an" } else { "a" },
+                self.kind.name(),
                 reference.name
             );
             report.refused(reason::REF_NOT_PERMITTED, format!("{field}.namespace"), message);
@@ -164,6 +183,9 @@ impl<'a> Resolver<'a> {
         let name = format!("{namespace}/{}:{port}{suffix}", reference.name);
         if self.keep {
             self.referred.insert(name.clone(), (service, service_port, self.route));
+            if self.kind == RouteKind::Grpc {
+                self.calls.insert(name.clone());
+            }
         }
         Some(name)
     }
@@ -196,11 +218,12 @@ impl<'a> Resolver<'a> {
                 report.unresolved("metadata.name", message);
             }
             let policy = self.policies.of(service, port, *route).map(Cow::into_owned);
-            let protocol = protocol(port, &mut report);
+            let calls = self.calls.contains(name) && port.app_protocol.is_none();
+            let protocol = if calls { v1::Protocol::H2c } else { protocol(port, &mut report) };
             super::close(report, self.objects, problems);
             // It depends on Secrets, ConfigMaps and Gateways: worked out each time, and compared.
             let tls = self.tls.of((service, port), name, uses, self.objects, problems);
-            let about = About { service: (*service).clone(), port: (*port).clone(), policy };
+            let about = About { service: (*service).clone(), port: (*port).clone(), calls, policy };
             let held = before.remove(name).filter(|held| held.about == about);
             let (spec, held) = held.map_or((None, Vec::new()), |held| (Some(held.spec), held.parts));
             let held_count = held.len();
@@ -257,7 +280,7 @@ impl<'a> Resolver<'a> {
                 .spec
                 .from
                 .iter()
-                .any(|source| source.group == GROUP && source.kind == "HTTPRoute" && source.namespace == from)
+                .any(|source| source.group == GROUP && source.kind == self.kind.name() && source.namespace == from)
                 && grant.spec.to.iter().any(|target| {
                     target.group.is_empty()
                         && target.kind == "Service"
@@ -289,6 +312,7 @@ struct Held {
 struct About {
     service: Service,
     port: ServicePort,
+    calls: bool,
     policy: Option<BackendTrafficPolicySpec>,
 }
 
@@ -309,7 +333,7 @@ impl Part {
         let facts = found.iter().map(|found| (EndpointKey(found.key), found.pod.clone())).collect();
         let place = |found: endpoints::Found| {
             let spec = settings::endpoint(&found, about.policy.as_ref());
-            Placed::new(found, spec)
+            Placed::new(found.address, spec)
         };
         let mut endpoints: Vec<Placed> = found.into_iter().map(place).collect();
         endpoints::sort(&mut endpoints);

@@ -12,7 +12,6 @@ use k8s_openapi::{
 };
 
 use trimtab_model::observation::EndpointKey;
-use trimtab_proxy::api::v1;
 
 use super::{
     EndpointSpec,
@@ -44,33 +43,17 @@ pub(super) struct Found {
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     address: HostPort,
-    /// For the control loop.
     pub spec: Arc<EndpointSpec>,
-    /// For proxies.
-    pub resource: v1::Endpoint,
 }
 
 impl Placed {
-    pub fn new(found: Found, spec: EndpointSpec) -> Self {
-        let resource = v1::Endpoint {
-            key: found.key,
-            host: found.address.host.to_string(),
-            port: u32::from(found.address.port),
-            name: found.name,
-            zone: found.zone.unwrap_or_default(),
-            state: state(found.ready),
-        };
-        Self { address: found.address, spec: Arc::new(spec), resource }
+    pub fn new(address: HostPort, spec: EndpointSpec) -> Self {
+        Self { address, spec: Arc::new(spec) }
     }
 
     fn order(&self) -> (&HostPort, EndpointKey) {
         (&self.address, self.spec.key)
     }
-}
-
-fn state(ready: bool) -> i32 {
-    let state = if ready { v1::endpoint::State::Ready } else { v1::endpoint::State::Draining };
-    state as i32
 }
 
 /// The order in which slices are gone through: a pod with addresses of several families is taken from the first.
@@ -192,8 +175,18 @@ fn target_port(slice: &EndpointSlice, service: &Service, port: &ServicePort, rep
     };
     let number = match by_name.or_else(only) {
         Some(found) => found.port.or_else(|| service_target(port)),
-        // No ports at all stands for any port.
-        None if ports.is_empty() => service_target(port),
+        // Without ports none is defined; a port without a number stands for any. Slices of Services without pods have neither.
+        None if ports.is_empty() => {
+            if !slice.endpoints.is_empty() {
+                let message = format!(
+                    "is empty: no port is defined, expected \"{wanted}\", which is port {} of Service {}",
+                    port.port,
+                    name_of(&service.metadata)
+                );
+                report.unresolved("ports", message);
+            }
+            return None;
+        }
         None => {
             let message = format!(
                 "has no port \"{wanted}\", which is port {} of Service {}",
@@ -248,7 +241,6 @@ fn serve_while_terminating(endpoints: &mut [Placed]) {
     if endpoints.iter().all(|endpoint| !endpoint.spec.ready) {
         for endpoint in endpoints.iter_mut().filter(|endpoint| endpoint.spec.draining) {
             Arc::make_mut(&mut endpoint.spec).ready = true;
-            endpoint.resource.state = state(true);
         }
     }
 }

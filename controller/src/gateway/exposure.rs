@@ -65,6 +65,8 @@ pub fn template(text: &str) -> Result<Template, String> {
 /// A Service that the controller makes for a Gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatewayService {
+    /// Namespace and name of the Gateway.
+    pub gateway: (String, String),
     /// As it is to be.
     pub service: Service,
     /// Whether it stands like that.
@@ -179,7 +181,8 @@ impl<'a> Exposures<'a> {
         let service = service(gateway, template, &name, &targets, requested.first().map(String::as_str));
         let stands = standing.is_some_and(|standing| covers(standing, &service));
         let addresses = standing.map(addresses_of).unwrap_or_default();
-        self.services.wanted.push(GatewayService { service, stands });
+        let of = (namespace_of(&gateway.metadata).to_owned(), name_of(&gateway.metadata).to_owned());
+        self.services.wanted.push(GatewayService { gateway: of, service, stands });
         let addresses = only(requested, addresses, report);
         Exposed {
             listen: vec![IpAddr::from([0, 0, 0, 0])],

@@ -12,6 +12,7 @@ use super::{
     certificates, hostname, listeners,
     listeners::{Attachable, GATEWAY_CLASS, Translated},
     matches, name_of, namespace_of,
+    routes::RouteKind,
     status::{self, IngressStatus, reason},
 };
 use crate::{
@@ -175,7 +176,7 @@ pub(super) fn translate<'a>(
     ours.sort_by_key(|ingress| super::age_and_name(&ingress.metadata));
     let mut places = Places { translated, objects };
     let (mut routes, mut statuses) = (Vec::new(), Vec::new());
-    resolver.refer_from(None);
+    resolver.refer_from(RouteKind::Http, None);
     for ingress in ours {
         let (namespace, name) = (namespace_of(&ingress.metadata), name_of(&ingress.metadata));
         let mut report = Report::new(ObjectId::new("Ingress", namespace, name));
@@ -191,6 +192,7 @@ pub(super) fn translate<'a>(
                     hostnames: Some(host).filter(|host| !host.is_empty()).into_iter().collect(),
                     rules,
                     created_at_s: super::created_at_s(&ingress.metadata),
+                    wildcards_of_one_label: true,
                 });
             }
         }
@@ -260,7 +262,12 @@ impl<'a> Places<'_, 'a> {
     fn clear(&mut self, ingress: &Ingress, host: &str, port: u16, report: &mut Report) -> Option<String> {
         match self.covering(host, port) {
             Some((name, attachable)) => {
-                let allowed = listeners::allows(attachable, namespace_of(&ingress.metadata), self.objects);
+                let allowed = listeners::allows(
+                    attachable,
+                    RouteKind::Http.name(),
+                    namespace_of(&ingress.metadata),
+                    self.objects,
+                );
                 if !allowed {
                     refuse(attachable, host, port, report);
                 }
@@ -280,7 +287,7 @@ impl<'a> Places<'_, 'a> {
         report: &mut Report,
     ) -> Option<String> {
         if let Some((name, attachable)) = self.covering(host, port) {
-            if !listeners::allows(attachable, namespace_of(&ingress.metadata), self.objects) {
+            if !listeners::allows(attachable, RouteKind::Http.name(), namespace_of(&ingress.metadata), self.objects) {
                 refuse(attachable, host, port, report);
                 return None;
             }

@@ -206,15 +206,19 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
     Translated { listeners, attachables, gateways: statuses, services: exposures.into_services() }
 }
 
+/// The kinds of routes that listeners take, in the order in which their status names them.
+pub(super) const ROUTE_KINDS: [&str; 2] = ["HTTPRoute", "GRPCRoute"];
+
 /// Kinds of routes that a listener asks for and that are not served here.
 fn unsupported_kinds(listener: &GatewayListeners, field: &str, report: &mut Report) {
     let kinds = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
     for (index, kind) in kinds.iter().enumerate() {
-        if (kind.group.as_deref().unwrap_or(super::GROUP), kind.kind.as_str()) != (super::GROUP, "HTTPRoute") {
+        let ours = kind.group.as_deref().is_none_or(|group| group == super::GROUP);
+        if !ours || !ROUTE_KINDS.contains(&kind.kind.as_str()) {
             report.refused(
                 reason::INVALID_ROUTE_KINDS,
                 format!("{field}.allowedRoutes.kinds[{index}]"),
-                format!("{} is not supported, expected HTTPRoute", kind.kind),
+                format!("{} is not supported, expected HTTPRoute or GRPCRoute", kind.kind),
             );
         }
     }
@@ -238,8 +242,8 @@ pub(super) fn count_routes(translated: &mut Translated<'_>, routes: &[v1::HttpRo
     }
 }
 
-/// Whether a route of namespace `namespace` may attach.
-pub(super) fn allows(attachable: &Attachable<'_>, namespace: &str, objects: &Objects) -> bool {
+/// Whether a route of this kind and namespace may attach.
+pub(super) fn allows(attachable: &Attachable<'_>, kind: &str, namespace: &str, objects: &Objects) -> bool {
     let Some(allowed) = &attachable.spec.allowed_routes else {
         return namespace_of(&attachable.gateway.metadata) == namespace;
     };
@@ -247,7 +251,7 @@ pub(super) fn allows(attachable: &Attachable<'_>, namespace: &str, objects: &Obj
         kinds.is_empty()
             || kinds
                 .iter()
-                .any(|kind| kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == super::GROUP))
+                .any(|one| one.kind == kind && one.group.as_deref().is_none_or(|group| group == super::GROUP))
     });
     let namespaces = allowed.namespaces.as_ref();
     kind_allowed

@@ -7,17 +7,25 @@ use gateway_api::httproutes::{
 use http::HeaderName;
 use trimtab_proxy::api::v1::{self, path_match, value_match};
 
-use super::routes::as_text;
+use super::{
+    grpc,
+    routes::{RouteKind, as_text},
+};
 use crate::problem::Report;
 
 /// Regular expressions whose compiled form is larger than this (bytes) are refused.
 const REGEX_SIZE_MAX: usize = 1 << 20;
 
 /// All matches of a rule; `None` if one of them does not hold: then it cannot be said which requests the rule is for.
-pub(super) fn translate(rule: &HttpRouteRules, field: &str, report: &mut Report) -> Option<Vec<v1::RouteMatch>> {
+pub(super) fn translate(
+    rule: &HttpRouteRules,
+    kind: RouteKind,
+    field: &str,
+    report: &mut Report,
+) -> Option<Vec<v1::RouteMatch>> {
     let mut all = Some(Vec::new());
     for (index, one) in rule.matches.iter().flatten().enumerate() {
-        let translated = translate_match(one, &format!("{field}.matches[{index}]"), report);
+        let translated = translate_match(one, kind, &format!("{field}.matches[{index}]"), report);
         all = all.zip(translated).map(|(mut all, one)| {
             all.push(one);
             all
@@ -26,8 +34,17 @@ pub(super) fn translate(rule: &HttpRouteRules, field: &str, report: &mut Report)
     all
 }
 
-fn translate_match(one: &HttpRouteRulesMatches, field: &str, report: &mut Report) -> Option<v1::RouteMatch> {
+fn translate_match(
+    one: &HttpRouteRulesMatches,
+    kind: RouteKind,
+    field: &str,
+    report: &mut Report,
+) -> Option<v1::RouteMatch> {
     let path = match &one.path {
+        Some(path) if kind == RouteKind::Grpc && grpc::method_alone(path).is_some() => {
+            let value = grpc::method_alone(path).unwrap_or_default().to_owned();
+            Some(Some(v1::PathMatch { kind: path_match::Kind::GrpcMethod as i32, value }))
+        }
         Some(path) => translate_path(path, &format!("{field}.path"), report).map(Some),
         None => Some(None),
     };

@@ -9,6 +9,7 @@ pub mod endpoints;
 pub mod exposure;
 pub mod filters;
 pub mod fingerprint;
+pub mod grpc;
 mod health;
 pub mod hostname;
 pub mod ingress;
@@ -27,12 +28,12 @@ use std::{sync::Arc, time::Duration};
 use http::Uri;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use trimtab_model::{decision::Mode, observation::EndpointKey};
-use trimtab_proxy::api::v1;
+use trimtab_proxy::api::{self, v1};
 
 pub use status::Statuses;
 
 use crate::{
-    objects::{DEFAULT_NAMESPACE, Objects, Replicas},
+    objects::{DEFAULT_NAMESPACE, Objects, Replicas, Unread},
     policy::{Algorithm, MetricNames},
     problem::{Problem, Report},
 };
@@ -51,6 +52,8 @@ pub struct Config {
     pub backends: Vec<Arc<BackendSpec>>,
     /// Services that Gateways are to have of their own.
     pub gateway_services: exposure::GatewayServices,
+    /// Namespaces of which not everything may be read that should be.
+    pub unread: Vec<Unread>,
     /// What could not be translated.
     pub problems: Vec<Problem>,
     /// What is to be said of each object in its status.
@@ -60,9 +63,9 @@ pub struct Config {
 /// One backend: what is pushed to proxies, and what the control loop needs beside it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackendSpec {
-    /// What is pushed. Its `objective_ms` is the one that was set, if any.
+    /// What is pushed, but for its endpoints. Its `objective_ms` is the one that was set, if any.
     pub resource: v1::Backend,
-    /// In the order of `resource.endpoints`. Shared, as backends are.
+    /// The endpoints. Shared, as backends are.
     pub endpoints: Vec<Arc<EndpointSpec>>,
     /// The algorithm.
     pub algorithm: Algorithm,
@@ -111,6 +114,34 @@ pub struct EndpointSpec {
     pub ready_since_ms: Option<i64>,
     /// Container restarts, where the provider knows.
     pub restarts: Option<u32>,
+}
+
+impl EndpointSpec {
+    /// What proxies get to know of it.
+    pub fn resource(&self) -> v1::Endpoint {
+        let (host, port) = self.host_and_port();
+        let state = if self.ready { v1::endpoint::State::Ready } else { v1::endpoint::State::Draining };
+        v1::Endpoint {
+            key: self.key.0,
+            host: host.to_owned(),
+            port: u32::from(port),
+            name: self.name.clone(),
+            zone: self.zone.clone().unwrap_or_default(),
+            state: state.into(),
+        }
+    }
+
+    /// Fingerprint of that.
+    pub fn fingerprint(&self) -> u64 {
+        let zone = self.zone.as_deref().unwrap_or_default();
+        api::endpoint_fingerprint(self.key.0, self.host_and_port(), &self.name, zone, self.ready)
+    }
+
+    /// The host without brackets, and the port; 0 if there is none.
+    fn host_and_port(&self) -> (&str, u16) {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, "0"));
+        (host.trim_start_matches('[').trim_end_matches(']'), port.parse().unwrap_or(0))
+    }
 }
 
 /// What the user said on the guard's bounds; `None`: the guard's own default. Shares are multiples of the
@@ -188,7 +219,8 @@ fn translate_with(objects: &Objects, memo: &mut backends::Memo) -> Config {
     problems.dedup();
     let classes = listeners::our_classes(objects).map(status::class).collect();
     let statuses = Statuses { classes, gateways, routes: route_statuses, ingresses, policies, tls_policies };
-    Config { listeners, routes, backends, gateway_services, problems, statuses }
+    let unread = objects.unread.clone();
+    Config { listeners, routes, backends, gateway_services, unread, problems, statuses }
 }
 
 fn namespace_of(metadata: &ObjectMeta) -> &str {

@@ -1,4 +1,4 @@
-//! HTTPRoutes to route rules. What a rule asks for and Trimtab cannot do yet makes the rule answer 500: never something else than
+//! HTTPRoutes, and GRPCRoutes in their form, to route rules. What a rule asks for and Trimtab cannot do yet makes the rule answer 500: never something else than
 //! what was asked for.
 
 use std::collections::BTreeSet;
@@ -12,7 +12,7 @@ use trimtab_proxy::api::v1;
 use super::{
     GROUP,
     backends::Resolver,
-    filters, hostname, listeners,
+    filters, grpc, hostname, listeners,
     listeners::Attachable,
     matches, name_of, namespace_of,
     policies::Place,
@@ -27,8 +27,27 @@ use crate::{
 /// Largest weight of a backendRef.
 const WEIGHT_MAX: i32 = 1_000_000;
 
-/// Checks what can be told from the HTTPRoute alone.
-pub fn check(route: &HttpRoute, report: &mut Report) {
+/// A kind of routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute, as the HTTPRoute that says the same ([`grpc::as_http`]).
+    Grpc,
+}
+
+impl RouteKind {
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+        }
+    }
+}
+
+/// Checks what can be told from the route alone.
+pub fn check(route: &HttpRoute, kind: RouteKind, report: &mut Report) {
     hostnames(route, report);
     for (index, parent) in route.spec.parent_refs.iter().flatten().enumerate() {
         if parent.port.is_some_and(|port| !(1..=65535).contains(&port)) {
@@ -37,7 +56,7 @@ pub fn check(route: &HttpRoute, report: &mut Report) {
     }
     for (index, rule) in route.spec.rules.iter().flatten().enumerate() {
         let field = format!("spec.rules[{index}]");
-        matches::translate(rule, &field, report);
+        matches::translate(rule, kind, &field, report);
         filters::of_rule(rule, &field, report, &mut |_, _, _| None);
         timeouts(rule.timeouts.as_ref(), &field, report);
         for (index, backend) in rule.backend_refs.iter().flatten().enumerate() {
@@ -63,38 +82,68 @@ pub(super) fn translate<'a>(
 ) -> (Vec<v1::HttpRoute>, Vec<RouteStatus>) {
     let mut routes = Vec::new();
     let mut statuses = Vec::new();
-    for route in &objects.http_routes {
-        let name = format!("{}/{}", namespace_of(&route.metadata), name_of(&route.metadata));
+    let mut hosts = grpc::Hosts::default();
+    for (kind, route) in by_age(objects) {
+        let said = format!("{}/{}", namespace_of(&route.metadata), name_of(&route.metadata));
         let mut report =
-            Report::new(ObjectId::new("HTTPRoute", namespace_of(&route.metadata), name_of(&route.metadata)));
+            Report::new(ObjectId::new(kind.name(), namespace_of(&route.metadata), name_of(&route.metadata)));
         let asked = route.spec.hostnames.as_ref().is_some_and(|hostnames| !hostnames.is_empty());
         let hostnames = hostnames(route, &mut report);
         // None of its host names holds: it must not become a route for any host.
         let no_host = asked && hostnames.is_empty();
-        let parents = attach(route, (!no_host).then_some(&*hostnames), objects, attachables, &mut report);
+        let mut parents = attach((kind, route), (!no_host).then_some(&*hostnames), objects, attachables, &mut report);
+        // Routes of one kind share host names.
+        let contested = !objects.grpc_routes.is_empty();
+        for (_, taken) in parents.iter_mut().filter(|_| contested) {
+            if let Ok(listeners) = taken {
+                *taken = hosts.take((kind, &said), &hostnames, std::mem::take(listeners));
+                if let Err(Finding { field, message, .. }) = taken {
+                    report.refused(reason::HOSTNAME_CONFLICT, field.clone(), message.clone());
+                }
+            }
+        }
         let attached: BTreeSet<String> =
             parents.iter().filter_map(|(_, taken)| taken.as_ref().ok()).flatten().cloned().collect();
         if !parents.is_empty() {
             // Whether its references lead anywhere is said of a route that attaches to nothing as well.
-            let rules = rules(route, resolver, !attached.is_empty(), &mut report);
+            let rules = rules((kind, route), resolver, !attached.is_empty(), &mut report);
+            if kind == RouteKind::Grpc {
+                report.rename(grpc::as_said);
+            }
             let parents = parents.into_iter().map(|(parent, taken)| (parent.clone(), taken.map(|_| ()))).collect();
             let count = route.spec.rules.as_deref().unwrap_or_default().len();
-            statuses.push(status::route(&route.metadata, parents, count, &report));
+            statuses.push(status::route(kind.name(), &route.metadata, parents, count, &report));
             if attached.is_empty() {
                 super::close(report, objects, problems);
                 continue;
             }
             routes.push(v1::HttpRoute {
-                name,
+                name: match kind {
+                    RouteKind::Http => said,
+                    RouteKind::Grpc => format!("grpc:{said}"),
+                },
                 listeners: attached.into_iter().collect(),
                 hostnames,
                 rules,
                 created_at_s: super::created_at_s(&route.metadata),
+                wildcards_of_one_label: false,
             });
         }
         super::close(report, objects, problems);
     }
     (routes, statuses)
+}
+
+/// All routes; where two claim the same thing, the older has it.
+fn by_age(objects: &Objects) -> Vec<(RouteKind, &HttpRoute)> {
+    let http = objects.http_routes.iter().map(|route| (RouteKind::Http, route));
+    let grpc = objects.grpc_routes.iter().map(|route| (RouteKind::Grpc, route));
+    let mut all: Vec<_> = http.chain(grpc).collect();
+    // Routes of one kind share what they claim: without others, their order does not matter.
+    if !objects.grpc_routes.is_empty() {
+        all.sort_by_key(|(_, route)| super::age_and_name(&route.metadata));
+    }
+    all
 }
 
 fn hostnames(route: &HttpRoute, report: &mut Report) -> Vec<String> {
@@ -105,7 +154,7 @@ fn hostnames(route: &HttpRoute, report: &mut Report) -> Vec<String> {
 /// The parents that are ours, each with the data plane's listeners that the route attaches to there, or why it does to none. `hostnames`:
 /// those that hold; `None` if none does.
 fn attach<'r>(
-    route: &'r HttpRoute,
+    (kind, route): (RouteKind, &'r HttpRoute),
     hostnames: Option<&[String]>,
     objects: &Objects,
     attachables: &[Attachable<'_>],
@@ -124,7 +173,7 @@ fn attach<'r>(
         if !ours.iter().any(|ours| std::ptr::eq(*ours, gateway)) {
             continue;
         }
-        let taken = attach_to(route, parent, gateway, &field, hostnames, objects, attachables);
+        let taken = attach_to((kind, route), parent, gateway, &field, hostnames, objects, attachables);
         if let Err(Finding { field, message, reason }) = &taken {
             report.refused(reason.unwrap_or(reason::NO_MATCHING_PARENT), field, message);
         }
@@ -135,7 +184,7 @@ fn attach<'r>(
 
 /// The data plane's listeners of one Gateway that a route attaches to.
 fn attach_to(
-    route: &HttpRoute,
+    (kind, route): (RouteKind, &HttpRoute),
     parent: &HttpRouteParentRefs,
     gateway: &Gateway,
     field: &str,
@@ -158,8 +207,10 @@ fn attach_to(
         return refused(reason::NO_MATCHING_PARENT, field, message);
     }
     let namespace = namespace_of(&route.metadata);
-    let allowed: Vec<_> =
-        selected.into_iter().filter(|attachable| listeners::allows(attachable, namespace, objects)).collect();
+    let allowed: Vec<_> = selected
+        .into_iter()
+        .filter(|attachable| listeners::allows(attachable, kind.name(), namespace, objects))
+        .collect();
     if allowed.is_empty() {
         let message = format!("allowedRoutes of Gateway {} does not allow this route", parent.name);
         return refused(reason::NOT_ALLOWED_BY_LISTENERS, field, message);
@@ -225,7 +276,7 @@ fn names(parent: &HttpRouteParentRefs, listener: &GatewayListeners) -> bool {
 
 /// The rules. Backends of a route that is not `attached` are looked up, but not kept for the data plane.
 fn rules<'a>(
-    route: &'a HttpRoute,
+    (kind, route): (RouteKind, &'a HttpRoute),
     resolver: &mut Resolver<'a>,
     attached: bool,
     report: &mut Report,
@@ -242,8 +293,9 @@ fn rules<'a>(
         .enumerate()
         .filter_map(|(index, rule)| {
             let place = Place { namespace, route: name_of(&route.metadata), rule: rule.name.as_deref() };
-            resolver.refer_from(Some(place));
-            translate_rule(rule, index, namespace, resolver, report)
+            // Policies are for HTTPRoutes.
+            resolver.refer_from(kind, Some(place).filter(|_| kind == RouteKind::Http));
+            translate_rule(rule, kind, index, namespace, resolver, report)
         })
         .collect()
 }
@@ -251,13 +303,14 @@ fn rules<'a>(
 /// One rule; `None` where it cannot even be said which requests it is for.
 fn translate_rule(
     rule: &HttpRouteRules,
+    kind: RouteKind,
     index: usize,
     namespace: &str,
     resolver: &mut Resolver<'_>,
     report: &mut Report,
 ) -> Option<v1::RouteRule> {
     let field = format!("spec.rules[{index}]");
-    let matches = matches::translate(rule, &field, report);
+    let matches = matches::translate(rule, kind, &field, report);
     let (request, backend_request) = timeouts(rule.timeouts.as_ref(), &field, report);
     let filters = filters::of_rule(rule, &field, report, &mut |reference, field, report| {
         resolver.resolve(reference, namespace, field, report)

@@ -222,7 +222,9 @@ pub(super) fn backend(
     let resource = v1::Backend {
         name,
         generation: endpoints::generation(placed),
-        endpoints: placed.iter().map(|endpoint| endpoint.resource.clone()).collect(),
+        endpoints: Vec::new(),
+        endpoints_version: 0,
+        changes: None,
         protocol: protocol.into(),
         algorithm: algorithm.data_plane() as i32,
         outlier_detection: Some(outlier_detection(policy, algorithm)),

@@ -77,8 +77,9 @@ pub mod reason {
 const ADDRESSES_MAX: usize = 16;
 
 /// What Trimtab supports beyond doubt, as the conformance suite names it, sorted.
-pub const SUPPORTED_FEATURES: [&str; 23] = [
+pub const SUPPORTED_FEATURES: [&str; 24] = [
     "BackendTLSPolicy",
+    "GRPCRoute",
     "Gateway",
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
@@ -192,6 +193,8 @@ pub struct ListenerStatus {
 /// The status of a route.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteStatus {
+    /// HTTPRoute or GRPCRoute.
+    pub kind: &'static str,
     /// Which.
     pub subject: Subject,
     /// One for each parent that is ours, in the order of the route.
@@ -249,7 +252,7 @@ pub struct Statuses {
     pub classes: Vec<ClassStatus>,
     /// Gateways of ours.
     pub gateways: Vec<GatewayStatus>,
-    /// HTTPRoutes with a parent of ours.
+    /// HTTPRoutes and GRPCRoutes with a parent of ours.
     pub routes: Vec<RouteStatus>,
     /// Ingresses of ours.
     pub ingresses: Vec<IngressStatus>,
@@ -260,20 +263,36 @@ pub struct Statuses {
 }
 
 impl Statuses {
+    /// The Service that was to be made for a Gateway, of this namespace and name, is refused: it is reached nowhere that it is told of.
+    pub fn refuse_service(&mut self, (namespace, name): &(String, String), why: &str) {
+        let of =
+            |gateway: &&mut GatewayStatus| gateway.subject.namespace == *namespace && gateway.subject.name == *name;
+        for gateway in self.gateways.iter_mut().filter(of) {
+            for condition in gateway.conditions.iter_mut().filter(|condition| condition.kind == "Programmed") {
+                // What keeps it from being accepted at all goes before that.
+                if condition.reason != reason::INVALID {
+                    *condition = Condition::no("Programmed", reason::ADDRESS_NOT_USABLE, why.to_owned());
+                }
+            }
+        }
+    }
+
     /// All conditions, with the kind of the object that they are of.
     pub fn conditions(&self) -> impl Iterator<Item = (&'static str, &Condition)> {
         let classes = self.classes.iter().flat_map(|class| &class.conditions);
         let gateways = self.gateways.iter().flat_map(|gateway| {
             gateway.conditions.iter().chain(gateway.listeners.iter().flat_map(|listener| &listener.conditions))
         });
-        let routes = self.routes.iter().flat_map(|route| route.parents.iter().flat_map(|parent| &parent.conditions));
+        let routes = self.routes.iter().flat_map(|route| {
+            route.parents.iter().flat_map(|parent| &parent.conditions).map(|condition| (route.kind, condition))
+        });
         let policies = self.policies.iter().flat_map(|policy| policy.ancestors.iter().map(|(_, condition)| condition));
         let ingresses = self.ingresses.iter().map(|ingress| ("Ingress", &ingress.accepted));
         let tls_policies = self.tls_policies.iter().flat_map(|policy| &policy.ancestors).flat_map(|(_, all)| all);
         classes
             .map(|condition| ("GatewayClass", condition))
             .chain(gateways.map(|condition| ("Gateway", condition)))
-            .chain(routes.map(|condition| ("HTTPRoute", condition)))
+            .chain(routes)
             .chain(ingresses)
             .chain(policies.map(|condition| ("BackendTrafficPolicy", condition)))
             .chain(tls_policies.map(|condition| ("BackendTLSPolicy", condition)))
@@ -352,11 +371,9 @@ pub(super) fn gateway(gateway: &Gateway, report: &Report, served: &[bool], expos
 fn supported_kinds(listener: &gateway_api::gateways::GatewayListeners) -> Vec<&'static str> {
     let takes_http = matches!(listener.protocol.as_str(), "HTTP" | "HTTPS");
     let asked = listener.allowed_routes.as_ref().and_then(|allowed| allowed.kinds.as_deref()).unwrap_or_default();
-    let wanted = asked.is_empty()
-        || asked
-            .iter()
-            .any(|kind| kind.kind == "HTTPRoute" && kind.group.as_deref().is_none_or(|group| group == super::GROUP));
-    if takes_http && wanted { vec!["HTTPRoute"] } else { Vec::new() }
+    let ours = |group: &Option<String>| group.as_deref().is_none_or(|group| group == super::GROUP);
+    let wanted = |kind: &&str| asked.is_empty() || asked.iter().any(|one| one.kind == **kind && ours(&one.group));
+    if takes_http { super::listeners::ROUTE_KINDS.into_iter().filter(wanted).collect() } else { Vec::new() }
 }
 
 fn listener_conditions(findings: &[&Finding], served: bool) -> Vec<Condition> {
@@ -404,6 +421,7 @@ fn listener_conditions(findings: &[&Finding], served: bool) -> Vec<Condition> {
 
 /// What a route comes to with each of its parents. `parents` holds why one does not take the route.
 pub(super) fn route(
+    kind: &'static str,
     metadata: &ObjectMeta,
     parents: Vec<(HttpRouteParentRefs, Result<(), Finding>)>,
     rules: usize,
@@ -448,7 +466,7 @@ pub(super) fn route(
             ParentStatus { parent, conditions }
         })
         .collect();
-    RouteStatus { subject: Subject::of(metadata), parents }
+    RouteStatus { kind, subject: Subject::of(metadata), parents }
 }
 
 fn is_of_backend(finding: &Finding) -> bool {

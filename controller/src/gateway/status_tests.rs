@@ -88,7 +88,7 @@ const FINE: &str = "
 gateway g at 192.0.2.1
 Accepted=true Accepted
 Programmed=true Programmed
-listener http routes=1 kinds=HTTPRoute
+listener http routes=1 kinds=HTTPRoute GRPCRoute
 Accepted=true Accepted
 Programmed=true Programmed
 ResolvedRefs=true ResolvedRefs
@@ -206,7 +206,7 @@ fn listeners_that_cannot_be_served_leave_the_others_alone() {
     check(
         &gateway,
         &format!(
-            "{fine}listener a routes=0 kinds=HTTPRoute\n{}listener b routes=0 kinds=HTTPRoute\n{}listener raw routes=0 kinds=\n\
+            "{fine}listener a routes=0 kinds=HTTPRoute GRPCRoute\n{}listener b routes=0 kinds=HTTPRoute GRPCRoute\n{}listener raw routes=0 kinds=\n\
              !Accepted=false UnsupportedProtocol: spec.listeners[3].protocol: TCP is not supported yet, expected HTTP or HTTPS; the listener is not \
              served\n!Programmed=false Invalid: the listener is not served\nResolvedRefs=true ResolvedRefs\nConflicted=false NoConflicts",
             conflict(1),

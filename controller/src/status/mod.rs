@@ -65,6 +65,7 @@ pub async fn run(
         metrics,
         ahead: HashMap::new(),
         told: HashMap::new(),
+        unread: HashMap::new(),
     };
     loop {
         let clean = writer.round(&mut sources).await;
@@ -95,15 +96,23 @@ struct Writer {
     ahead: HashMap<ObjectId, Current>,
     /// What was told of Ingresses, whose status has no room for it.
     told: HashMap<ObjectId, Condition>,
+    /// What was told of namespaces that may not be read.
+    unread: HashMap<ObjectId, Condition>,
     services: services::Writer,
 }
 
 impl Writer {
     /// Writes what is to be written; `false` if some of it failed.
     async fn round(&mut self, sources: &mut Sources) -> bool {
-        let config = sources.config.borrow_and_update().clone();
+        let mut config = sources.config.borrow_and_update().clone();
         let currents = sources.currents.borrow_and_update().clone();
         let leads = sources.leadership.borrow_and_update().leads();
+        let mut clean = !leads || self.services.round(&config.gateway_services).await;
+        if leads && !self.services.refused().is_empty() {
+            let mut known = Config::clone(&config);
+            self.services.refused().iter().for_each(|(gateway, why)| known.statuses.refuse_service(gateway, why));
+            config = Arc::new(known);
+        }
         self.metrics.configured(&config);
         self.ahead.retain(|object, written| currents.get(object).is_some_and(|current| is_older(current, written)));
         if !leads {
@@ -120,15 +129,22 @@ impl Writer {
             .collect()
             .await;
         self.tell_of_ingresses(&config.statuses, &currents).await;
-        let mut clean = self.services.round(&config.gateway_services).await;
+        self.tell_of_namespaces(&config).await;
         for (write, outcome) in written {
             match outcome {
                 Ok(current) => {
                     self.metrics.status_written(write.object.kind);
                     self.ahead.insert(write.object.clone(), current);
                 }
-                // It was deleted in the meantime, or has changed: the watch will tell.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                // It was deleted in the meantime: nothing is left to be said but that.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    self.metrics.status_gone(write.object.kind);
+                    let (resource, note) =
+                        (resource(write.object.kind), "it was deleted while its status was being written");
+                    self.tell(&write.object, &write.current, &resource, "DeletedMeanwhile", note).await;
+                }
+                // It has changed: the watch will tell.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => {
                     clean = false;
                     self.metrics.status_failed(write.object.kind);
@@ -154,6 +170,22 @@ impl Writer {
         self.told = told;
     }
 
+    /// Events for namespaces in which something may not be read.
+    async fn tell_of_namespaces(&mut self, config: &Config) {
+        let mut told = HashMap::new();
+        for unread in &config.unread {
+            let id = ObjectId::new("Namespace", "", &unread.namespace);
+            let reason = "NotReadable";
+            let condition = Condition::no("Readable", reason, unread.message.clone());
+            if self.unread.get(&id) != Some(&condition) {
+                let current = Current { uid: unread.uid.clone(), resource_version: String::new(), status: json!(null) };
+                self.tell(&id, &current, &resource("Namespace"), reason, &unread.message).await;
+            }
+            told.insert(id, condition);
+        }
+        self.unread = told;
+    }
+
     async fn write(&self, write: &Write) -> Result<Current, kube::Error> {
         let resource = resource(write.object.kind);
         let api: Api<DynamicObject> = match write.object.namespace.as_str() {
@@ -161,7 +193,7 @@ impl Writer {
             namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
         };
         let mut metadata = json!({ "name": write.object.name, "uid": write.current.uid });
-        if matches!(write.object.kind, "HTTPRoute" | "BackendTrafficPolicy" | "BackendTLSPolicy") {
+        if matches!(write.object.kind, "HTTPRoute" | "GRPCRoute" | "BackendTrafficPolicy" | "BackendTLSPolicy") {
             // Their lists are written as a whole: what another controller has added since must not be lost.
             metadata["resourceVersion"] = write.current.resource_version.as_str().into();
         }
@@ -187,7 +219,7 @@ impl Writer {
             kind: Some(resource.kind.clone()),
             namespace: (!object.namespace.is_empty()).then(|| object.namespace.clone()),
             name: Some(object.name.clone()),
-            uid: Some(current.uid.clone()),
+            uid: Some(current.uid.clone()).filter(|uid| !uid.is_empty()),
             ..ObjectReference::default()
         };
         let event = Event {
@@ -217,15 +249,17 @@ fn resource(kind: &str) -> ApiResource {
     match kind {
         "GatewayClass" => ApiResource::erase::<gateway_api::gatewayclasses::GatewayClass>(&()),
         "Gateway" => ApiResource::erase::<gateway_api::gateways::Gateway>(&()),
+        "Namespace" => ApiResource::erase::<k8s_openapi::api::core::v1::Namespace>(&()),
         "Ingress" => ApiResource::erase::<k8s_openapi::api::networking::v1::Ingress>(&()),
         "HTTPRoute" => ApiResource::erase::<gateway_api::httproutes::HttpRoute>(&()),
+        "GRPCRoute" => ApiResource::erase::<gateway_api::grpcroutes::GrpcRoute>(&()),
         "BackendTLSPolicy" => ApiResource::erase::<gateway_api::backendtlspolicies::BackendTlsPolicy>(&()),
         _ => ApiResource::erase::<BackendTrafficPolicy>(&()),
     }
 }
 
 /// The kinds whose status is written, for those who check permissions.
-pub fn resources() -> [ApiResource; 6] {
-    ["GatewayClass", "Gateway", "HTTPRoute", "BackendTLSPolicy", "Ingress", BackendTrafficPolicy::kind(&()).as_ref()]
-        .map(resource)
+pub fn resources() -> [ApiResource; 7] {
+    let ours = BackendTrafficPolicy::kind(&());
+    ["GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "BackendTLSPolicy", "Ingress", ours.as_ref()].map(resource)
 }

@@ -1,6 +1,7 @@
-//! Services of Gateways: made, changed and deleted by the leader, only where they do not stand as they are to.
+//! Services of Gateways: made, changed and deleted by the leader, only where they do not stand as they are to. What the API server refuses is said of
+//! the Gateway until it is taken.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{
@@ -16,20 +17,29 @@ pub struct Writer {
     client: Client,
     /// What was written, by name. Labels and annotations are compared with it: watches do not keep them.
     written: HashMap<String, Service>,
+    /// Gateways whose Service was refused, by namespace and name, and why.
+    refused: BTreeMap<(String, String), String>,
 }
 
 impl Writer {
     pub fn new(client: Client) -> Self {
-        Self { client, written: HashMap::new() }
+        Self { client, written: HashMap::new(), refused: BTreeMap::new() }
+    }
+
+    /// Gateways whose Service was refused, by namespace and name, and why.
+    pub fn refused(&self) -> &BTreeMap<(String, String), String> {
+        &self.refused
     }
 
     /// Writes what is to be written; `false` if some of it failed.
     pub async fn round(&mut self, services: &GatewayServices) -> bool {
         let mut clean = true;
+        self.refused.retain(|gateway, _| services.wanted.iter().any(|wanted| wanted.gateway == *gateway));
         for wanted in &services.wanted {
             let (namespace, name) = id(&wanted.service);
             let known = self.written.get(name);
             if wanted.stands && known == Some(&wanted.service) {
+                self.refused.remove(&wanted.gateway);
                 continue;
             }
             let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
@@ -41,9 +51,15 @@ impl Writer {
                 Ok(_) => {
                     tracing::info!(service = name, namespace, "a Gateway's Service was written");
                     self.written.insert(name.to_owned(), wanted.service.clone());
+                    self.refused.remove(&wanted.gateway);
                 }
                 Err(error) => {
                     clean = false;
+                    if let Some(message) = refusal(&error) {
+                        let message =
+                            format!("Service {namespace}/{name}, which was to be made for it, is refused: {message}");
+                        self.refused.insert(wanted.gateway.clone(), message);
+                    }
                     tracing::warn!(service = name, namespace, %error, "a Gateway's Service could not be written");
                 }
             }
@@ -61,6 +77,14 @@ impl Writer {
             }
         }
         clean
+    }
+}
+
+/// What the API server says of what it does not take; `None` where it may take it the next time.
+fn refusal(error: &kube::Error) -> Option<&str> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422) => Some(&status.message),
+        _ => None,
     }
 }
 

@@ -92,7 +92,7 @@ pub fn writes(
     }
     let mut said: BTreeMap<ObjectId, ()> = BTreeMap::new();
     for route in &statuses.routes {
-        let id = object("HTTPRoute", &route.subject);
+        let id = object(route.kind, &route.subject);
         said.insert(id.clone(), ());
         compare(id, &|conditions, current| {
             let mut parents = others(&current["parents"]);
@@ -159,7 +159,7 @@ pub fn writes(
     // What has left us is told so: an old word of ours must not stand for ever.
     for object in currents.keys().filter(|object| !said.contains_key(object)) {
         let list = match object.kind {
-            "HTTPRoute" => "parents",
+            "HTTPRoute" | "GRPCRoute" => "parents",
             "BackendTrafficPolicy" | "BackendTLSPolicy" => "ancestors",
             _ => continue,
         };

@@ -12,7 +12,10 @@ fn subject(generation: i64) -> Subject {
 fn route(generation: i64, condition: Condition) -> Statuses {
     let parent = HttpRouteParentRefs { name: "g".to_owned(), ..HttpRouteParentRefs::default() };
     let parents = vec![ParentStatus { parent, conditions: vec![condition] }];
-    Statuses { routes: vec![RouteStatus { subject: subject(generation), parents }], ..Statuses::default() }
+    Statuses {
+        routes: vec![RouteStatus { kind: "HTTPRoute", subject: subject(generation), parents }],
+        ..Statuses::default()
+    }
 }
 
 fn currents(kind: &'static str, status: Value) -> Currents {

@@ -1,7 +1,8 @@
 //! Push to proxies: a delta ADS server (envoy.service.discovery.v3) for the resource types of the data-plane API.
 //!
-//! `snapshot` holds every resource, encoded once; `session` is the protocol of one stream, pure; `server` moves bytes.
+//! `snapshot` holds every resource, encoded once; `changes` says of a backend what is different from what a proxy has; `session` is the protocol of one stream, pure; `server` moves bytes.
 
+mod changes;
 mod server;
 mod session;
 mod snapshot;

@@ -4,7 +4,8 @@
 //! At most one response of each type is unanswered, so a slow proxy is sent the newest version when it is ready for one and
 //! never a queue of old ones. Types are added in the order of [`Kind::ALL`] and removed in the opposite order. A response that is
 //! refused is sent again in halves, until the resource that is at fault stands alone: one bad resource does not keep the others
-//! back. A version that was refused alone is not sent again; a new version is.
+//! back. A version that was refused alone is not sent again; a new version is. What a proxy has acknowledged it is sent as changes of that, where there
+//! are some; what it refused, as a whole.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -26,6 +27,8 @@ const NACK_TEXT_BYTES: usize = 1024;
 struct Unanswered {
     nonce: String,
     names: Vec<Arc<str>>,
+    /// Whether some of it was said as changes.
+    changes: bool,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +101,9 @@ impl Session {
                     let mut first = answered.names;
                     let second = first.split_off(first.len() / 2);
                     state.again.extend([first, second]);
+                } else if answered.changes {
+                    // It may be that the proxy does not have what changed; the whole depends on nothing.
+                    state.again.push_back(answered.names);
                 }
             }
         }
@@ -169,14 +175,18 @@ impl Session {
         let state = &mut self.types[kind.index()];
         let resources = snapshot.of(kind);
         let mut wire = Vec::with_capacity(names.len());
+        let mut changes = false;
         for name in &names {
             let Some(resource) = resources.get(name) else {
                 continue;
             };
+            let part = state.acknowledged(name).and_then(|version| resource.since(version));
+            changes |= part.is_some();
+            let value = part.unwrap_or_else(|| resource.bytes().to_vec());
             wire.push(WireResource {
                 name: name.to_string(),
                 version: resource.version.to_string(),
-                resource: Some(Any { type_url: kind.type_url().to_owned(), value: resource.bytes.clone() }),
+                resource: Some(Any { type_url: kind.type_url().to_owned(), value }),
                 ..Default::default()
             });
             state.sent.insert(name.clone(), resource.version.clone());
@@ -186,7 +196,7 @@ impl Session {
             state.refused.remove(name);
         }
         state.greeted = true;
-        state.unanswered = Some(Unanswered { nonce: nonce.clone(), names });
+        state.unanswered = Some(Unanswered { nonce: nonce.clone(), names, changes });
         DeltaDiscoveryResponse {
             system_version_info: snapshot.number.to_string(),
             resources: wire,
@@ -199,6 +209,11 @@ impl Session {
 }
 
 impl TypeState {
+    /// The version that the proxy has of a resource, as far as that is certain while no response is unanswered.
+    fn acknowledged(&self, name: &Arc<str>) -> Option<&str> {
+        self.sent.get(name).filter(|_| !self.refused.contains(name)).map(|version| &**version)
+    }
+
     fn is_complete(&self, resources: &Arc<Resources>) -> bool {
         self.greeted
             && self.again.is_empty()
@@ -220,9 +235,9 @@ impl TypeState {
         resources
             .iter()
             .filter(|(name, resource)| self.sent.get(*name).is_none_or(|version| *version != resource.version))
-            .take_while(|(_, resource)| {
+            .take_while(|(name, resource)| {
                 let first = bytes == 0;
-                bytes += resource.bytes.len().max(1);
+                bytes += resource.size(self.acknowledged(name)).max(1);
                 first || bytes <= RESPONSE_BYTES
             })
             .map(|(name, _)| name.clone())

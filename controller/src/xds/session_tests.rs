@@ -216,3 +216,50 @@ fn what_waits_for_an_answer_to_another_type_is_not_forgotten() {
     session.receive(answer(&first, None));
     assert_eq!(drain(&mut session, &newest(&publisher)), ["WeightTable:a"]);
 }
+
+/// A backend of so many endpoints, the first of which has this number.
+fn crowd(first: usize) -> crate::gateway::BackendSpec {
+    let mut spec = crate::fixtures::backend("a", 300);
+    spec.endpoints.drain(..first);
+    spec
+}
+
+#[test]
+fn what_was_acknowledged_is_sent_as_changes_and_what_was_refused_as_a_whole() {
+    let mut publisher = Publisher::default();
+    publisher.set_backend(&crowd(0));
+    publisher.publish();
+    let mut session = subscribed();
+    drain(&mut session, &newest(&publisher));
+    let sent = |response: &DeltaDiscoveryResponse| -> v1::Backend {
+        prost::Message::decode(&*response.resources[0].resource.as_ref().unwrap().value).unwrap()
+    };
+
+    publisher.set_backend(&crowd(1));
+    publisher.publish();
+    let part = session.next(&newest(&publisher), false).unwrap();
+    assert_eq!((sent(&part).endpoints.len(), sent(&part).changes.unwrap().steps.len()), (0, 1));
+    for first in 2..6 {
+        publisher.set_backend(&crowd(first));
+        publisher.publish();
+    }
+    session.receive(answer(&part, None));
+    let part = session.next(&newest(&publisher), false).unwrap();
+    assert_eq!(sent(&part).changes.unwrap().steps.len(), 4, "from what it has, not from the last version");
+
+    session.receive(answer(&part, Some("a: changes.base: begin with another list")));
+    let whole = session.next(&newest(&publisher), false).unwrap();
+    assert_eq!((sent(&whole).endpoints.len(), sent(&whole).changes), (295, None));
+    session.receive(answer(&whole, None));
+    assert!(session.in_sync(&newest(&publisher)));
+
+    publisher.set_backend(&crowd(6));
+    publisher.publish();
+    let part = session.next(&newest(&publisher), false).unwrap();
+    assert!(sent(&part).changes.is_some(), "it goes on from there");
+    session.receive(answer(&part, Some("a: something else")));
+    let whole = session.next(&newest(&publisher), false).unwrap();
+    session.receive(answer(&whole, Some("a: something else")));
+    assert!(session.next(&newest(&publisher), false).is_none(), "what was refused as a whole is not sent again");
+    assert!(!session.in_sync(&newest(&publisher)));
+}

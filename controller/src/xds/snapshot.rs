@@ -9,6 +9,9 @@ use prost::Message;
 use tokio::sync::watch;
 use trimtab_proxy::api;
 
+use super::changes::BackendBody;
+use crate::gateway::BackendSpec;
+
 /// The resource types, in the order in which a proxy must see additions: what is referred to comes before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
@@ -70,23 +73,68 @@ impl Kind {
     }
 }
 
-/// One encoded resource.
-#[derive(Debug, PartialEq, Eq)]
+/// One resource.
+#[derive(Debug)]
 pub struct Resource {
-    /// Fingerprint of `bytes`: a restarted controller gives equal content the version that proxies already have.
+    /// Fingerprint of the content: a restarted controller gives equal content the version that proxies already have.
     pub version: Arc<str>,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
     /// The protobuf message.
-    pub bytes: Vec<u8>,
+    Encoded(Vec<u8>),
+    /// A backend, which may be sent in part.
+    Backend(BackendBody),
 }
 
 impl Resource {
     /// Encodes a message.
     pub fn new(message: &impl Message) -> Self {
         let bytes = message.encode_to_vec();
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&bytes);
-        Self { version: format!("{:016x}", hasher.finish()).into(), bytes }
+        Self { version: version(&bytes), body: Body::Encoded(bytes) }
     }
+
+    /// A backend, which proxies have as `before` if they have it.
+    pub fn backend(spec: &BackendSpec, before: Option<&Self>) -> Self {
+        let before = before.and_then(|before| match &before.body {
+            Body::Backend(body) => Some((&before.version, body)),
+            Body::Encoded(_) => None,
+        });
+        let body = BackendBody::new(spec, before);
+        Self { version: version(body.head()), body: Body::Backend(body) }
+    }
+
+    /// The protobuf message.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.body {
+            Body::Encoded(bytes) => bytes,
+            Body::Backend(body) => body.whole(),
+        }
+    }
+
+    /// What is different from a version, where that can be said in less than the whole.
+    pub fn since(&self, version: &str) -> Option<Vec<u8>> {
+        match &self.body {
+            Body::Encoded(_) => None,
+            Body::Backend(body) => body.since(version),
+        }
+    }
+
+    /// About how many bytes it takes for one who has a version, or none.
+    pub fn size(&self, version: Option<&str>) -> usize {
+        match &self.body {
+            Body::Encoded(bytes) => bytes.len(),
+            Body::Backend(body) => body.size(version),
+        }
+    }
+}
+
+fn version(bytes: &[u8]) -> Arc<str> {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    format!("{:016x}", hasher.finish()).into()
 }
 
 /// Resources of one type by name.
@@ -134,7 +182,17 @@ impl Publisher {
 
     /// Adds or replaces a resource; equal content changes nothing.
     pub fn set(&mut self, kind: Kind, name: &str, message: &impl Message) {
-        let resource = Resource::new(message);
+        self.put(kind, name, Resource::new(message));
+    }
+
+    /// Adds or replaces a backend, and remembers how its endpoints came to be what they are.
+    pub fn set_backend(&mut self, spec: &BackendSpec) {
+        let kept = self.next.of(Kind::Backend).get(spec.name());
+        let resource = Resource::backend(spec, kept.map(|kept| &**kept));
+        self.put(Kind::Backend, spec.name(), resource);
+    }
+
+    fn put(&mut self, kind: Kind, name: &str, resource: Resource) {
         let kept = self.next.of(kind).get(name);
         if kept.is_some_and(|kept| kept.version == resource.version) {
             return;

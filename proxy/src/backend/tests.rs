@@ -13,7 +13,7 @@ const T: Timestamp = Timestamp::from_millis(1_000_000);
 const OK: Outcome = Outcome::Success;
 
 fn config(algorithm: Algorithm, keys: impl IntoIterator<Item = u64>) -> BackendConfig {
-    let endpoints: Vec<EndpointConfig> = keys
+    let endpoints: Vec<Arc<EndpointConfig>> = keys
         .into_iter()
         .map(|key| EndpointConfig {
             key: EndpointKey(key),
@@ -23,6 +23,7 @@ fn config(algorithm: Algorithm, keys: impl IntoIterator<Item = u64>) -> BackendC
             zone: String::new(),
             state: EndpointState::Ready,
         })
+        .map(Arc::new)
         .collect();
     BackendConfig {
         name: "default/web:80".to_owned(),
@@ -168,8 +169,8 @@ fn if_all_that_are_ready_are_out_they_are_used_nevertheless() {
     let backend = Backend::new(config(Algorithm::Random, 0..4), None, T);
     let backend = ejected(&ejected(&backend, 0), 1);
     let mut draining = config(Algorithm::Random, 0..4);
-    draining.endpoints[2].state = EndpointState::Draining;
-    draining.endpoints[3].state = EndpointState::Draining;
+    Arc::make_mut(&mut draining.endpoints[2]).state = EndpointState::Draining;
+    Arc::make_mut(&mut draining.endpoints[3]).state = EndpointState::Draining;
     let backend = Backend::new(draining, Some(&backend), T);
     let picked = backend.pick(&PickRequest::default(), T, &mut SmallRng::seed_from_u64(1));
     assert!(picked.is_some_and(|index| index < 2), "{picked:?}");
@@ -182,7 +183,7 @@ fn with_nothing_to_pick_there_is_no_pick() {
         let none = Backend::new(config(algorithm, []), None, T);
         assert_eq!(none.pick(&PickRequest::default(), T, &mut rng), None, "{algorithm}");
         let mut config = config(algorithm, [1]);
-        config.endpoints[0].state = EndpointState::Draining;
+        Arc::make_mut(&mut config.endpoints[0]).state = EndpointState::Draining;
         assert_eq!(Backend::new(config, None, T).pick(&PickRequest::default(), T, &mut rng), None, "{algorithm}");
     }
 }
@@ -219,7 +220,7 @@ proptest! {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut config = config(algorithm, 0..endpoints);
         for (endpoint, draining) in config.endpoints.iter_mut().zip(draining) {
-            endpoint.state = if draining { EndpointState::Draining } else { EndpointState::Ready };
+            Arc::make_mut(endpoint).state = if draining { EndpointState::Draining } else { EndpointState::Ready };
         }
         let mut backend = Backend::new(config.clone(), None, T);
         let mut now = T;

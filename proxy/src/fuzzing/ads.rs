@@ -48,7 +48,9 @@ fn again<W: Message + Default>(kind: &'static str, body: &[u8], name: fn(&W) -> 
         assert!(!resource.is_empty() && !field.is_empty() && !reason.is_empty(), "an error names what is wrong");
     }
     if let Ok(Change::Backends(backends, _)) = first {
-        backends.into_iter().for_each(|config| picks(&Backend::new(config, None, NOW)));
+        // Changes of endpoints that are not there are refused.
+        let whole = backends.into_iter().filter_map(|update| update.resolve(None).ok());
+        whole.for_each(|config| picks(&Backend::new(config, None, NOW)));
     }
 }
 

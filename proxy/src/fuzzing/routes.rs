@@ -103,6 +103,7 @@ fn compiled(all: &[Written]) -> Option<Vec<RouteConfig>> {
             hostnames: if host.is_empty() { Vec::new() } else { vec![host] },
             rules: own.iter().map(rule).collect(),
             created_at_s: number as i64,
+            wildcards_of_one_label: false,
         };
         configs.push(RouteConfig::try_from(wire).ok()?);
     }

@@ -31,7 +31,7 @@ pub fn subject(name: &str, generation: u64, endpoints: u64) -> Subject {
     let config = BackendConfig {
         name: name.to_owned(),
         generation,
-        endpoints: (0..endpoints).map(endpoint).collect(),
+        endpoints: (0..endpoints).map(endpoint).map(Arc::new).collect(),
         protocol: crate::config::Protocol::Http1,
         traffic: crate::config::TrafficPolicy::default(),
         algorithm: Algorithm::Adaptive,

@@ -24,14 +24,14 @@ pub struct DecayingWeights {
 impl DecayingWeights {
     /// For the weights of `pool`.
     pub fn new(pool: &Pool, start: f64, half_life: Duration) -> Self {
-        let joined = pool.candidates.iter().filter_map(|candidate| candidate.load.joined_at()).max();
+        let joined = pool.candidates.iter().filter_map(|candidate| candidate.load.arrival().ready_since()).max();
         let settled_at = joined.map(|joined| joined + half_life * HALF_LIVES_MAX);
         Self { turns: WeightedRoundRobin::new(pool), start, half_life, settled_at }
     }
 
     /// What the endpoint's weight is multiplied with now.
     fn factor(&self, candidate: &Candidate, now: Timestamp) -> f64 {
-        let Some(joined) = candidate.load.joined_at() else { return 1.0 };
+        let Some(joined) = candidate.load.arrival().ready_since() else { return 1.0 };
         let half_lives = now.since(joined).as_secs_f64() / self.half_life.as_secs_f64();
         1.0 + (self.start - 1.0) * (-half_lives).exp2()
     }
@@ -85,7 +85,8 @@ mod tests {
         let mut pool = pool(&weights.iter().map(|&weight| Spec { weight, ..IDLE }).collect::<Vec<_>>(), 1.0);
         let mut candidates = pool.candidates.to_vec();
         if let Some(last) = candidates.last_mut() {
-            last.load = Arc::new(EndpointLoad::joined(EndpointKey(99), NOW));
+            last.load = Arc::new(EndpointLoad::new(EndpointKey(99), NOW));
+            last.load.arrival().became_ready(NOW);
         }
         pool.candidates = candidates.into();
         let picker = DecayingWeights::new(&pool, start, HALF_LIFE);
@@ -121,7 +122,8 @@ mod tests {
             let mut pool = pool(&vec![IDLE; count], 1.0);
             let mut candidates = pool.candidates.to_vec();
             for (key, candidate) in candidates.iter_mut().enumerate() {
-                candidate.load = Arc::new(EndpointLoad::joined(EndpointKey(key as u64), NOW));
+                candidate.load = Arc::new(EndpointLoad::new(EndpointKey(key as u64), NOW));
+                candidate.load.arrival().became_ready(NOW);
             }
             pool.candidates = candidates.into();
             let picker = DecayingWeights::new(&pool, start, HALF_LIFE);

@@ -229,7 +229,7 @@ impl Look {
 
     /// How many times slower than the others an endpoint is taken for that has not answered since it became known.
     fn unknown(&self, load: &EndpointLoad) -> f32 {
-        (UNKNOWN * UNKNOWN_FADE_S / (UNKNOWN_FADE_S + self.quiet * load.known_for_s(self.now))).max(1.0)
+        (UNKNOWN * UNKNOWN_FADE_S / (UNKNOWN_FADE_S + self.quiet * load.arrival().known_for_s(self.now))).max(1.0)
     }
 }
 

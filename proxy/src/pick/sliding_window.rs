@@ -76,7 +76,7 @@ impl SlidingWindow {
 
     /// Whether the endpoint came to others that have been counted for longer.
     fn is_new(self, candidate: &Candidate, now: Timestamp) -> bool {
-        candidate.load.joined_at().is_some_and(|joined| now.since(joined) < self.window)
+        candidate.load.arrival().ready_since().is_some_and(|since| now.since(since) < self.window)
     }
 }
 
@@ -164,7 +164,8 @@ mod tests {
         picks(&picker, &pool, NOW, every, 900);
         let joined = NOW + every * 900;
         let mut candidates = pool.candidates.to_vec();
-        candidates[3].load = Arc::new(EndpointLoad::joined(EndpointKey(9), joined));
+        candidates[3].load = Arc::new(EndpointLoad::new(EndpointKey(9), joined));
+        candidates[3].load.arrival().became_ready(joined);
         pool.candidates = candidates.into();
         let counts = picks(&picker, &pool, joined, every, 400);
         assert!(counts.iter().all(|count| (95..=106).contains(count)), "{counts:?}");

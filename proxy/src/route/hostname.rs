@@ -1,4 +1,5 @@
-//! Host name patterns: exact, `*.suffix` (any number of labels in front, at least one), or any.
+//! Host name patterns: exact, `*.suffix`, or any. The star is any number of labels, at least one, as the Gateway API has it, or exactly one, as
+//! Ingresses have it.
 
 use std::{cmp::Reverse, fmt};
 
@@ -9,6 +10,8 @@ pub enum Hostname {
     Exact(String),
     /// Names that end in this, which starts with a dot.
     Wildcard(String),
+    /// Those of them that have one label in front of it.
+    OneLabel(String),
     /// Every name, and none.
     Any,
 }
@@ -37,12 +40,23 @@ impl Hostname {
         Ok(if wildcard { Self::Wildcard(format!(".{name}")) } else { Self::Exact(text) })
     }
 
+    /// The same pattern, its star standing for exactly one label.
+    pub fn of_one_label(self) -> Self {
+        match self {
+            Self::Wildcard(suffix) => Self::OneLabel(suffix),
+            other => other,
+        }
+    }
+
     /// Whether a lower-case host belongs to it.
     pub fn matches(&self, host: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(name) => name == host,
             Self::Wildcard(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+            Self::OneLabel(suffix) => {
+                host.strip_suffix(suffix.as_str()).is_some_and(|label| !label.is_empty() && !label.contains('.'))
+            }
         }
     }
 
@@ -57,15 +71,20 @@ impl Hostname {
                 let (longer, shorter) = if a.len() >= b.len() { (a, b) } else { (b, a) };
                 longer.ends_with(shorter.as_str()).then(|| Self::Wildcard(longer.clone()))
             }
+            (Self::OneLabel(one), Self::Wildcard(any)) | (Self::Wildcard(any), Self::OneLabel(one)) => {
+                one.ends_with(any.as_str()).then(|| Self::OneLabel(one.clone()))
+            }
+            (Self::OneLabel(a), Self::OneLabel(b)) => (a == b).then(|| self.clone()),
         }
     }
 
     /// Sorts the most specific first: exact names, then wildcards by length, then any.
     pub fn precedence(&self) -> impl Ord + use<> {
         match self {
-            Self::Exact(_) => (0, Reverse(0)),
-            Self::Wildcard(suffix) => (1, Reverse(suffix.len())),
-            Self::Any => (2, Reverse(0)),
+            Self::Exact(_) => (0, Reverse(0), 0),
+            Self::OneLabel(suffix) => (1, Reverse(suffix.len()), 0),
+            Self::Wildcard(suffix) => (1, Reverse(suffix.len()), 1),
+            Self::Any => (2, Reverse(0), 0),
         }
     }
 }
@@ -74,7 +93,7 @@ impl fmt::Display for Hostname {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(name) => formatter.write_str(name),
-            Self::Wildcard(suffix) => write!(formatter, "*{suffix}"),
+            Self::Wildcard(suffix) | Self::OneLabel(suffix) => write!(formatter, "*{suffix}"),
             Self::Any => formatter.write_str("*"),
         }
     }
@@ -98,6 +117,30 @@ mod tests {
         check("Example.com", "example.com", true);
         check("example.com", "a.example.com", false);
         check("", "", true);
+    }
+
+    #[test]
+    fn the_wildcard_of_an_ingress_stands_for_one_label() {
+        let pattern = Hostname::parse("*.foo.com").unwrap().of_one_label();
+        for (host, expected) in
+            [("bar.foo.com", true), ("baz.bar.foo.com", false), ("foo.com", false), ("afoo.com", false)]
+        {
+            assert_eq!(pattern.matches(host), expected, "{host}");
+        }
+        let wide = |text: &str| Hostname::parse(text).unwrap();
+        for (other, expected) in [
+            (wide("*.foo.com"), Some(pattern.clone())),
+            (wide("*.com"), Some(pattern.clone())),
+            (wide("*.bar.foo.com"), None),
+            (wide("a.foo.com"), Some(wide("a.foo.com"))),
+            (wide("a.b.foo.com"), None),
+            (wide(""), Some(pattern.clone())),
+            (wide("*.bar.com").of_one_label(), None),
+        ] {
+            assert_eq!(pattern.intersection(&other), expected, "{other}");
+            assert_eq!(other.intersection(&pattern), expected, "{other}");
+        }
+        assert!(pattern.precedence() < wide("*.foo.com").precedence());
     }
 
     #[test]

@@ -30,6 +30,8 @@ enum PathMatcher {
     /// Without a trailing slash; empty: every path.
     Prefix(String),
     Regex(Regex),
+    /// The second of two segments.
+    GrpcMethod(String),
 }
 
 #[derive(Debug, Clone)]
@@ -111,7 +113,7 @@ impl Matcher {
     pub fn prefix_len(&self, path: &str) -> usize {
         match &self.path {
             PathMatcher::Prefix(prefix) => prefix.len(),
-            PathMatcher::Exact(_) | PathMatcher::Regex(_) => path.len(),
+            PathMatcher::Exact(_) | PathMatcher::Regex(_) | PathMatcher::GrpcMethod(_) => path.len(),
         }
     }
 
@@ -132,7 +134,10 @@ impl Matcher {
         let (kind, length) = match &self.path {
             PathMatcher::Exact(path) => (0, path.len()),
             PathMatcher::Regex(regex) => (1, regex.as_str().len()),
-            PathMatcher::Prefix(path) => (2, path.len()),
+            PathMatcher::Prefix(path) if !path.is_empty() => (2, path.len()),
+            // After what matches a service, before what matches everything (GRPCRoute).
+            PathMatcher::GrpcMethod(method) => (3, method.len()),
+            PathMatcher::Prefix(_) => (4, 0),
         };
         (kind, Reverse(length), self.method.is_none(), Reverse(self.headers.len()), Reverse(self.query.len()))
     }
@@ -142,7 +147,11 @@ impl PathMatcher {
     fn new(wire: v1::PathMatch, field: &Field<'_>) -> Result<Self, InvalidResource> {
         let kind = v1::path_match::Kind::try_from(wire.kind)
             .map_err(|_| field.error("path.kind", format!("{} is not a kind of path match", wire.kind)))?;
-        if kind != v1::path_match::Kind::RegularExpression && !wire.value.starts_with('/') {
+        let (is_path, is_method) = (wire.value.starts_with('/'), !wire.value.is_empty() && !wire.value.contains('/'));
+        if kind == v1::path_match::Kind::GrpcMethod && !is_method {
+            return Err(field.error("path.value", format!("{:?} is not the name of a method", wire.value)));
+        }
+        if matches!(kind, v1::path_match::Kind::Exact | v1::path_match::Kind::Prefix) && !is_path {
             return Err(field.error("path.value", format!("{:?} must start with \"/\"", wire.value)));
         }
         Ok(match kind {
@@ -151,6 +160,7 @@ impl PathMatcher {
             v1::path_match::Kind::RegularExpression => {
                 Self::Regex(anchored(&wire.value).map_err(|reason| field.error("path.value", reason))?)
             }
+            v1::path_match::Kind::GrpcMethod => Self::GrpcMethod(wire.value),
         })
     }
 
@@ -163,6 +173,10 @@ impl PathMatcher {
                 || prefix.is_empty()
             }
             Self::Regex(regex) => regex.is_match(path),
+            Self::GrpcMethod(method) => {
+                let parts = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+                parts.is_some_and(|(service, called)| !service.is_empty() && called == method)
+            }
         }
     }
 }
@@ -238,6 +252,7 @@ impl fmt::Display for Matcher {
             PathMatcher::Exact(path) => write!(formatter, "={path}")?,
             PathMatcher::Prefix(path) => write!(formatter, "{path}/*")?,
             PathMatcher::Regex(regex) => write!(formatter, "~{regex}")?,
+            PathMatcher::GrpcMethod(method) => write!(formatter, "/*/{method}")?,
         }
         self.headers.iter().try_for_each(|(name, value)| write!(formatter, " {name}:{value}"))?;
         self.query.iter().try_for_each(|(name, value)| write!(formatter, " ?{name}={value}"))

@@ -89,6 +89,9 @@ impl TryFrom<v1::HttpRoute> for RouteConfig {
             hostnames
                 .push(Hostname::parse(text).map_err(|reason| field(format!("hostnames[{index}]")).error("", reason))?);
         }
+        if wire.wildcards_of_one_label {
+            hostnames = hostnames.into_iter().map(Hostname::of_one_label).collect();
+        }
         if hostnames.is_empty() {
             hostnames.push(Hostname::Any);
         }

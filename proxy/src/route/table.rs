@@ -272,6 +272,7 @@ mod tests {
             hostnames: hostnames.iter().map(|h| (*h).into()).collect(),
             rules: rules.iter().map(rule).collect(),
             created_at_s,
+            wildcards_of_one_label: false,
         };
         RouteConfig::try_from(wire).unwrap()
     }

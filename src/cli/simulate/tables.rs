@@ -79,7 +79,8 @@ pub fn base(report: &Report<'_>) -> String {
             "latencies as ratios to the best omniscient bound of each run".to_owned()
         }
         Baseline::BestBound { clairvoyant: false } => {
-            "latencies as ratios to the best omniscient bound of each run that does not know sizes in advance".to_owned()
+            "latencies as ratios to the best omniscient bound of each run that does not know sizes in advance"
+                .to_owned()
         }
     }
 }

@@ -174,6 +174,12 @@ endpoints: [{{addresses: [10.1.2.5], conditions: {{ready: true, terminating: tru
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
+metadata: {{name: no-ports, namespace: NAMESPACE, labels: {{kubernetes.io/service-name: app}}}}
+addressType: IPv4
+endpoints: [{{addresses: [10.1.2.6]}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
 metadata: {{name: names, namespace: NAMESPACE, labels: {{kubernetes.io/service-name: app}}}}
 addressType: FQDN
 ports: [{{name: http, port: 80}}]

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests of real processes run in real time")]
 
 mod bad_input;
+mod grpc;
 mod https;
 mod ingress;
 mod permissions;

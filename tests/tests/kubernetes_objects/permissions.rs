@@ -92,6 +92,8 @@ async fn everything_that_is_granted_is_used_and_nothing_else_is_tried() {
              - {{name: https, port: {https}, protocol: HTTPS, tls: {{certificateRefs: [{{name: a}}]}}}}\n---\n\
              apiVersion: trimtab.dev/v1alpha1\nkind: BackendTrafficPolicy\nmetadata: {{name: p, namespace: NAMESPACE}}\n\
              spec: {{targetRefs: [{{name: app}}]}}\n---\n\
+             apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: calls, namespace: NAMESPACE}}\nspec:\n  \
+             parentRefs: [{{name: g, sectionName: https}}]\n  hostnames: [calls.test]\n  rules: [{{backendRefs: [{{name: app, port: 80}}]}}]\n---\n\
              apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: i, namespace: NAMESPACE}}\nspec:\n  \
              ingressClassName: trimtab\n  defaultBackend: {{service: {{name: app, port: {{number: 80}}}}}}",
             Certificate::new("a.test").as_secret("NAMESPACE", "a"),

@@ -1,6 +1,6 @@
 //! One simulated proxy: a production `Backend` value and what the sockets around it would do with it.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use rand::rngs::SmallRng;
 use trimtab_model::{recording::RequestRow, slots::Sample};
@@ -241,7 +241,7 @@ pub(super) fn config(scenario: &Scenario, options: &FleetOptions, ready: &[bool]
         traffic: trimtab_proxy::config::TrafficPolicy::default(),
         name: BACKEND.into(),
         generation,
-        endpoints: (0..ready.len()).map(endpoint).collect(),
+        endpoints: (0..ready.len()).map(endpoint).map(Arc::new).collect(),
         algorithm: options.algorithm,
         outlier_detection: OutlierDetection { disabled: !options.outlier_detection, ..OutlierDetection::default() },
         admission_control: AdmissionControl { enabled: options.admission, ..AdmissionControl::default() },

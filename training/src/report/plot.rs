@@ -229,7 +229,12 @@ mod tests {
         let cells = Grid::product(&[Family::Homogeneous, Family::Gray], &[1], &[4], &[Some(0.5)]);
         let grid = Grid { cells, seeds: 1..3, seconds: Some(1), reports_in_flight: None, slots_told: true };
         let runs = grid.run(&policies, NonZeroUsize::MIN, &|_| {});
-        let results = Results { grid: &grid, policies: &policies, baseline: Baseline::BestBound { clairvoyant: true }, runs: &runs };
+        let results = Results {
+            grid: &grid,
+            policies: &policies,
+            baseline: Baseline::BestBound { clairvoyant: true },
+            runs: &runs,
+        };
         for metric in Metric::ALL {
             let svg = families(&results, &[0, 1], metric, "two seeds").unwrap();
             for text in ["<svg", "</svg>", "homogeneous", "gray", "c3-local", "shortest-expected-delay", "two seeds"] {

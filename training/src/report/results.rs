@@ -208,7 +208,12 @@ mod tests {
                 }
             }
         }
-        verify(&Results { grid: &grid, policies: &policies, baseline: Baseline::BestBound { clairvoyant: true }, runs: &runs });
+        verify(&Results {
+            grid: &grid,
+            policies: &policies,
+            baseline: Baseline::BestBound { clairvoyant: true },
+            runs: &runs,
+        });
     }
 
     #[test]

@@ -100,6 +100,19 @@ endpoints: [{addresses: [10.0.0.4]}]
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
+metadata: {name: s-none, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+endpoints: [{addresses: [10.0.0.5]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: s-placeholder, labels: {kubernetes.io/service-name: s}}
+addressType: IPv4
+ports: []
+endpoints: []
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
 metadata: {name: lost}
 addressType: IPv4
 endpoints: []
@@ -116,6 +129,7 @@ endpoints: []
         endpoint pod-2 [fd00::2]:8080 Draining scrape=http://[fd00::2]:8080/metrics
         ! EndpointSlice default/lost: metadata.labels: has no kubernetes.io/service-name: its endpoints belong to no Service
         ! EndpointSlice default/s-bad: ports: has no port \"http\", which is port 80 of Service s
+        ! EndpointSlice default/s-none: ports: is empty: no port is defined, expected \"http\", which is port 80 of Service s
         ",
     );
 }

@@ -87,6 +87,7 @@ fn show_match(one: &v1::RouteMatch) -> String {
             path_match::Kind::Prefix => "prefix",
             path_match::Kind::Exact => "exact",
             path_match::Kind::RegularExpression => "regex",
+            path_match::Kind::GrpcMethod => "method",
         };
         parts.push(format!("{kind} {}", path.value));
     }
@@ -123,10 +124,8 @@ fn show_backend(backend: &BackendSpec, text: &mut String) {
     resource.rate_limits.iter().for_each(|limit| writeln!(text, "{limit:?}").unwrap());
     resource.access.iter().for_each(|access| writeln!(text, "{access:?}").unwrap());
     resource.faults.iter().for_each(|faults| writeln!(text, "{faults:?}").unwrap());
-    assert_eq!(resource.endpoints.len(), backend.endpoints.len());
-    for (sent, endpoint) in resource.endpoints.iter().zip(&backend.endpoints) {
-        assert_eq!((sent.key, &sent.name), (endpoint.key.0, &endpoint.name));
-        assert_eq!(sent.state() == v1::endpoint::State::Ready, endpoint.ready);
+    for endpoint in &backend.endpoints {
+        let sent = endpoint.resource();
         write!(text, "endpoint {} {} {:?}", endpoint.name, endpoint.address, sent.state()).unwrap();
         for (name, value) in
             [("zone", endpoint.zone.clone()), ("scrape", endpoint.scrape_url.as_ref().map(ToString::to_string))]

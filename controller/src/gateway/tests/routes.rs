@@ -170,3 +170,66 @@ spec:
 ---";
     check(&format!("{gateway}{route}{grant}{SERVICE}"), &PLAIN.replace("default/r", "other/r"));
 }
+
+#[test]
+fn calls_go_by_service_and_method_to_endpoints_that_speak_http_2() {
+    let route = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: r}
+spec:
+  parentRefs: [{name: g}]
+  hostnames: [a.example.com]
+  rules:
+  - name: first
+    matches:
+    - method: {service: shop.Cart, method: Add}
+      headers: [{name: X-A, value: b}]
+    - method: {service: shop.Cart}
+    - method: {method: Check}
+    - method: {type: RegularExpression, service: 'shop[.].*'}
+    - {}
+    backendRefs: [{name: s, port: 80, weight: 3}, {name: none, port: 80}]
+";
+    check(
+        &format!("{GATEWAY}{SERVICE}{route}"),
+        "
+        listener default/g/http 0.0.0.0:80 \"\"
+        route grpc:default/r on default/g/http for [\"a.example.com\"]
+        rule first [exact /shop.Cart/Add & header x-a=b | prefix /shop.Cart | method Check | regex /(?:shop[.].*)/(?:[^/]+) | ] -> \"default/s:80\"*3 \"\"*1
+        backend default/s:80 trimtab Active h2c admission
+        endpoint 10.0.0.1:8080 10.0.0.1:8080 Ready scrape=http://10.0.0.1:8080/metrics
+        ! GRPCRoute default/r: spec.rules[0].backendRefs[1].name: there is no Service default/none
+        ",
+    );
+}
+
+#[test]
+fn of_an_httproute_and_a_grpcroute_with_the_same_host_the_older_has_it() {
+    let route = |kind: &str, name: &str, second: u32, host: &str| {
+        format!(
+            "
+apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: {name}, creationTimestamp: '2026-01-01T00:00:0{second}Z'}}
+spec: {{parentRefs: [{{name: g}}], hostnames: [{host}], rules: [{{backendRefs: [{{name: s, port: 80}}]}}]}}
+---"
+        )
+    };
+    let yaml = route("HTTPRoute", "younger", 2, "a.example.com")
+        + &route("GRPCRoute", "older", 1, "'*.example.com'")
+        + &route("HTTPRoute", "other", 3, "a.example.org");
+    check(
+        &format!("{yaml}{GATEWAY}{SERVICE}"),
+        "
+        listener default/g/http 0.0.0.0:80 \"\"
+        route default/other on default/g/http for [\"a.example.org\"]
+        rule 0 [] -> \"default/s:80\"*1
+        route grpc:default/older on default/g/http for [\"*.example.com\"]
+        rule 0 [] -> \"default/s:80\"*1
+        backend default/s:80 trimtab Active h2c admission
+        endpoint 10.0.0.1:8080 10.0.0.1:8080 Ready scrape=http://10.0.0.1:8080/metrics
+        ! HTTPRoute default/younger: spec.hostnames: GRPCRoute default/older, which is older, has one of them there: no HTTPRoute can share it
+        ",
+    );
+}

@@ -4,8 +4,8 @@
 use std::fmt::Debug;
 
 use gateway_api::{
-    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute,
+    httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     api::{
@@ -123,6 +123,7 @@ same!(
     GatewayClass,
     Gateway,
     HttpRoute,
+    GrpcRoute,
     Ingress,
     IngressClass,
     ReferenceGrant,
@@ -163,6 +164,25 @@ macro_rules! with_status {
 with_status!(GatewayClass, "GatewayClass", gateway_classes);
 with_status!(Gateway, "Gateway", gateways);
 with_status!(HttpRoute, "HTTPRoute", http_routes);
+
+impl Watched for GrpcRoute {
+    const NAME: &'static str = "GRPCRoute";
+    const AUDITED: bool = true;
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.grpc_routes
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        self.metadata = bare(&self.metadata);
+        as_value(self.status.take())
+    }
+
+    fn note(state: &mut State, replaced: &Replaced<Self>) -> bool {
+        state.note_grpc_route(replaced);
+        true
+    }
+}
 with_status!(BackendTlsPolicy, "BackendTLSPolicy", backend_tls_policies);
 with_status!(BackendTrafficPolicy, "BackendTrafficPolicy", policies);
 

@@ -19,6 +19,7 @@ use gateway_api::{
     backendtlspolicies::BackendTlsPolicy,
     gatewayclasses::GatewayClass,
     gateways::Gateway,
+    grpcroutes::GrpcRoute,
     httproutes::HttpRoute,
     referencegrants::{ReferenceGrant, ReferenceGrantSpec},
 };
@@ -144,6 +145,7 @@ impl Kubernetes {
         self.follow(|client| vec![events(Api::<Namespace>::all(client.clone()), None)]);
         self.everywhere::<Gateway>();
         self.everywhere::<HttpRoute>();
+        self.everywhere::<GrpcRoute>();
         self.follow(|client| vec![events(Api::<IngressClass>::all(client.clone()), None)]);
         self.everywhere::<Ingress>();
         self.everywhere::<Service>();
@@ -168,10 +170,11 @@ impl Kubernetes {
     /// Watches a kind in all namespaces that were asked for.
     fn everywhere<K: Watched + Resource<Scope = NamespaceResourceScope>>(&mut self) {
         for namespace in self.places() {
-            self.follow(|client| match &namespace {
+            let scope = self.follow(|client| match &namespace {
                 Some(namespace) => vec![events(Api::<K>::namespaced(client.clone(), namespace), None)],
                 None => vec![events(Api::<K>::all(client.clone()), None)],
             });
+            namespace.iter().for_each(|namespace| self.state.place(scope, namespace));
         }
     }
 
@@ -194,7 +197,7 @@ impl Kubernetes {
         };
         let newer = |older: Older| ReferenceGrant { metadata: older.metadata, spec: older.spec };
         for namespace in self.places() {
-            self.follow(|client| {
+            let scope = self.follow(|client| {
                 let (new, old) = match &namespace {
                     Some(namespace) => (
                         Api::namespaced(client.clone(), namespace),
@@ -205,6 +208,7 @@ impl Kubernetes {
                 let old = events(old, None).map(move |event| event.map(|event| watch::map(event, newer)));
                 vec![events(new, None), old.boxed()]
             });
+            namespace.iter().for_each(|namespace| self.state.place(scope, namespace));
         }
     }
 
@@ -242,6 +246,7 @@ impl Kubernetes {
             let scope = self.scopes;
             self.scopes += 1;
             K::store(&mut self.state).begin(scope);
+            self.state.place(scope, namespace);
             let versions = vec![events(api, Some(&format!("metadata.name={name}")))];
             let task = tokio::spawn(watch::keep::<K>(scope, versions, self.sender.clone()));
             followed.insert(id, (scope, AbortOnDropHandle::new(task)));

@@ -6,8 +6,8 @@ use std::{
 };
 
 use gateway_api::{
-    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute,
+    httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::api::{
     autoscaling::v2::HorizontalPodAutoscaler,
@@ -21,14 +21,16 @@ use super::{
     kinds::{Current, Watched, split},
     pods::PodBook,
     store::{Id, Replaced, Scope, Store},
+    watch::NOT_ALLOWED,
 };
 use crate::{
     gateway::{
         backends::SERVICE_NAME_LABEL,
         exposure::{self, Exposure},
+        grpc,
         ingress::{self, IngressPorts},
     },
-    objects::{Autoscaler, Objects, Replicas, Workload},
+    objects::{Autoscaler, Objects, Replicas, Unread, Workload},
     policy::BackendTrafficPolicy,
     problem::{ObjectId, Problem},
     provider::Snapshot,
@@ -56,6 +58,7 @@ pub(super) struct State {
     pub gateway_classes: Store<GatewayClass>,
     pub gateways: Store<Gateway>,
     pub http_routes: Store<HttpRoute>,
+    pub grpc_routes: Store<GrpcRoute>,
     pub ingresses: Store<Ingress>,
     pub ingress_classes: Store<IngressClass>,
     pub reference_grants: Store<ReferenceGrant>,
@@ -68,6 +71,10 @@ pub(super) struct State {
     pub config_maps: Store<ConfigMap>,
     pub autoscalers: Store<HorizontalPodAutoscaler>,
     pub pods: Store<PartialObjectMeta<Pod>>,
+    /// GRPCRoutes as the HTTPRoutes that say the same.
+    grpc_as_http: BTreeMap<Id, HttpRoute>,
+    /// Namespaces of watches that are of one.
+    places: BTreeMap<Scope, String>,
     addresses: ProxyAddresses,
     ingress_ports: IngressPorts,
     book: PodBook,
@@ -83,6 +90,11 @@ impl State {
     /// Nothing read yet. Clients reach the proxies at `addresses`, and Ingresses on these ports.
     pub fn new(addresses: ProxyAddresses, ingress_ports: IngressPorts) -> Self {
         Self { addresses, ingress_ports, ..Self::default() }
+    }
+
+    /// A watch is one of this namespace.
+    pub fn place(&mut self, scope: Scope, namespace: &str) {
+        self.places.insert(scope, namespace.to_owned());
     }
 
     /// Takes in an event of one watch.
@@ -106,6 +118,7 @@ impl State {
 
     /// A watch has ended for good.
     pub fn end<K: Watched>(&mut self, scope: Scope) {
+        self.places.remove(&scope);
         let replaced = K::store(self).end(scope);
         self.note(&replaced);
     }
@@ -135,6 +148,13 @@ impl State {
         (id, object)
     }
 
+    pub fn note_grpc_route(&mut self, replaced: &Replaced<GrpcRoute>) {
+        match &replaced.new {
+            Some(route) => drop(self.grpc_as_http.insert(replaced.id.clone(), grpc::as_http(route))),
+            None => drop(self.grpc_as_http.remove(&replaced.id)),
+        }
+    }
+
     pub fn note_slice(&mut self, replaced: &Replaced<EndpointSlice>) {
         if self.started {
             self.book.slice(replaced.old.as_deref(), replaced.new.as_deref(), false, self.now_ms);
@@ -157,6 +177,7 @@ impl State {
         self.gateway_classes.is_listed()
             && self.gateways.is_listed()
             && self.http_routes.is_listed()
+            && self.grpc_routes.is_listed()
             && self.ingresses.is_listed()
             && self.ingress_classes.is_listed()
             && self.reference_grants.is_listed()
@@ -256,6 +277,7 @@ impl State {
                 gateway_classes: owned(&self.gateway_classes),
                 gateways: owned(&self.gateways),
                 http_routes: owned(&self.http_routes),
+                grpc_routes: self.grpc_as_http.values().cloned().collect(),
                 ingresses: owned(&self.ingresses),
                 ingress_classes: owned(&self.ingress_classes),
                 ingress_ports: self.ingress_ports,
@@ -270,6 +292,7 @@ impl State {
                 policies: owned(&self.policies),
                 autoscalers: self.autoscalers.iter().filter_map(|one| autoscaler(one)).collect(),
                 gateways_unread: self.gateways.missing().is_some() || self.gateway_classes.missing().is_some(),
+                unread: self.unread(),
                 exposure: self.exposure(),
                 proxy_addresses: self.proxy_addresses(),
                 origins: BTreeMap::new(),
@@ -310,35 +333,70 @@ impl State {
         }
     }
 
+    /// Watches that have nothing to watch: which, of what kind, and why.
+    fn missing(&self) -> Vec<(Scope, &'static str, &str)> {
+        fn of<K: Watched>(store: &Store<K>) -> impl Iterator<Item = (Scope, &'static str, &str)> {
+            store.all_missing().map(|(scope, reason)| (scope, K::NAME, reason))
+        }
+        of(&self.gateway_classes)
+            .chain(of(&self.gateways))
+            .chain(of(&self.http_routes))
+            .chain(of(&self.ingresses))
+            .chain(of(&self.ingress_classes))
+            .chain(of(&self.reference_grants))
+            .chain(of(&self.policies))
+            .chain(of(&self.services))
+            .chain(of(&self.endpoint_slices))
+            .chain(of(&self.pods))
+            .chain(of(&self.namespaces))
+            .chain(of(&self.secrets))
+            .chain(of(&self.autoscalers))
+            .chain(of(&self.config_maps))
+            // Of all kinds these are the youngest: where they are not installed nobody misses them.
+            .chain(of(&self.grpc_routes).filter(|(_, _, why)| !why.contains("is not installed")))
+            .chain(of(&self.backend_tls_policies).filter(|(_, _, why)| !why.contains("is not installed")))
+            .collect()
+    }
+
     fn problems(&self) -> Vec<Problem> {
-        let missing = [
-            missing(&self.gateway_classes),
-            missing(&self.gateways),
-            missing(&self.http_routes),
-            missing(&self.ingresses),
-            missing(&self.ingress_classes),
-            missing(&self.reference_grants),
-            missing(&self.policies),
-            missing(&self.services),
-            missing(&self.endpoint_slices),
-            missing(&self.pods),
-            missing(&self.namespaces),
-            missing(&self.secrets),
-            missing(&self.autoscalers),
-            missing(&self.config_maps),
-            // Of all kinds that one is the youngest: where it is not installed nobody misses it.
-            missing(&self.backend_tls_policies).filter(|why| !why.contains("is not installed")),
-        ];
-        missing
+        let missing = self.missing().into_iter();
+        let problem = |(scope, kind, reason)| {
+            let namespace = self.places.get(&scope).filter(|_| is_forbidden(reason));
+            let object = namespace.map(|namespace| ObjectId::new("Namespace", "", namespace));
+            Problem { origin: None, object, field: None, message: format!("{kind} objects are not read: {reason}") }
+        };
+        let mut problems: Vec<Problem> = missing.map(problem).collect();
+        // Watches of all namespaces fail for the same reason.
+        problems.dedup();
+        problems
+    }
+
+    /// Namespaces of which something may not be read.
+    fn unread(&self) -> Vec<Unread> {
+        let mut by_namespace: BTreeMap<&str, (BTreeSet<&str>, &str)> = BTreeMap::new();
+        for (scope, kind, reason) in self.missing() {
+            if let Some(namespace) = self.places.get(&scope).filter(|_| is_forbidden(reason)) {
+                by_namespace.entry(namespace).or_insert_with(|| (BTreeSet::new(), reason)).0.insert(kind);
+            }
+        }
+        let uid = |name: &str| {
+            let found = self.namespaces.iter().find(|namespace| namespace.metadata.name.as_deref() == Some(name));
+            found.and_then(|namespace| namespace.metadata.uid.clone()).unwrap_or_default()
+        };
+        by_namespace
             .into_iter()
-            .flatten()
-            .map(|message| Problem { origin: None, object: None, field: None, message })
+            .map(|(namespace, (kinds, reason))| Unread {
+                namespace: namespace.to_owned(),
+                uid: uid(namespace),
+                message: format!("{} objects are not read: {reason}", kinds.into_iter().collect::<Vec<_>>().join(", ")),
+            })
             .collect()
     }
 }
 
-fn missing<K: Watched>(store: &Store<K>) -> Option<String> {
-    store.missing().map(|reason| format!("{} objects are not read: {reason}", K::NAME))
+/// Whether the reason is that it may not be read.
+fn is_forbidden(reason: &str) -> bool {
+    reason.starts_with(NOT_ALLOWED)
 }
 
 /// What an autoscaler says, once it has said it.

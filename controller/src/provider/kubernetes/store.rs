@@ -70,6 +70,11 @@ impl<K: Same> Store<K> {
         self.missing.values().next().map(String::as_str)
     }
 
+    /// The same watch by watch.
+    pub fn all_missing(&self) -> impl Iterator<Item = (Scope, &str)> {
+        self.missing.iter().map(|(scope, reason)| (*scope, reason.as_str()))
+    }
+
     /// The kind is not there, or may not be read. What was there before stays. Tells whether that is news.
     pub fn miss(&mut self, scope: Scope, reason: String) -> bool {
         self.waiting.remove(&scope);

@@ -23,6 +23,9 @@ const MISSING_RETRY: Duration = Duration::from_secs(5);
 /// The API server ends a watch after so long, and it is taken up again; silence for longer than that is a broken connection.
 const WATCH_S: u32 = 50;
 
+/// How the reason begins why a kind that may not be read is not read.
+pub(super) const NOT_ALLOWED: &str = "not allowed: ";
+
 /// What a watch does to the state. Boxed: there is a type of event for each kind, and one queue for all of them.
 pub(super) type Change = Box<dyn FnOnce(&mut State) + Send>;
 
@@ -109,7 +112,7 @@ fn missing<K: Watched>(error: &Error) -> Option<String> {
     };
     match status.code {
         404 => Some(format!("{} is not installed in this cluster", K::api_version(&()))),
-        403 => Some(format!("not allowed: {}", status.message)),
+        403 => Some(format!("{NOT_ALLOWED}{}", status.message)),
         _ => None,
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, LazyLock};
 
 use gateway_api::{
-    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute,
-    referencegrants::ReferenceGrant,
+    backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute,
+    httproutes::HttpRoute, referencegrants::ReferenceGrant,
 };
 use k8s_openapi::{
     ByteString,
@@ -20,7 +20,11 @@ use serde::de::DeserializeOwned;
 
 use super::schema::Schema;
 use crate::{
-    gateway::{backend_tls, endpoints, ingress, listeners, routes, services, settings},
+    gateway::{
+        backend_tls, endpoints, grpc, ingress, listeners,
+        routes::{self, RouteKind},
+        services, settings,
+    },
     objects::Objects,
     policy::BackendTrafficPolicy,
     problem::Report,
@@ -36,6 +40,8 @@ pub enum Object {
     Gateway(Gateway),
     /// Where they go.
     HttpRoute(HttpRoute),
+    /// Where gRPC calls go.
+    GrpcRoute(GrpcRoute),
     /// Both in one, as it was said before there was the Gateway API.
     Ingress(Ingress),
     /// A class of them.
@@ -86,7 +92,7 @@ impl Kind {
 }
 
 /// All of them.
-pub static KINDS: [Kind; 14] = [
+pub static KINDS: [Kind; 15] = [
     Kind {
         api_version: "gateway.networking.k8s.io/v1",
         kind: "GatewayClass",
@@ -107,6 +113,13 @@ pub static KINDS: [Kind; 14] = [
         namespaced: true,
         schema: LazyLock::new(Schema::of_object::<HttpRoute>),
         parse: |value| typed(value).map(Object::HttpRoute),
+    },
+    Kind {
+        api_version: "gateway.networking.k8s.io/v1",
+        kind: "GRPCRoute",
+        namespaced: true,
+        schema: LazyLock::new(Schema::of_object::<GrpcRoute>),
+        parse: |value| typed(value).map(Object::GrpcRoute),
     },
     Kind {
         api_version: "networking.k8s.io/v1",
@@ -220,7 +233,8 @@ impl Object {
             Object::Ingress(object) => ingress::check(object, report),
             Object::BackendTlsPolicy(policy) => backend_tls::check(policy, report),
             Object::Gateway(gateway) => listeners::check(gateway, report),
-            Object::HttpRoute(route) => routes::check(route, report),
+            Object::HttpRoute(route) => routes::check(route, RouteKind::Http, report),
+            Object::GrpcRoute(route) => grpc::check(route, report),
             Object::Service(service) => services::check(service, report),
             Object::EndpointSlice(slice) => endpoints::check(slice, report),
             Object::Policy(policy) => settings::check(policy, report),
@@ -233,6 +247,7 @@ impl Object {
             Object::GatewayClass(object) => &mut object.metadata,
             Object::Gateway(object) => &mut object.metadata,
             Object::HttpRoute(object) => &mut object.metadata,
+            Object::GrpcRoute(object) => &mut object.metadata,
             Object::Ingress(object) => &mut object.metadata,
             Object::IngressClass(object) => &mut object.metadata,
             Object::ReferenceGrant(object) => &mut object.metadata,
@@ -252,6 +267,7 @@ impl Object {
             Object::GatewayClass(object) => objects.gateway_classes.push(object),
             Object::Gateway(object) => objects.gateways.push(object),
             Object::HttpRoute(object) => objects.http_routes.push(object),
+            Object::GrpcRoute(object) => objects.grpc_routes.push(grpc::as_http(&object)),
             Object::Ingress(object) => objects.ingresses.push(object),
             Object::IngressClass(object) => objects.ingress_classes.push(object),
             Object::ReferenceGrant(object) => objects.reference_grants.push(object),

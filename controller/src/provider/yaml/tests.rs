@@ -107,7 +107,7 @@ fn an_object_must_say_what_it_is() {
     check(
         "apiVersion: v1\nkind: Pod\n",
         &[
-            "f.yaml:2: kind: unknown kind \"Pod\", expected one of GatewayClass, Gateway, HTTPRoute, Ingress, IngressClass, ReferenceGrant, Service, EndpointSlice, Secret, BackendTLSPolicy, ConfigMap, Namespace, \
+            "f.yaml:2: kind: unknown kind \"Pod\", expected one of GatewayClass, Gateway, HTTPRoute, GRPCRoute, Ingress, IngressClass, ReferenceGrant, Service, EndpointSlice, Secret, BackendTLSPolicy, ConfigMap, Namespace, \
            BackendTrafficPolicy",
         ],
     );
