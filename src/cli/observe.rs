@@ -10,6 +10,9 @@ use trimtab_proxy::observe::log::{Destination, Filter, Format, Reopen};
 
 use super::source::duration;
 
+/// As often as Prometheus scrapes by the defaults of most charts.
+const METRICS_INTERVAL: Duration = Duration::from_secs(15);
+
 /// Access log, traces and pushed metrics, in `up` and in `proxy`.
 #[derive(Debug, Args)]
 #[group(skip)]
@@ -42,9 +45,9 @@ pub struct ObserveArgs {
     /// Send rates, errors and durations of routes to the OpenTelemetry collector at this URL, by OTLP over gRPC; `/metrics` has them in any case
     #[arg(long, env = "TRIMTAB_METRICS_COLLECTOR", value_name = "URL", value_parser = collector, help_heading = "Pushed metrics")]
     metrics_collector: Option<http::Uri>,
-    /// How often they are sent
-    #[arg(long, value_name = "DURATION", default_value = "15s", requires = "metrics_collector", value_parser = duration, help_heading = "Pushed metrics")]
-    metrics_interval: Duration,
+    /// How often they are sent [default: 15s]
+    #[arg(long, value_name = "DURATION", requires = "metrics_collector", value_parser = duration, help_heading = "Pushed metrics")]
+    metrics_interval: Option<Duration>,
     /// Certificates of the authorities, in PEM, that collectors at `https://` must have theirs of [default: those that this machine trusts]
     #[arg(long, env = "TRIMTAB_COLLECTOR_CA", value_name = "FILE", help_heading = "Traces")]
     collector_ca: Option<PathBuf>,
@@ -88,7 +91,7 @@ impl ObserveArgs {
     /// Where metrics are sent.
     pub fn metrics(&self) -> anyhow::Result<Option<MetricsOptions>> {
         let collector = self.collector(self.metrics_collector.as_ref())?;
-        Ok(collector.map(|collector| MetricsOptions { collector, interval: self.metrics_interval }))
+        Ok(collector.map(|collector| MetricsOptions { collector, interval: self.metrics_interval.unwrap_or(METRICS_INTERVAL) }))
     }
 
     fn collector(&self, uri: Option<&http::Uri>) -> anyhow::Result<Option<Collector>> {

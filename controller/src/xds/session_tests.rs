@@ -251,6 +251,7 @@ fn what_was_acknowledged_is_sent_as_changes_and_what_was_refused_as_a_whole() {
     let whole = session.next(&newest(&publisher), false).unwrap();
     assert_eq!((sent(&whole).endpoints.len(), sent(&whole).changes), (295, None));
     session.receive(answer(&whole, None));
+    assert!(session.next(&newest(&publisher), false).is_none());
     assert!(session.in_sync(&newest(&publisher)));
 
     publisher.set_backend(&crowd(6));

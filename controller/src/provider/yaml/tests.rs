@@ -272,7 +272,7 @@ fn what_a_cluster_prints_is_accepted() {
 fn the_examples_of_the_user_documentation_hold() {
     let text = include_str!("../../../../docs/configuration.md");
     let blocks: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(blocks.len(), 10);
+    assert_eq!(blocks.len(), 11);
     for block in blocks {
         check(block, &[]);
     }
