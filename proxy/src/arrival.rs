@@ -1,8 +1,8 @@
 //! When an endpoint came, and what follows from that. An endpoint that has just become ready looks idle, its latency is that of a server without a
 //! queue, and more often than not it starts cold. There is one record of its arrival, kept with its load, and everything that heeds it:
 //!
-//! - **The share of a new endpoint is held** (here): for its first ten seconds the adaptive rule gives it at most 1.25 times the mean endpoint's part of
-//!   the requests. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
+//! - **The share of a new endpoint is held** (here): for its first ten seconds the adaptive rule gives it at most 1.25 times its share of the requests, by
+//!   the capacity that it tells, or else the mean endpoint's. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
 //!   is behind it. In no second that begins while it is new does it get more than 1.5 times its share. Where more than a quarter of the endpoints are new
 //!   nobody is held.
 //! - **Until it has answered, it is taken for slow** (`UNKNOWN` in `pick/rule.rs`), the less so the longer nothing else would send it anything.
@@ -26,7 +26,7 @@ use crate::{
 pub const LENGTH: Duration = Duration::from_secs(10);
 /// Its share is held for that much longer, so that every second that begins while it is new is one in which it is held.
 const SECOND: Duration = Duration::from_secs(1);
-/// The most that a new endpoint gets, as a multiple of the mean endpoint's part of the requests: nothing is known of its capacity yet. What it gets
+/// The most that a new endpoint gets, as a multiple of its share: the mean endpoint's, until more is known of its capacity. What it gets
 /// of any second stays below 1.5 times its share, with room for the edges of windows and for proxies that see different loads.
 const SHARE_MAX: f64 = 1.25;
 /// Requests are counted over so long: short enough that what was not used at the beginning cannot all be used at the end.
@@ -73,12 +73,12 @@ impl Arrival {
         self.held_until().is_some_and(|until| now < until)
     }
 
-    /// Whether the endpoint with this key may get one of the requests of a window, of which `all` have come so far for `endpoints`.
-    pub fn may(&self, key: EndpointKey, window: Window, all: u32, endpoints: usize) -> bool {
+    /// Whether the endpoint with this key may get one of the requests of a window, of which `all` have come so far; `share` of them are meant for it.
+    pub fn may(&self, key: EndpointKey, window: Window, all: u32, share: f64) -> bool {
         // Fractions of a request are rounded up in some windows and down in others, as often as they are large: on average nothing is added.
         let rounding = (u64::from(window.0) ^ key.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11;
         let rounding = rounding as f64 / (1u64 << 53) as f64;
-        let allowed = SHARE_MAX * f64::from(all) / endpoints.max(1) as f64 + rounding;
+        let allowed = SHARE_MAX * share * f64::from(all) + rounding;
         f64::from(self.sent.get(window)) + 1.0 <= allowed
     }
 
@@ -154,7 +154,7 @@ mod tests {
             for request in 0..10 * rps {
                 let window = Window::of(Timestamp(request * 1_000_000_000 / rps));
                 let so_far = all.count(window);
-                if newcomer.may(EndpointKey(77), window, so_far, endpoints) {
+                if newcomer.may(EndpointKey(77), window, so_far, 1.0 / endpoints as f64) {
                     newcomer.gets(window);
                     got += 1;
                 }

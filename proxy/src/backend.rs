@@ -346,7 +346,13 @@ impl Backend {
         if !arrival::are_few(held, count) {
             return index;
         }
-        let full = |index: usize| new(index).is_some_and(|load| !load.arrival().may(load.key(), window, all, count));
+        // Cold, it is worth less than it says: that is for the rule to find out, and no reason to hold it shorter.
+        let share = |index: usize| {
+            let relative = self.weights.as_ref().map_or(1.0, |weights| weights.value.relative[index].max(1.0));
+            relative / count.max(1) as f64
+        };
+        let full =
+            |index: usize| new(index).is_some_and(|load| !load.arrival().may(load.key(), window, all, share(index)));
         let mut chosen = index;
         if full(index) {
             let others = self.newcomers.iter().map(|index| *index as usize).filter(|index| full(*index));

@@ -91,7 +91,8 @@ impl ObserveArgs {
     /// Where metrics are sent.
     pub fn metrics(&self) -> anyhow::Result<Option<MetricsOptions>> {
         let collector = self.collector(self.metrics_collector.as_ref())?;
-        Ok(collector.map(|collector| MetricsOptions { collector, interval: self.metrics_interval.unwrap_or(METRICS_INTERVAL) }))
+        Ok(collector
+            .map(|collector| MetricsOptions { collector, interval: self.metrics_interval.unwrap_or(METRICS_INTERVAL) }))
     }
 
     fn collector(&self, uri: Option<&http::Uri>) -> anyhow::Result<Option<Collector>> {

@@ -23,14 +23,19 @@ async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_on
     controller.wait_for("proxies connect to");
     let proxy = world.proxy(&[port]);
     world.ready(&proxy).await;
-    // Many at once: one after the other they would all find the first pod idle.
-    let answers =
-        futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await;
+    // Many at once, and again if need be: a pod that has not answered yet is taken for slow, and the other may be quick enough for all.
     let mut seen = [0_u32; 3];
-    for answer in answers {
-        let answer = answer.expect("an answer");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        seen[pod_of(&answer) as usize] += 1;
+    for _ in 0..10 {
+        let answers =
+            futures_util::future::join_all((0..60).map(async |_| Client::default().get(address, "/").await)).await;
+        for answer in answers {
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            seen[pod_of(&answer) as usize] += 1;
+        }
+        if seen[1] > 5 && seen[2] > 5 {
+            break;
+        }
     }
     assert!(seen[1] > 5 && seen[2] > 5, "both pods are used: {seen:?}");
 
