@@ -32,8 +32,10 @@ use window::{Sums, Window};
 
 /// A window is over no sooner than after so many requests.
 const ENDED_MIN: u32 = 20;
-/// Where nobody is held back yet, answers must tell of a queue for so long, window after window. A hiccup is over by then, as is the start of a proxy;
-/// a queue that stands is not (CoDel's argument, RFC 8289 §3), and has not become much longer.
+/// From the first answers on, a proxy is new for so long: what it is slow with may be its own start.
+const NEW: Duration = Duration::from_secs(2);
+/// While it is new, answers must tell of a queue for so long, window after window. Its start is over by then; a queue that stands is not (CoDel's argument,
+/// RFC 8289 §3), and has not become much longer. Later a queue is believed at once: to wait costs up to three points of the goodput of ten seconds' burst.
 const STANDING: Duration = Duration::from_millis(200);
 /// What a client is told to wait; `Retry-After` counts in whole seconds, and bursts are over or not by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -95,6 +97,8 @@ pub struct Admission {
     window_end: AtomicU64,
     /// When the limit sank last. Requests that began before tell about the time before.
     lowered_at: AtomicU64,
+    /// When the first answers had come; 0: they have not.
+    began_at: AtomicU64,
     /// Since when each window has told of a queue; `u64::MAX`: the last did not. And the peak of the first that did; an f32 in bits.
     queue_since: AtomicU64,
     queue_peak: AtomicU32,
@@ -114,6 +118,7 @@ impl Admission {
             sums: Sums::default(),
             window_end: AtomicU64::new(0),
             lowered_at: AtomicU64::new(0),
+            began_at: AtomicU64::new(0),
             queue_since: AtomicU64::new(u64::MAX),
             queue_peak: AtomicU32::new(0),
             demand: Demand::default(),
@@ -222,7 +227,8 @@ impl Admission {
         let lowered_at = Timestamp(self.lowered_at.load(Relaxed));
         let cut = window.cut(rules, self.demand.shed());
         let stands = self.standing(cut.is_some(), window.peak, now);
-        let free = rules.is_largest(limit);
+        // Nobody is held back yet, and perhaps nobody has to be.
+        let free = rules.is_largest(limit) && self.is_new(now);
         let moved = match cut {
             Some(_) if free && stands.is_none() => limit,
             Some(cut) => {
@@ -237,6 +243,14 @@ impl Admission {
             None => rules.raised(limit),
         };
         self.limit.store(rules.clamped(moved).to_bits(), Relaxed);
+    }
+
+    fn is_new(&self, now: Timestamp) -> bool {
+        let began = self.began_at.load(Relaxed);
+        if began == 0 {
+            self.began_at.store(now.0.max(1), Relaxed);
+        }
+        began == 0 || now < Timestamp(began) + NEW
     }
 
     /// The peak of the window in which the queue showed itself that has stood for a while; `None`: none has.
