@@ -126,6 +126,7 @@ async fn a_binary_that_is_replaced_twice_under_load_loses_and_sheds_nothing_unde
     replaced_twice(Policy::Default).await;
 }
 
+#[allow(clippy::print_stdout, reason = "the figures are what a reader of the test's output wants")]
 async fn replaced_twice(policy: Policy) {
     let site = Site::start(policy).await;
     let folder = tempfile::tempdir().expect("a folder");
