@@ -342,10 +342,6 @@ impl Backend {
         let new = |index: usize| -> Option<&EndpointLoad> {
             Some(&*self.endpoints[index].load).filter(|load| load.arrival().is_held(now))
         };
-        let held = self.newcomers.iter().filter(|index| new(**index as usize).is_some()).count();
-        if !arrival::are_few(held, count) {
-            return index;
-        }
         // Cold, it is worth less than it says: that is for the rule to find out, and no reason to hold it shorter.
         let share = |index: usize| {
             let relative = self.weights.as_ref().map_or(1.0, |weights| weights.value.relative[index].max(1.0));
@@ -717,7 +713,11 @@ impl Parts {
             .filter(|(_, endpoint)| new_until(endpoint).is_some())
             .map(|(index, _)| index as u32)
             .collect();
-        let newcomers_until = self.endpoints.iter().filter_map(new_until).max().unwrap_or_default();
+        // Looked at with each table, which is twice a second at least where a controller decides, and not with each request.
+        let newcomers =
+            if arrival::are_few(newcomers.len(), pool.candidates.len()) { newcomers } else { Box::default() };
+        let newcomers_until =
+            newcomers.iter().filter_map(|index| new_until(&self.endpoints[*index as usize])).max().unwrap_or_default();
         Backend {
             newcomers,
             newcomers_until,
