@@ -62,7 +62,8 @@ async fn a_gateway_a_route_and_a_service_are_served_and_their_statuses_say_so_on
     // Nothing changes any more, so nothing is written, although endpoints come and go.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let writes = metric(&controller, "trimtab_controller_status_writes_total").await;
-    assert!(writes >= 3.0, "{writes}");
+    // The class is everybody's: another test's controller may have written that one.
+    assert!(writes >= 2.0, "{writes}");
     let versions = || async {
         let route = world.status(GATEWAY_API.0, GATEWAY_API.1, "HTTPRoute", "app").await;
         let gateway = world.status(GATEWAY_API.0, GATEWAY_API.1, "Gateway", "g").await;
