@@ -3,7 +3,7 @@
 pub mod api;
 pub mod config;
 pub mod head;
-mod keys;
+pub mod keys;
 pub mod route;
 pub mod table;
 pub mod tls;

@@ -2,7 +2,7 @@
 //! only; requests do not notice.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -10,8 +10,8 @@ use crate::{
     api::v1,
     average::ServiceReading,
     backend::{Backend, BackendState},
-    config::EndpointKey,
     gauge::RequestTime,
+    keys::KeyMap,
     load::{CLASSES_MAX, Counters, EndpointLoad, RequestClass},
     pick::costs::Costs,
     sketch::Snapshot,
@@ -24,13 +24,13 @@ const ERROR_MIN: f32 = 1e-3;
 /// Remembers what was reported of one backend. Keep one a backend; the first report covers the time from its making.
 #[derive(Debug)]
 pub struct BackendReporter {
-    endpoints: HashMap<EndpointKey, Reported>,
+    endpoints: KeyMap<Reported>,
     at: Timestamp,
     shed: u64,
     unroutable: u64,
     within_objective: u64,
     latency: Snapshot,
-    errors: HashMap<EndpointKey, Counters>,
+    errors: KeyMap<Counters>,
     shed_of: [u64; CLASSES_MAX],
 }
 
@@ -48,13 +48,13 @@ impl BackendReporter {
     /// From `now` on.
     pub fn new(now: Timestamp) -> Self {
         Self {
-            endpoints: HashMap::new(),
+            endpoints: KeyMap::default(),
             at: now,
             shed: 0,
             unroutable: 0,
             within_objective: 0,
             latency: Snapshot::default(),
-            errors: HashMap::new(),
+            errors: KeyMap::default(),
             shed_of: [0; CLASSES_MAX],
         }
     }
@@ -213,8 +213,8 @@ mod tests {
     use crate::sketch::Sketch;
     use crate::{
         config::{
-            AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointState,
-            ErrorTable, OutlierDetection, RequestClasses, RuleTerms,
+            AdmissionControl, Algorithm, BackendConfig, BackendTimeouts, CircuitBreaker, EndpointConfig, EndpointKey,
+            EndpointState, ErrorTable, OutlierDetection, RequestClasses, RuleTerms,
         },
         load::{Outcome, RequestClass},
     };

@@ -157,12 +157,15 @@ impl Writer {
     }
 }
 
-/// How long until all proxies know of a pod.
+/// How long until all proxies know of a pod, ms; infinite if that is more than 20 s.
 async fn known(client: &Client, admins: &[SocketAddr], name: &str, since: Instant) -> f64 {
     for admin in admins {
         while client.get(*admin, &format!("/endpoints/{name}")).await.map(|answer| answer.status) != Ok(200) {
-            assert!(since.elapsed() < Duration::from_secs(20), "{admin} does not get to know {name}");
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            if since.elapsed() > Duration::from_secs(20) {
+                println!("{admin} does not get to know {name}");
+                return f64::INFINITY;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     since.elapsed().as_secs_f64() * 1e3
@@ -315,6 +318,10 @@ async fn five_thousand_endpoints_of_which_twenty_a_second_are_replaced_are_route
     let tick = |quantile| quantile_ms(&metrics, "trimtab_controller_tick_seconds", quantile);
     println!("ticks: p50 <= {:.0} ms, p99 <= {:.0} ms", tick(0.5), tick(0.99));
 
+    if at(1.0).is_infinite() {
+        let texts = proxies.iter().chain([&controller]).map(Process::text).collect::<Vec<_>>().join("\n\n");
+        panic!("proxies have not heard of pods:\n{metrics}\n{texts}");
+    }
     // Times are measured, not asserted: machines are shared. What must hold anywhere is that nobody is lost.
     assert!(answered >= 0.9999, "{sent}");
     tokio::time::sleep(GRACE + Duration::from_secs(3)).await;

@@ -102,7 +102,7 @@ struct Sums {
     /// How many peers it is the sum of.
     peers: Vec<u32>,
     /// Where something was said since it was handed over.
-    touched: Range<usize>,
+    touched: Vec<Range<usize>>,
 }
 
 impl Heard {
@@ -162,7 +162,7 @@ impl Heard {
                 about: *about,
                 counts: vec![[0; CLASSES_MAX]; endpoints],
                 peers: vec![0; endpoints],
-                touched: 0..0,
+                touched: Vec::new(),
             });
         }
     }
@@ -205,7 +205,7 @@ impl Heard {
         let expected = self.expected();
         for Subject { about, backend } in subjects {
             let Some(sums) = self.backends.get_mut(&about.backend) else { continue };
-            for position in std::mem::replace(&mut sums.touched, 0..0) {
+            for position in std::mem::take(&mut sums.touched).into_iter().flatten() {
                 let (counts, peers) = (&sums.counts[position], sums.peers[position]);
                 if peers > 0 && peers * 2 >= expected {
                     backend.endpoints()[position].load.heard_from_peers(now, &scaled(counts, expected, peers));
@@ -309,10 +309,10 @@ impl Sums {
             }
             told.at[position] = Some(now);
         }
-        self.touched = match self.touched.is_empty() {
-            true => from..to,
-            false => self.touched.start.min(from)..self.touched.end.max(to),
-        };
+        match self.touched.last_mut() {
+            Some(last) if (last.start..=last.end).contains(&from) => last.end = last.end.max(to),
+            _ => self.touched.push(from..to),
+        }
     }
 
     /// Takes back what the peer said of one endpoint, if it counts.

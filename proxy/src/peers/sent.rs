@@ -1,5 +1,7 @@
 //! What this proxy tells its peers, and when: endpoints whose counts changed at once, all others every [`HEARTBEAT`], in as few datagrams
-//! as they fit into, and never more than a budget: where there is more to tell than it allows, everything is told in turn.
+//! as they fit into, and never more than a budget: where there is more to tell than it allows, everything is told in turn. Where there are
+//! more endpoints than [`LOOKED_AT`] they are looked at in turn as well: of thousands hardly any is busy enough to be chosen by two proxies
+//! within a few milliseconds, and looking at all of them a thousand times a second would take more of a core than the requests.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +16,9 @@ use crate::{load::CLASSES_MAX, time::Timestamp};
 const SENDS_PER_S: f64 = 32_000.0;
 /// So many may go out in one go, after a silence; at least one to each peer.
 const BURST: f64 = 64.0;
+
+/// Endpoints whose counts are looked at in one go, of all backends together; about.
+const LOOKED_AT: usize = 512;
 
 /// The telling side.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ struct Told {
     counts: Vec<Counts>,
     /// When each block was told as it is now; `None`: not yet.
     at: Vec<Option<Timestamp>>,
+    /// The endpoint that is looked at next.
+    look: usize,
 }
 
 impl Sent {
@@ -88,19 +95,26 @@ impl Sent {
         if self.backends.len() > subjects.len() {
             self.backends.retain(|hash, _| subjects.iter().any(|subject| subject.about.backend == *hash));
         }
+        let total: usize = subjects.iter().map(|subject| subject.backend.endpoints().len()).sum();
+        let rounds = total.div_ceil(LOOKED_AT).max(1);
         for Subject { about, backend } in subjects {
             let endpoints = backend.endpoints();
             let told = self.backends.entry(about.backend).or_insert_with(|| Told::new(about, endpoints.len()));
             if told.about != *about || told.counts.len() != endpoints.len() {
-                *told = Told::new(about, endpoints.len());
+                *told = Told { look: told.look, ..Told::new(about, endpoints.len()) };
             }
-            for (position, (endpoint, before)) in endpoints.iter().zip(&mut told.counts).enumerate() {
-                let counts = endpoint.load.in_flight_by_class();
-                if counts != *before {
-                    *before = counts;
+            // All of them at first: what is not known yet would be told as idle.
+            let fresh = told.at.iter().all(Option::is_none);
+            let count = if fresh { endpoints.len() } else { endpoints.len().div_ceil(rounds) };
+            let from = told.look.checked_rem(endpoints.len()).unwrap_or(0);
+            for position in (from..endpoints.len()).chain(0..from).take(count) {
+                let counts = endpoints[position].load.in_flight_by_class();
+                if counts != told.counts[position] {
+                    told.counts[position] = counts;
                     told.at[position / BLOCK] = None;
                 }
             }
+            told.look = from + count;
         }
     }
 
@@ -120,7 +134,12 @@ impl Sent {
 
 impl Told {
     fn new(about: &About, endpoints: usize) -> Self {
-        Self { about: *about, counts: vec![[0; CLASSES_MAX]; endpoints], at: vec![None; endpoints.div_ceil(BLOCK)] }
+        Self {
+            about: *about,
+            counts: vec![[0; CLASSES_MAX]; endpoints],
+            at: vec![None; endpoints.div_ceil(BLOCK)],
+            look: 0,
+        }
     }
 }
 
@@ -162,6 +181,34 @@ mod tests {
         assert_eq!(told(6), [], "it came and went between two looks");
         assert_eq!(told(25), [(0, 16, 0), (32, 40, 0)], "what was told since is younger");
         assert_eq!(told(29), [(16, 32, 2)]);
+    }
+
+    #[test]
+    fn of_thousands_of_endpoints_a_change_is_told_within_as_many_rounds_as_it_takes_to_look_at_all() {
+        let subjects = [subject("a", 1, 4_000), subject("b", 1, 1_000)];
+        let mut sent = Sent::new(1, 1, START);
+        begin(&subjects[0], 17, 1);
+        let first = tell(&mut sent, &subjects, 1, START);
+        let known: Vec<usize> =
+            first.iter().map(|section| section.entries.len()).filter(|entries| *entries > 0).collect();
+        assert_eq!(known, [1], "what is in flight at first is told at first");
+        (0..4_000).for_each(|endpoint| begin(&subjects[0], endpoint, 1));
+        (0..1_000).for_each(|endpoint| begin(&subjects[1], endpoint, 1));
+        let mut seen = [vec![false; 4_000], vec![false; 1_000]];
+        let rounds = 5_000_usize.div_ceil(LOOKED_AT);
+        for round in 1..=rounds {
+            let told = tell(&mut sent, &subjects, 1, START + INTERVAL * round as u32);
+            for section in told.iter().filter(|section| !section.entries.is_empty()) {
+                let which = usize::from(section.about.backend == subjects[1].about.backend);
+                section.entries.iter().for_each(|entry| seen[which][entry.position as usize] = true);
+            }
+            let share = seen[0].iter().filter(|seen| **seen).count();
+            assert!(
+                share.abs_diff(4_000 * round / rounds) <= BLOCK,
+                "{share} of 4,000 after {round} of {rounds} rounds"
+            );
+        }
+        assert!(seen.iter().flatten().all(|seen| *seen));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until};
 
 use super::RETRY;
 use super::pod::Shared;
@@ -26,6 +27,9 @@ use crate::cluster::network::Network;
 
 /// Endpoints of one port of a Service.
 type Endpoints = Arc<Mutex<Vec<SocketAddr>>>;
+
+/// Changes that come within this time of each other are taken over together, as kube-proxy does: of thousands of endpoints some change all the time.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Follows Services and their endpoints, without end.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -35,19 +39,24 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut namespaces = watcher(Api::<Namespace>::all(client.clone()), config()).boxed();
     let mut known = Known::default();
     let mut forwarding = HashMap::new();
+    let mut due: Option<Instant> = None;
     loop {
         let fine = tokio::select! {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                due = None;
+                known.forward(&shared.network, &mut forwarding).await;
+                for namespace in known.namespaces.all.values().filter_map(|namespace| namespace.metadata.name.as_deref()) {
+                    write_names(&shared.network, namespace, &known.names(namespace));
+                }
+                continue;
+            }
             Some(event) = services.next() => known.services.take(event),
             Some(event) = slices.next() => known.slices.take(event),
             Some(event) = namespaces.next() => known.namespaces.take(event),
         };
+        due = due.or_else(|| Some(Instant::now() + GATHER));
         if !fine {
             tokio::time::sleep(RETRY).await;
-            continue;
-        }
-        known.forward(&shared.network, &mut forwarding).await;
-        for namespace in known.namespaces.all.values().filter_map(|namespace| namespace.metadata.name.as_deref()) {
-            write_names(&shared.network, namespace, &known.names(namespace));
         }
     }
 }
