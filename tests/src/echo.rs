@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +34,18 @@ impl Echo {
     /// # Panics
     /// If there is no port for it.
     pub async fn start(name: &'static str, address: SocketAddr) -> Self {
+        Self::serve(name, address, false).await
+    }
+
+    /// The same for gRPC: HTTP/2 by prior knowledge, and answers that end with `grpc-status: 0`.
+    ///
+    /// # Panics
+    /// If there is no port for it.
+    pub async fn start_calls(name: &'static str, address: SocketAddr) -> Self {
+        Self::serve(name, address, true).await
+    }
+
+    async fn serve(name: &'static str, address: SocketAddr, calls: bool) -> Self {
         let listener = TcpListener::bind(address).await.expect("a socket");
         let address = listener.local_addr().expect("bound");
         let requests = Arc::new(AtomicU64::new(0));
@@ -41,12 +55,18 @@ impl Echo {
                 let counter = counter.clone();
                 let serve = service_fn(move |request: http::Request<Incoming>| {
                     counter.fetch_add(1, Ordering::Relaxed);
-                    async move { Ok::<_, Infallible>(answer(name, &request).await) }
+                    async move {
+                        let answer = answer(name, &request).await;
+                        Ok::<_, Infallible>(if calls { ended(answer) } else { answer.map(Full::boxed) })
+                    }
                 });
+                let stream = TokioIo::new(stream);
                 tokio::spawn(async move {
                     // Who goes away in the middle is no concern of an endpoint.
-                    let _ =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), serve).await;
+                    let _ = match calls {
+                        true => http2::Builder::new(TokioExecutor::new()).serve_connection(stream, serve).await,
+                        false => http1::Builder::new().serve_connection(stream, serve).await,
+                    };
                 });
             }
         });
@@ -80,4 +100,15 @@ async fn answer(name: &str, request: &http::Request<Incoming>) -> http::Response
     });
     let answer = http::Response::builder().header("x-endpoint", name).body(Full::from(seen.to_string()));
     answer.unwrap_or_default()
+}
+
+/// As a gRPC call ends that went well.
+fn ended(answer: http::Response<Full<Bytes>>) -> http::Response<BoxBody<Bytes, Infallible>> {
+    let ok = http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        http::HeaderValue::from_static("0"),
+    )]);
+    let (mut head, body) = answer.into_parts();
+    head.headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/grpc"));
+    http::Response::from_parts(head, body.with_trailers(std::future::ready(Some(Ok(ok)))).boxed())
 }

@@ -45,6 +45,11 @@ impl Default for Client {
 }
 
 impl Client {
+    /// One that speaks HTTP/2 by prior knowledge, as gRPC clients do.
+    pub fn http2() -> Self {
+        Self { inner: Legacy::builder(TokioExecutor::new()).http2_only(true).build_http() }
+    }
+
     /// `GET http://ADDRESS/PATH`; an error if no whole answer came.
     pub async fn get(&self, address: SocketAddr, path: &str) -> Result<Answer, String> {
         let request = http::Request::get(format!("http://{address}{path}")).body(Full::default());

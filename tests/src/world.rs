@@ -356,7 +356,15 @@ impl World {
     /// # Panics
     /// If they cannot be listed.
     pub async fn events(&self) -> Vec<String> {
-        let events: Api<Event> = Api::namespaced(self.admin.clone(), &self.namespace);
+        self.events_in(&self.namespace).await
+    }
+
+    /// The same in another namespace.
+    ///
+    /// # Panics
+    /// If they cannot be listed.
+    pub async fn events_in(&self, namespace: &str) -> Vec<String> {
+        let events: Api<Event> = Api::namespaced(self.admin.clone(), namespace);
         let events = events.list(&ListParams::default()).await.expect("events are listed");
         let brief = |event: Event| {
             let name = event.regarding.and_then(|object| object.name).unwrap_or_default();

@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
@@ -159,17 +161,18 @@ async fn what_the_chart_installs_serves_a_gateway_and_loses_nothing_when_its_lea
     for _ in 0..50 {
         assert_eq!(served().await, Ok(200));
     }
+    // Before the API server goes: one that has just started forbids for a moment what it has not read the roles for.
+    for pod in pods.list(&ListParams::default()).await.expect("pods").items {
+        let name = pod.metadata.name.expect("a name");
+        let text = cluster.logs("trimtab", &name, if name.contains("controller") { "controller" } else { "proxy" });
+        assert!(!text.to_lowercase().contains("forbidden"), "{name} lacks a right:\n{text}");
+    }
     cluster.control_plane().api.kill().expect("the API server is killed");
     for _ in 0..50 {
         assert_eq!(served().await, Ok(200));
     }
     cluster.control_plane().api.run().expect("the API server starts");
     cluster.api_ready().await.expect("it is ready again");
-    for pod in pods.list(&ListParams::default()).await.expect("pods").items {
-        let name = pod.metadata.name.expect("a name");
-        let text = cluster.logs("trimtab", &name, if name.contains("controller") { "controller" } else { "proxy" });
-        assert!(!text.to_lowercase().contains("forbidden"), "{name} lacks a right:\n{text}");
-    }
 }
 
 const SECOND: &str = "
@@ -191,6 +194,22 @@ metadata: {name: elsewhere, namespace: second}
 spec:
   parentRefs: [{name: second}]
   rules: [{filters: [{type: RequestRedirect, requestRedirect: {hostname: elsewhere.test}}]}]
+";
+
+/// Somebody in the cluster does not want it.
+const NO_THIRD: &str = "
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-third}
+spec:
+  matchConstraints:
+    resourceRules: [{apiGroups: [''], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [services]}]
+  validations: [{expression: \"!object.metadata.name.startsWith('gateway-third')\", message: there is to be no third}]
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-third}
+spec: {policyName: no-third, validationActions: [Deny]}
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,6 +249,43 @@ async fn two_gateways_have_addresses_of_their_own_and_the_same_port() {
     gateways.delete("second", &kube::api::DeleteParams::default()).await.expect("deleted");
     eventually("its Service goes with it", PATIENCE, made, |left| left.len() == 1).await;
     assert_eq!(ask(first).await, Ok((200, None)), "and the other one stays");
+
+    cluster.apply(NO_THIRD).await.expect("the policy is taken");
+    // It is in force a moment after it is taken.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster
+        .apply(&SECOND.replace("name: second", "name: third").replace("namespace: second", "namespace: third"))
+        .await
+        .expect("taken");
+    let thirds: Api<DynamicObject> = Api::namespaced_with(client.clone(), "third", &resource);
+    let says = || async {
+        let gateway = thirds.get("third").await.expect("the Gateway");
+        let conditions = gateway.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let found = conditions.into_iter().find(|condition| condition["type"] == "Programmed").unwrap_or_default();
+        format!("{} {}", found["reason"], found["message"])
+    };
+    eventually("the third says why it has no address", PATIENCE, says, |text| {
+        text.contains("AddressNotUsable") && text.contains("there is to be no third")
+    })
+    .await;
+    let events: Api<Event> = Api::namespaced(client.clone(), "third");
+    let told = || async {
+        let events = events.list(&ListParams::default()).await.expect("events").items;
+        events.into_iter().filter_map(|event| event.reason).collect::<Vec<_>>()
+    };
+    eventually("an Event tells it", PATIENCE, told, |reasons| reasons.iter().any(|one| one == "AddressNotUsable"))
+        .await;
+    assert_eq!(ask(first).await, Ok((200, None)), "and the first one is served");
+    let policies: Api<ValidatingAdmissionPolicyBinding> = Api::all(client.clone());
+    policies.delete("no-third", &kube::api::DeleteParams::default()).await.expect("deleted");
+    let third = address("third").await;
+    eventually(
+        "the third is served once it may be",
+        PATIENCE,
+        || ask(third),
+        |said| *said == Ok((302, Some(there.clone()))),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

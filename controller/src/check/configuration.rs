@@ -1,6 +1,6 @@
 //! What the controller makes of the objects: their statuses, read as anybody may.
 
-use gateway_api::{gatewayclasses::GatewayClass, gateways::Gateway, httproutes::HttpRoute};
+use gateway_api::{gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute, httproutes::HttpRoute};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::{Api, Client, api::ListParams};
 
@@ -50,17 +50,19 @@ pub(super) async fn check(client: &Client) -> Vec<Verdict> {
         verdicts.push(summary("Gateways are accepted and programmed", count, faults));
     }
     if let Ok(routes) = answer(Api::<HttpRoute>::all(client.clone()).list(&list)).await {
-        let (mut count, mut faults) = (0, Vec::new());
-        for route in routes.items {
+        let said = routes.items.iter().flat_map(|route| {
             let parents = route.status.iter().flat_map(|status| &status.parents);
-            for parent in parents.filter(|parent| parent.controller_name == CONTROLLER_NAME) {
-                count += 1;
-                for kind in ["Accepted", "ResolvedRefs"] {
-                    faults.extend(fault("HTTPRoute", &route.metadata, kind, Some(&parent.conditions)));
-                }
-            }
-        }
-        verdicts.push(summary("HTTPRoutes are accepted and their references lead somewhere", count, faults));
+            parents.map(|parent| (&route.metadata, parent.controller_name.as_str(), parent.conditions.as_slice()))
+        });
+        verdicts.push(of_routes("HTTPRoute", "HTTPRoutes are accepted and their references lead somewhere", said));
+    }
+    // The definition of GRPCRoutes may be missing: nothing is to be said of them then.
+    if let Ok(routes) = answer(Api::<GrpcRoute>::all(client.clone()).list(&list)).await {
+        let said = routes.items.iter().flat_map(|route| {
+            let parents = route.status.iter().flat_map(|status| &status.parents);
+            parents.map(|parent| (&route.metadata, parent.controller_name.as_str(), parent.conditions.as_slice()))
+        });
+        verdicts.push(of_routes("GRPCRoute", "GRPCRoutes are accepted and their references lead somewhere", said));
     }
     if let Ok(policies) = answer(Api::<BackendTrafficPolicy>::all(client.clone()).list(&list)).await {
         let (mut count, mut faults) = (0, Vec::new());
@@ -74,6 +76,22 @@ pub(super) async fn check(client: &Client) -> Vec<Verdict> {
         verdicts.push(summary("BackendTrafficPolicies are accepted", count, faults));
     }
     verdicts
+}
+
+/// What is said of routes: of whom, by whom, and what.
+fn of_routes<'a>(
+    kind: &str,
+    what: &'static str,
+    said: impl Iterator<Item = (&'a ObjectMeta, &'a str, &'a [Condition])>,
+) -> Verdict {
+    let (mut count, mut faults) = (0, Vec::new());
+    for (metadata, _, conditions) in said.filter(|(_, controller, _)| *controller == CONTROLLER_NAME) {
+        count += 1;
+        for of in ["Accepted", "ResolvedRefs"] {
+            faults.extend(fault(kind, metadata, of, Some(conditions)));
+        }
+    }
+    summary(what, count, faults)
 }
 
 /// What is wrong with one condition of an object, if something is.

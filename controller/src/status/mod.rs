@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::wanted::Write;
 use crate::{
-    FIELD_MANAGER,
+    FIELD_MANAGER, clock,
     gateway::{Config, Statuses, listeners::CONTROLLER_NAME, status::Condition},
     leader::Leadership,
     metrics::Metrics,
@@ -107,10 +107,10 @@ impl Writer {
         let mut config = sources.config.borrow_and_update().clone();
         let currents = sources.currents.borrow_and_update().clone();
         let leads = sources.leadership.borrow_and_update().leads();
-        let mut clean = !leads || self.services.round(&config.gateway_services).await;
-        if leads && !self.services.refused().is_empty() {
+        let mut clean = !leads || self.services.round(&config.gateway_services, clock::now().instant).await;
+        if leads && self.services.refused().len() > 0 {
             let mut known = Config::clone(&config);
-            self.services.refused().iter().for_each(|(gateway, why)| known.statuses.refuse_service(gateway, why));
+            self.services.refused().for_each(|(gateway, why)| known.statuses.refuse_service(gateway, why));
             config = Arc::new(known);
         }
         self.metrics.configured(&config);

@@ -1,7 +1,10 @@
 //! Services of Gateways: made, changed and deleted by the leader, only where they do not stand as they are to. What the API server refuses is said of
-//! the Gateway until it is taken.
+//! the Gateway until it is taken, and tried again less and less often.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::Service;
 use kube::{
@@ -12,13 +15,25 @@ use serde_json::json;
 
 use crate::{FIELD_MANAGER, gateway::exposure::GatewayServices};
 
+/// What was refused is tried again after so long at first, twice as long each time up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// A Service that the API server did not take.
+struct Refused {
+    service: Service,
+    /// What is said of the Gateway.
+    message: String,
+    pause: Duration,
+    again_at: Instant,
+}
+
 /// Writes Services.
 pub struct Writer {
     client: Client,
     /// What was written, by name. Labels and annotations are compared with it: watches do not keep them.
     written: HashMap<String, Service>,
-    /// Gateways whose Service was refused, by namespace and name, and why.
-    refused: BTreeMap<(String, String), String>,
+    /// By namespace and name of the Gateway.
+    refused: BTreeMap<(String, String), Refused>,
 }
 
 impl Writer {
@@ -27,12 +42,12 @@ impl Writer {
     }
 
     /// Gateways whose Service was refused, by namespace and name, and why.
-    pub fn refused(&self) -> &BTreeMap<(String, String), String> {
-        &self.refused
+    pub fn refused(&self) -> impl ExactSizeIterator<Item = (&(String, String), &str)> {
+        self.refused.iter().map(|(gateway, refused)| (gateway, refused.message.as_str()))
     }
 
     /// Writes what is to be written; `false` if some of it failed.
-    pub async fn round(&mut self, services: &GatewayServices) -> bool {
+    pub async fn round(&mut self, services: &GatewayServices, now: Instant) -> bool {
         let mut clean = true;
         self.refused.retain(|gateway, _| services.wanted.iter().any(|wanted| wanted.gateway == *gateway));
         for wanted in &services.wanted {
@@ -42,6 +57,12 @@ impl Writer {
                 self.refused.remove(&wanted.gateway);
                 continue;
             }
+            let before = self.refused.get(&wanted.gateway).filter(|refused| refused.service == wanted.service);
+            if before.is_some_and(|refused| now < refused.again_at) {
+                clean = false;
+                continue;
+            }
+            let pause = before.map_or(AGAIN.0, |refused| AGAIN.1.min(refused.pause * 2));
             let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
             let mut object = json!(wanted.service);
             object["apiVersion"] = "v1".into();
@@ -58,7 +79,9 @@ impl Writer {
                     if let Some(message) = refusal(&error) {
                         let message =
                             format!("Service {namespace}/{name}, which was to be made for it, is refused: {message}");
-                        self.refused.insert(wanted.gateway.clone(), message);
+                        let service = wanted.service.clone();
+                        let refused = Refused { service, message, pause, again_at: now + pause };
+                        self.refused.insert(wanted.gateway.clone(), refused);
                     }
                     tracing::warn!(service = name, namespace, %error, "a Gateway's Service could not be written");
                 }

@@ -302,6 +302,13 @@ kind: RoleBinding
 metadata: {name: limited, namespace: trimtab}
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: trimtab-controller}
 subjects: [{kind: ServiceAccount, name: limited, namespace: trimtab}]
+---
+# Events about what is in no namespace, as the closed one itself, are in this one.
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: limited, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: trimtab-controller}
+subjects: [{kind: ServiceAccount, name: limited, namespace: trimtab}]
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -320,4 +327,7 @@ async fn a_namespace_that_may_not_be_read_is_said_and_the_others_are_served() {
     assert!(problems.contains("Service objects are not read: not allowed"), "{problems}");
     assert!(metric(&controller, "trimtab_controller_problems").await >= 1.0);
     world.route_says("app", "Accepted", "True Accepted").await;
+    let told = || world.events_in("default");
+    eventually("an Event tells it", PATIENCE, told, |events| events.iter().any(|event| event == "closed NotReadable"))
+        .await;
 }
