@@ -337,7 +337,8 @@ impl Owner {
                     }
                 },
                 _ = self.ads_events.recv_many(&mut ads, BATCH) => {
-                    ads.drain(..).for_each(|event| self.index.ads(event));
+                    let now = clock::now();
+                    ads.drain(..).for_each(|event| self.index.ads(event, now));
                 }
                 _ = self.telemetry_events.recv_many(&mut telemetry, BATCH) => {
                     let now = clock::now();

@@ -145,22 +145,22 @@ impl Index {
         self.publisher.retain(Kind::HttpRoute, &config.routes.iter().map(|route| route.name.as_str()).collect());
         self.policies.want(config.backends.iter().filter_map(|spec| spec.model.as_deref()));
         self.config = config;
-        self.publish();
+        self.publish(now);
     }
 
     /// Takes in what happened on an ADS stream.
-    pub fn ads(&mut self, event: AdsEvent) {
+    pub fn ads(&mut self, event: AdsEvent, now: Now) {
         let comes_or_goes = !matches!(event, AdsEvent::Answered { .. });
-        let answers = self.proxies.ads(event);
+        let answers = self.proxies.ads(event, now);
         if comes_or_goes {
-            self.introduce();
+            self.introduce(now);
         }
-        self.metrics.answered(answers);
+        self.metrics.answered(&answers);
         self.metrics.proxies(self.proxies.len());
     }
 
     /// Tells the proxies who the others are, at once.
-    fn introduce(&mut self) {
+    fn introduce(&mut self, now: Now) {
         let Some(key) = &self.mac_key else { return };
         let table = peers::table(self.proxies.peers(), self.proxies.connected(), key);
         // Where nobody takes part, nobody has to be told.
@@ -169,7 +169,7 @@ impl Index {
         } else {
             self.publisher.set(Kind::PeerTable, &table.name, &table);
         }
-        self.publish();
+        self.publish(now);
     }
 
     /// Takes in what a proxy told.
@@ -258,7 +258,7 @@ impl Index {
         if self.fade_at.is_none() && self.backends.values().any(|backend| backend.errors.active()) {
             self.fade_at = Some(now.instant + FADE);
         }
-        self.publish();
+        self.publish(now);
     }
 
     fn set_errors(&mut self, name: &str, now: Now) {
@@ -306,7 +306,7 @@ impl Index {
                 }
             }
         }
-        self.publish();
+        self.publish(now);
         let mut problems: Vec<String> = self.config.problems.iter().map(ToString::to_string).collect();
         problems.extend(self.policies.problems());
         problems.extend(seen.iter().flat_map(|seen| seen.problems()));
@@ -339,8 +339,9 @@ impl Index {
         Some(seen)
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, now: Now) {
         if self.publisher.publish() {
+            self.proxies.published(self.publisher.number(), now);
             self.metrics.pushed();
         }
     }

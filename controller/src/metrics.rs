@@ -87,6 +87,7 @@ pub struct Metrics {
     decisions: Counter,
     guard_actions: Family<ByReason, Counter>,
     pushes: Counter,
+    propagation_seconds: Histogram,
     acks: Counter,
     nacks: Counter,
     proxies: Gauge,
@@ -112,6 +113,7 @@ impl Default for Metrics {
             decisions: Counter::default(),
             guard_actions: Family::default(),
             pushes: Counter::default(),
+            propagation_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             acks: Counter::default(),
             nacks: Counter::default(),
             proxies: Gauge::default(),
@@ -142,6 +144,12 @@ impl Default for Metrics {
             metrics.guard_actions.clone(),
         );
         registry.register("pushes", "Snapshots published to proxies", metrics.pushes.clone());
+        registry.register_with_unit(
+            "propagation",
+            "Time from a push until all connected proxies have acknowledged it or a newer one",
+            Unit::Seconds,
+            metrics.propagation_seconds.clone(),
+        );
         registry.register("acks", "Responses that proxies acknowledged", metrics.acks.clone());
         registry.register("nacks", "Responses that proxies refused", metrics.nacks.clone());
         registry.register("proxies", "Connected proxies", metrics.proxies.clone());
@@ -287,9 +295,10 @@ impl Metrics {
         self.pushes.inc();
     }
 
-    pub(crate) fn answered(&self, answers: Answers) {
+    pub(crate) fn answered(&self, answers: &Answers) {
         self.acks.inc_by(answers.acks);
         self.nacks.inc_by(answers.nacks);
+        answers.settled.iter().for_each(|settled| self.propagation_seconds.observe(settled.as_secs_f64()));
     }
 
     pub(crate) fn proxies(&self, connected: usize) {

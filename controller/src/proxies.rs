@@ -1,9 +1,9 @@
 //! Who is connected: proxies by id, each with at most one ADS and one telemetry stream that count. A proxy that reconnects before
 //! its old stream has been noticed dead takes over; what the old stream still says is ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::clock::Now;
 use crate::peers::PeerNode;
@@ -27,24 +27,53 @@ struct Ads {
     in_sync: Option<u64>,
 }
 
+/// Pushes of which it is remembered when they went out; a proxy that hangs must not make more of them.
+const PENDING_MAX: usize = 1024;
+
 /// The registry.
 #[derive(Debug, Default)]
 pub struct Proxies {
     by_id: BTreeMap<Arc<str>, Proxy>,
+    /// Snapshots that not all proxies have yet, and when they were published; the oldest first.
+    pending: VecDeque<(u64, Instant)>,
 }
 
 /// Responses answered since the previous event, for the metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answers {
     /// Acknowledged.
     pub acks: u64,
     /// Refused.
     pub nacks: u64,
+    /// How long ago those snapshots were published that all connected proxies have as of now.
+    pub settled: Vec<Duration>,
 }
 
 impl Proxies {
+    /// A snapshot of this number was published.
+    pub fn published(&mut self, number: u64, now: Now) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.pop_front();
+        }
+        self.pending.push_back((number, now.instant));
+    }
+
     /// Takes in what happened on an ADS stream.
-    pub fn ads(&mut self, event: AdsEvent) -> Answers {
+    pub fn ads(&mut self, event: AdsEvent, now: Now) -> Answers {
+        let mut answers = self.take(event);
+        let all = self.by_id.values().filter_map(|proxy| proxy.ads.as_ref());
+        // Where nobody is connected there is nobody to have anything.
+        let Some(least) = all.map(|ads| ads.in_sync.unwrap_or(0)).min() else {
+            self.pending.clear();
+            return answers;
+        };
+        while let Some((_, at)) = self.pending.pop_front_if(|(number, _)| *number <= least) {
+            answers.settled.push(now.instant.saturating_duration_since(at));
+        }
+        answers
+    }
+
+    fn take(&mut self, event: AdsEvent) -> Answers {
         match event {
             AdsEvent::Connected { stream, proxy, peer } => {
                 tracing::info!(proxy, stream, "proxy connected");
@@ -55,11 +84,15 @@ impl Proxies {
                 let Some(ads) = self.of_stream(stream) else {
                     return Answers::default();
                 };
-                let answers = Answers { acks: acks.saturating_sub(ads.acks), nacks: nacks.saturating_sub(ads.nacks) };
+                let (acks_before, nacks_before) = (ads.acks, ads.nacks);
                 // An answer to something older does not undo what has been confirmed.
                 let in_sync = in_sync.or(ads.in_sync);
                 *ads = Ads { stream, peer: ads.peer, acks, nacks, last_nack, in_sync };
-                answers
+                Answers {
+                    acks: acks.saturating_sub(acks_before),
+                    nacks: nacks.saturating_sub(nacks_before),
+                    settled: Vec::new(),
+                }
             }
             AdsEvent::Closed { stream } => {
                 for (id, proxy) in &mut self.by_id {
@@ -148,13 +181,13 @@ mod tests {
 
     #[test]
     fn an_old_stream_that_closes_late_does_not_remove_the_proxy() {
-        let mut proxies = Proxies::default();
-        proxies.ads(connected(1));
-        proxies.ads(connected(2));
-        proxies.ads(AdsEvent::Closed { stream: 1 });
+        let (mut proxies, now) = (Proxies::default(), crate::clock::now());
+        proxies.ads(connected(1), now);
+        proxies.ads(connected(2), now);
+        proxies.ads(AdsEvent::Closed { stream: 1 }, now);
         assert_eq!(proxies.len(), 1);
-        assert_eq!(proxies.ads(answered(1, 9, None)), Answers::default());
-        proxies.ads(AdsEvent::Closed { stream: 2 });
+        assert_eq!(proxies.ads(answered(1, 9, None), now), Answers::default());
+        proxies.ads(AdsEvent::Closed { stream: 2 }, now);
         assert_eq!(proxies.len(), 0);
     }
 
@@ -162,10 +195,27 @@ mod tests {
     fn in_sync_means_the_newest_snapshot() {
         let now = crate::clock::now();
         let mut proxies = Proxies::default();
-        proxies.ads(connected(1));
+        proxies.ads(connected(1), now);
         assert!(!proxies.view(7, now)[0].in_sync);
-        assert_eq!(proxies.ads(answered(1, 5, Some(7))), Answers { acks: 5, nacks: 0 });
+        assert_eq!(proxies.ads(answered(1, 5, Some(7)), now), Answers { acks: 5, ..Default::default() });
         assert!(proxies.view(7, now)[0].in_sync);
         assert!(!proxies.view(8, now)[0].in_sync);
+    }
+
+    #[test]
+    fn a_push_is_settled_when_the_last_proxy_has_it_or_a_newer_one() {
+        let (mut proxies, start) = (Proxies::default(), crate::clock::now());
+        let at = |ms| Now { instant: start.instant + Duration::from_millis(ms), ..start };
+        let other = AdsEvent::Connected { stream: 2, proxy: "q".into(), peer: None };
+        proxies.published(1, at(0));
+        assert_eq!(proxies.ads(connected(1), at(10)).settled, [], "nobody was there, now it is one that has nothing");
+        proxies.ads(other, at(10));
+        proxies.published(2, at(20));
+        proxies.published(3, at(30));
+        assert_eq!(proxies.ads(answered(1, 1, Some(3)), at(50)).settled, []);
+        let settled = proxies.ads(answered(2, 1, Some(2)), at(60)).settled;
+        assert_eq!(settled, [Duration::from_millis(60), Duration::from_millis(40)]);
+        // The one that is behind leaves.
+        assert_eq!(proxies.ads(AdsEvent::Closed { stream: 2 }, at(90)).settled, [Duration::from_millis(60)]);
     }
 }

@@ -317,6 +317,12 @@ async fn five_thousand_endpoints_of_which_twenty_a_second_are_replaced_are_route
     );
     let tick = |quantile| quantile_ms(&metrics, "trimtab_controller_tick_seconds", quantile);
     println!("ticks: p50 <= {:.0} ms, p99 <= {:.0} ms", tick(0.5), tick(0.99));
+    let propagation = |quantile| quantile_ms(&metrics, "trimtab_controller_propagation_seconds", quantile);
+    println!(
+        "a push until all proxies have acknowledged it: p50 <= {:.0} ms, p99 <= {:.0} ms",
+        propagation(0.5),
+        propagation(0.99)
+    );
 
     if at(1.0).is_infinite() {
         let texts = proxies.iter().chain([&controller]).map(Process::text).collect::<Vec<_>>().join("\n\n");
