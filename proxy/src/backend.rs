@@ -449,9 +449,10 @@ impl Backend {
         })
     }
 
-    /// A client's request that was let in is over, retries included, `latency` after it came.
-    pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration) {
-        self.state.admission.finish(admitted, &self.admission, now, outcome, latency);
+    /// A client's request that was let in is over, retries included, `latency` after it came, of which `own` was this proxy's own time: no queue of an
+    /// endpoint's.
+    pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration, own: Duration) {
+        self.state.admission.finish(admitted, &self.admission, now, outcome, latency.saturating_sub(own));
         if outcome == Outcome::Success && self.objective().is_some_and(|objective| latency <= objective) {
             self.state.within_objective.fetch_add(1, Relaxed);
         }

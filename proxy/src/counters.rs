@@ -73,6 +73,8 @@ pub struct Counters {
     pub request_bytes: Counter,
     /// Bytes of response bodies.
     pub response_bytes: Counter,
+    /// Time in which it was late to look at its sockets while somebody waited, in nanoseconds.
+    pub late_ns: Counter,
     /// Events for the keeper of the table that did not fit its queue.
     pub events_lost: Counter,
     /// Answers by the first digit of the status.

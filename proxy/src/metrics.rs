@@ -128,6 +128,10 @@ impl Sources {
             "Copies of requests that were not sent or not answered",
             self.sum(|c| &c.mirrors_abandoned),
         )?;
+        let help = "Time in which workers did not look at their sockets while requests waited for answers";
+        out.family("worker_late_seconds", help, MetricType::Counter, |out| {
+            out.seconds(self.sum(|c| &c.late_ns) as f64 * 1e-9)
+        })?;
         out.counter("upgrades", "Connections that became tunnels", self.sum(|c| &c.upgrades))?;
         out.counter("request_body_bytes", "Bytes of request bodies", self.sum(|c| &c.request_bytes))?;
         out.counter("response_body_bytes", "Bytes of response bodies", self.sum(|c| &c.response_bytes))?;
@@ -442,6 +446,10 @@ impl Values<'_> {
 
     fn count(&mut self, value: u64) -> fmt::Result {
         self.0.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn seconds(&mut self, seconds: f64) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
     }
 
     fn value(&mut self, value: f64) -> fmt::Result {

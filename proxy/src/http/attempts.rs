@@ -120,6 +120,7 @@ async fn attempt<C: Pooled, R, A>(
             return Err(NoAnswer { reason, again: None });
         }
         now = clock::now();
+        account.endpoint_heard(now);
         pooled = C::take(worker, target, now);
     }
     loop {
@@ -128,6 +129,7 @@ async fn attempt<C: Pooled, R, A>(
             None => match connect(worker, client, account, target).await {
                 Ok(connection) => {
                     now = clock::now();
+                    account.endpoint_heard(now);
                     (connection, false)
                 }
                 Err(reason @ (Reason::ConnectFailed | Reason::TooManyConnections)) => {

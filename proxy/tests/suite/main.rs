@@ -13,6 +13,7 @@ mod filters;
 mod floods;
 mod hostile;
 mod http2;
+mod late;
 mod lifecycle;
 mod observe;
 mod pace;

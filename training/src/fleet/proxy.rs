@@ -116,7 +116,7 @@ impl Proxy {
             None => {
                 self.backend.unroutable();
                 if let Some(admitted) = tokens.admitted.take() {
-                    self.backend.answered(admitted, now, ProxyOutcome::Failure, Duration::ZERO);
+                    self.backend.answered(admitted, now, ProxyOutcome::Failure, Duration::ZERO, Duration::ZERO);
                 }
                 Routing::Unroutable
             }
@@ -152,7 +152,7 @@ impl Proxy {
         }
         if let Some(admitted) = tokens.admitted.take() {
             let latency = Duration::from_nanos(departure.now_ns - tokens.arrived_ns);
-            self.backend.answered(admitted, now, outcome, latency);
+            self.backend.answered(admitted, now, outcome, latency, Duration::ZERO);
         }
     }
 
