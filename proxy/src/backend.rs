@@ -95,6 +95,10 @@ pub struct BackendState {
     /// Active health checks by what came of them.
     pub(crate) checks_passed: AtomicU64,
     pub(crate) checks_failed: AtomicU64,
+    /// Prequal's probes by what became of them.
+    pub(crate) probes_answered: AtomicU64,
+    pub(crate) probes_failed: AtomicU64,
+    pub(crate) probes_skipped: AtomicU64,
 }
 
 /// Endpoints that active health checks keep out, and why.
@@ -423,6 +427,11 @@ impl Backend {
         self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, index, times, secure)
     }
 
+    /// Those that may be picked, in the order of the endpoints.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.pool.candidates
+    }
+
     /// Whether the endpoint at `index` is one that may be picked.
     pub fn is_candidate(&self, index: usize) -> bool {
         // They stand in the order of the endpoints.
@@ -617,6 +626,9 @@ impl BackendState {
             latency: AtomicSketch::new(),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
+            probes_answered: AtomicU64::new(0),
+            probes_failed: AtomicU64::new(0),
+            probes_skipped: AtomicU64::new(0),
         }
     }
 }

@@ -31,6 +31,7 @@ pub mod counters;
 pub mod health;
 pub mod http;
 pub mod observe;
+pub mod probing;
 pub mod sample;
 pub mod session;
 pub mod sockets;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     backend::Backend,
     clock,
+    config::Algorithm,
     counters::{Counter, Counters},
     http::{error::Reason, http2::flood::Flood},
     load::{CLASSES_MAX, RequestClass},
@@ -268,6 +269,20 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     })?;
     counters("backend_health_checks_failed", "Active health checks that did not", &|b| {
         b.state().checks_failed.load(Relaxed)
+    })?;
+    out.family("backend_probes", "Prequal's probes, by what became of them", MetricType::Counter, |out| {
+        backends.iter().filter(|backend| backend.algorithm() == Algorithm::Prequal).try_for_each(|backend| {
+            let state = backend.state();
+            let results = [
+                ("answered", &state.probes_answered),
+                ("failed", &state.probes_failed),
+                ("skipped", &state.probes_skipped),
+            ];
+            results.iter().try_for_each(|(result, count)| {
+                let labels = vec![("backend", backend.name()), ("result", *result)];
+                out.labelled(&labels, |out| out.count(count.load(Relaxed)))
+            })
+        })
     })?;
     let mut gauges = |name, help, value: &dyn Fn(&Backend) -> Option<f64>| {
         out.family(name, help, MetricType::Gauge, |out| {

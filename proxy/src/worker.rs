@@ -34,6 +34,7 @@ use crate::{
     lateness::{self, Lateness},
     observe::Observer,
     outlier::OutlierEvent,
+    probing::{self, Probing},
     sample::Sampler,
     table::{BackendEntry, Table},
     time::{Timestamp, nanos},
@@ -121,6 +122,8 @@ pub struct Worker {
     pub plain_pool: Pool<fast::Endpoint>,
     /// How late it is.
     pub heart: Heart,
+    /// Prequal's probes.
+    pub probing: Probing,
     /// For picking.
     pub rng: RefCell<SmallRng>,
     /// Counters.
@@ -273,6 +276,7 @@ async fn main(parts: Parts) {
         shared: SharedPool::default(),
         plain_pool: Pool::default(),
         heart: Heart::default(),
+        probing: Probing::default(),
         counters,
         sampler,
         class_sampler,
@@ -285,6 +289,7 @@ async fn main(parts: Parts) {
         rng: RefCell::new(rng),
     });
     tokio::task::spawn_local(beat(worker.clone()));
+    tokio::task::spawn_local(probing::run(worker.clone()));
     let mut sockets: Vec<(Rc<Socket>, CancellationToken)> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP);
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -311,6 +316,7 @@ async fn main(parts: Parts) {
                 worker.pool.sweep(clock::now());
                 worker.plain_pool.sweep(clock::now());
                 worker.shared.sweep(clock::now());
+                worker.probing.sweep(clock::now());
                 let idle = &worker.counters.idle;
                 idle.sub(idle.get());
                 idle.add((worker.pool.len() + worker.plain_pool.len() + worker.shared.idle()) as u64);

@@ -71,8 +71,12 @@ async fn endpoints<C: Pooled, R, A>(
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
         let kept = if tried.is_empty() { account.session_endpoint() } else { None };
-        let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried };
-        let picked = kept.or_else(|| entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()));
+        let picked = kept.or_else(|| {
+            let rng = &mut *worker.rng.borrow_mut();
+            let probed = worker.probing.choose(&entry, &tried, now, rng);
+            let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried, probed };
+            entry.backend.pick(&pick, now, rng)
+        });
         let Some(index) = picked else {
             break;
         };

@@ -17,6 +17,7 @@ mod late;
 mod lifecycle;
 mod observe;
 mod pace;
+mod prequal;
 mod requests;
 mod restart;
 mod streaming;

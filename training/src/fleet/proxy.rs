@@ -97,7 +97,7 @@ impl Proxy {
                 Err(_) => return Routing::Shed,
             }
         }
-        let request = PickRequest { class, key: 0, exclude: tried.as_slice() };
+        let request = PickRequest { class, key: 0, exclude: tried.as_slice(), probed: None };
         match self.backend.pick(&request, now, &mut self.rng) {
             Some(index) => {
                 if self.sampler.is_some() || self.lessons.is_some() {
