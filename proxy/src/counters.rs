@@ -45,6 +45,10 @@ pub struct Counters {
     pub resumptions: Counter,
     /// Handshakes that failed, or did not end in time.
     pub handshake_failures: Counter,
+    /// Times that a connection left the fast path for hyper.
+    pub handed_over: Counter,
+    /// Times that one came back.
+    pub taken_back: Counter,
     /// Heads that did not come in time.
     pub header_timeouts: Counter,
     /// Requests that do not parse.

@@ -94,6 +94,10 @@ impl Sources {
             "TLS handshakes that failed or did not end in time",
             self.sum(|c| &c.handshake_failures),
         )?;
+        let help = "Times that a client connection left the fast path for an unusual request";
+        out.counter("fast_path_handed_over", help, self.sum(|c| &c.handed_over))?;
+        let help = "Times that one came back after it had been idle";
+        out.counter("fast_path_taken_back", help, self.sum(|c| &c.taken_back))?;
         out.counter(
             "header_timeouts",
             "Client connections closed because a request head did not come in time",
