@@ -28,10 +28,19 @@ pub struct Parameters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub hot_percentile: Option<u32>,
+    /// Prequal: probes that are sent to endpoints for each request, 0 to 16; 0: none, what answers tell is all. Default: 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 16))]
+    pub probes_per_request: Option<f64>,
+    /// Prequal: the path that probes ask for. Default: /healthz.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_path: Option<String>,
 }
 
 /// Longest time that makes sense here.
 const LONGEST_MS: u32 = 3_600_000;
+/// Beyond this many probes a request endpoints do little else.
+const PROBES_MAX: f64 = 16.0;
 
 impl Parameters {
     /// Checks what the schema alone does not, or does not where no API server has checked it.
@@ -43,6 +52,8 @@ impl Parameters {
             ("halfLife", self.half_life.is_some(), Algorithm::DecayingWeights),
             ("spilloverPercent", self.spillover_percent.is_some(), Algorithm::Locality),
             ("hotPercentile", self.hot_percentile.is_some(), Algorithm::Prequal),
+            ("probesPerRequest", self.probes_per_request.is_some(), Algorithm::Prequal),
+            ("probePath", self.probe_path.is_some(), Algorithm::Prequal),
         ];
         for (name, _, whose) in of.iter().filter(|(_, set, whose)| *set && *whose != algorithm) {
             report.invalid(field(name), format!("means something to {whose:?} alone, expected it with that type"));
@@ -51,6 +62,15 @@ impl Parameters {
             if time.is_some_and(|time| !(1..=LONGEST_MS).contains(&time.as_millis_u32())) {
                 report.invalid(field(name), "is out of range, expected 1ms to 1h");
             }
+        }
+        if let Some(probes) = self.probes_per_request.filter(|probes| !(0.0..=PROBES_MAX).contains(probes)) {
+            report.invalid(field("probesPerRequest"), format!("{probes} is out of range, expected 0 to {PROBES_MAX}"));
+        }
+        if let Some(path) = &self.probe_path
+            && (!path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err())
+        {
+            let path = path.escape_default();
+            report.invalid(field("probePath"), format!("\"{path}\" is not a path, expected one such as /healthz"));
         }
         let percents = [
             ("startPercent", self.start_percent, 1, 1_000),
@@ -73,6 +93,8 @@ impl Parameters {
             half_life_ms: self.half_life.map(Duration::as_millis_u32),
             spillover: share(self.spillover_percent),
             hot_quantile: share(self.hot_percentile),
+            probes: self.probes_per_request.map(|probes| probes as f32),
+            probe_path: self.probe_path.clone(),
         }
     }
 }

@@ -188,7 +188,7 @@ fn admit_and_answer(bencher: Bencher<'_, '_>) {
         millis += 1;
         if let Ok(admitted) = backend.admit(RequestClass::default()) {
             let now = Timestamp::from_millis(millis);
-            backend.answered(admitted, now, Outcome::Success, Duration::from_millis(millis % 64));
+            backend.answered(admitted, now, Outcome::Success, Duration::from_millis(millis % 64), Duration::ZERO);
         }
     });
 }

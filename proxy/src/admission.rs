@@ -5,8 +5,8 @@
 //! each [window](window): the **limit** on the work in flight, by how long answers waited, and the **shares** of it that classes may fill, by how much of the
 //! work that came was done: cheap classes all of it, the costliest nothing, one in between a part ([`shares`]). The limit holds for everyone and is
 //! hardly ever met where classes are told apart: who must be turned away is turned away by its cost. It starts at its maximum, so a fresh
-//! proxy sheds nothing before it has seen slow answers, and seen them for a while: what it is slow with at first is its own start, with connections to
-//! open and memory to touch, and not a queue. Without an objective it never sheds.
+//! proxy sheds nothing before it has seen slow answers. What a proxy is slow with itself is no queue and is not told here ([`lateness`](crate::lateness)).
+//! Without an objective it never sheds.
 
 mod rules;
 mod shares;
@@ -32,11 +32,6 @@ use window::{Sums, Window};
 
 /// A window is over no sooner than after so many requests.
 const ENDED_MIN: u32 = 20;
-/// From the first answers on, a proxy is new for so long: what it is slow with may be its own start.
-const NEW: Duration = Duration::from_secs(2);
-/// While it is new, answers must tell of a queue for so long, window after window. Its start is over by then; a queue that stands is not (CoDel's argument,
-/// RFC 8289 §3), and has not become much longer. Later a queue is believed at once: to wait costs up to three points of the goodput of ten seconds' burst.
-const STANDING: Duration = Duration::from_millis(200);
 /// What a client is told to wait; `Retry-After` counts in whole seconds, and bursts are over or not by then.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -97,11 +92,6 @@ pub struct Admission {
     window_end: AtomicU64,
     /// When the limit sank last. Requests that began before tell about the time before.
     lowered_at: AtomicU64,
-    /// When the first answers had come; 0: they have not.
-    began_at: AtomicU64,
-    /// Since when each window has told of a queue; `u64::MAX`: the last did not. And the peak of the first that did; an f32 in bits.
-    queue_since: AtomicU64,
-    queue_peak: AtomicU32,
     demand: Demand,
     /// Requests that met the limit, by class; counts up.
     shed_of: [AtomicU64; CLASSES_MAX],
@@ -118,9 +108,6 @@ impl Admission {
             sums: Sums::default(),
             window_end: AtomicU64::new(0),
             lowered_at: AtomicU64::new(0),
-            began_at: AtomicU64::new(0),
-            queue_since: AtomicU64::new(u64::MAX),
-            queue_peak: AtomicU32::new(0),
             demand: Demand::default(),
             shed_of: [const { AtomicU64::new(0) }; CLASSES_MAX],
         }
@@ -154,7 +141,7 @@ impl Admission {
         Ok(Admitted { class, weight })
     }
 
-    /// A request that was let in ended, `latency` after the client sent it.
+    /// A request that was let in ended, `latency` after it was sent on: what the proxy itself was late by is not in it.
     pub fn finish(
         &self,
         admitted: Admitted,
@@ -225,46 +212,17 @@ impl Admission {
     fn move_limit(&self, rules: &AdmissionRules, window: &Window, now: Timestamp) {
         let Some(limit) = self.limit(rules) else { return };
         let lowered_at = Timestamp(self.lowered_at.load(Relaxed));
-        let cut = window.cut(rules, self.demand.shed());
-        let stands = self.standing(cut.is_some(), window.peak, now);
-        // Nobody is held back yet, and perhaps nobody has to be.
-        let free = rules.is_largest(limit) && self.is_new(now);
-        let moved = match cut {
-            Some(_) if free && stands.is_none() => limit,
+        let moved = match window.cut(rules, self.demand.shed()) {
             Some(cut) => {
-                // What came while it was waited to see whether the queue stands is too much by itself.
-                let peak = stands.filter(|_| free).map_or(window.peak, |first| first.min(window.peak));
                 self.lowered_at.store(now.0, Relaxed);
                 // From what was in use: a limit far above it would take many windows to bind.
-                limit.min(peak / rules.target()) * cut
+                limit.min(window.peak / rules.target()) * cut
             }
             // Before that no request that was let in since could have shown itself slow: those that did not wait come first.
             None if lowered_at.0 > 0 && now < lowered_at + rules.slow_mark() => limit,
             None => rules.raised(limit),
         };
         self.limit.store(rules.clamped(moved).to_bits(), Relaxed);
-    }
-
-    fn is_new(&self, now: Timestamp) -> bool {
-        let began = self.began_at.load(Relaxed);
-        if began == 0 {
-            self.began_at.store(now.0.max(1), Relaxed);
-        }
-        began == 0 || now < Timestamp(began) + NEW
-    }
-
-    /// The peak of the window in which the queue showed itself that has stood for a while; `None`: none has.
-    fn standing(&self, queueing: bool, peak: f32, now: Timestamp) -> Option<f32> {
-        let since = self.queue_since.load(Relaxed);
-        if !queueing {
-            self.queue_since.store(u64::MAX, Relaxed);
-            return None;
-        }
-        if since == u64::MAX {
-            self.queue_since.store(now.0, Relaxed);
-            self.queue_peak.store(peak.to_bits(), Relaxed);
-        }
-        (now.since(Timestamp(since)) >= STANDING).then(|| f32::from_bits(self.queue_peak.load(Relaxed)))
     }
 }
 

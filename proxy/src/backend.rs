@@ -95,6 +95,10 @@ pub struct BackendState {
     /// Active health checks by what came of them.
     pub(crate) checks_passed: AtomicU64,
     pub(crate) checks_failed: AtomicU64,
+    /// Prequal's probes by what became of them.
+    pub(crate) probes_answered: AtomicU64,
+    pub(crate) probes_failed: AtomicU64,
+    pub(crate) probes_skipped: AtomicU64,
 }
 
 /// Endpoints that active health checks keep out, and why.
@@ -423,6 +427,11 @@ impl Backend {
         self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, index, times, secure)
     }
 
+    /// Those that may be picked, in the order of the endpoints.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.pool.candidates
+    }
+
     /// Whether the endpoint at `index` is one that may be picked.
     pub fn is_candidate(&self, index: usize) -> bool {
         // They stand in the order of the endpoints.
@@ -449,9 +458,10 @@ impl Backend {
         })
     }
 
-    /// A client's request that was let in is over, retries included, `latency` after it came.
-    pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration) {
-        self.state.admission.finish(admitted, &self.admission, now, outcome, latency);
+    /// A client's request that was let in is over, retries included, `latency` after it came, of which `own` was this proxy's own time: no queue of an
+    /// endpoint's.
+    pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration, own: Duration) {
+        self.state.admission.finish(admitted, &self.admission, now, outcome, latency.saturating_sub(own));
         if outcome == Outcome::Success && self.objective().is_some_and(|objective| latency <= objective) {
             self.state.within_objective.fetch_add(1, Relaxed);
         }
@@ -616,6 +626,9 @@ impl BackendState {
             latency: AtomicSketch::new(),
             checks_passed: AtomicU64::new(0),
             checks_failed: AtomicU64::new(0),
+            probes_answered: AtomicU64::new(0),
+            probes_failed: AtomicU64::new(0),
+            probes_skipped: AtomicU64::new(0),
         }
     }
 }

@@ -77,7 +77,7 @@ pub enum Algorithm {
     DecayingWeights,
     /// The least loaded, those of the proxy's zone first.
     Locality,
-    /// Prequal's choice, by what answers tell.
+    /// Prequal's choice, by what probes and answers tell.
     Prequal,
 }
 

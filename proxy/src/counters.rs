@@ -45,6 +45,10 @@ pub struct Counters {
     pub resumptions: Counter,
     /// Handshakes that failed, or did not end in time.
     pub handshake_failures: Counter,
+    /// Times that a connection left the fast path for hyper.
+    pub handed_over: Counter,
+    /// Times that one came back.
+    pub taken_back: Counter,
     /// Heads that did not come in time.
     pub header_timeouts: Counter,
     /// Requests that do not parse.
@@ -73,6 +77,8 @@ pub struct Counters {
     pub request_bytes: Counter,
     /// Bytes of response bodies.
     pub response_bytes: Counter,
+    /// Time in which it was late to look at its sockets while somebody waited, in nanoseconds.
+    pub late_ns: Counter,
     /// Events for the keeper of the table that did not fit its queue.
     pub events_lost: Counter,
     /// Answers by the first digit of the status.

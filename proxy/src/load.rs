@@ -314,6 +314,11 @@ impl EndpointLoad {
         kind.filter(|_| !detection.disabled).map(|kind| OutlierEvent { endpoint: self.key, kind })
     }
 
+    /// The endpoint said otherwise than on an answer how many requests it has inside.
+    pub fn told_in_flight(&self, now: Timestamp, in_flight: u32) {
+        self.reported.store(now, in_flight);
+    }
+
     /// Own requests in flight, of all classes.
     #[inline]
     pub fn in_flight(&self) -> u32 {

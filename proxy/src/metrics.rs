@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     backend::Backend,
     clock,
+    config::Algorithm,
     counters::{Counter, Counters},
     http::{error::Reason, http2::flood::Flood},
     load::{CLASSES_MAX, RequestClass},
@@ -93,6 +94,10 @@ impl Sources {
             "TLS handshakes that failed or did not end in time",
             self.sum(|c| &c.handshake_failures),
         )?;
+        let help = "Times that a client connection left the fast path for an unusual request";
+        out.counter("fast_path_handed_over", help, self.sum(|c| &c.handed_over))?;
+        let help = "Times that one came back after it had been idle";
+        out.counter("fast_path_taken_back", help, self.sum(|c| &c.taken_back))?;
         out.counter(
             "header_timeouts",
             "Client connections closed because a request head did not come in time",
@@ -128,6 +133,10 @@ impl Sources {
             "Copies of requests that were not sent or not answered",
             self.sum(|c| &c.mirrors_abandoned),
         )?;
+        let help = "Time in which workers did not look at their sockets while requests waited for answers";
+        out.family("worker_late_seconds", help, MetricType::Counter, |out| {
+            out.seconds(self.sum(|c| &c.late_ns) as f64 * 1e-9)
+        })?;
         out.counter("upgrades", "Connections that became tunnels", self.sum(|c| &c.upgrades))?;
         out.counter("request_body_bytes", "Bytes of request bodies", self.sum(|c| &c.request_bytes))?;
         out.counter("response_body_bytes", "Bytes of response bodies", self.sum(|c| &c.response_bytes))?;
@@ -264,6 +273,20 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     })?;
     counters("backend_health_checks_failed", "Active health checks that did not", &|b| {
         b.state().checks_failed.load(Relaxed)
+    })?;
+    out.family("backend_probes", "Prequal's probes, by what became of them", MetricType::Counter, |out| {
+        backends.iter().filter(|backend| backend.algorithm() == Algorithm::Prequal).try_for_each(|backend| {
+            let state = backend.state();
+            let results = [
+                ("answered", &state.probes_answered),
+                ("failed", &state.probes_failed),
+                ("skipped", &state.probes_skipped),
+            ];
+            results.iter().try_for_each(|(result, count)| {
+                let labels = vec![("backend", backend.name()), ("result", *result)];
+                out.labelled(&labels, |out| out.count(count.load(Relaxed)))
+            })
+        })
     })?;
     let mut gauges = |name, help, value: &dyn Fn(&Backend) -> Option<f64>| {
         out.family(name, help, MetricType::Gauge, |out| {
@@ -442,6 +465,10 @@ impl Values<'_> {
 
     fn count(&mut self, value: u64) -> fmt::Result {
         self.0.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn seconds(&mut self, seconds: f64) -> fmt::Result {
+        self.0.encode_counter::<NoLabelSet, _, f64>(&seconds, None)
     }
 
     fn value(&mut self, value: f64) -> fmt::Result {

@@ -285,9 +285,9 @@ mod tests {
         let mut reporter = BackendReporter::new(ms(0));
         let good = backend.admit(RequestClass::default()).unwrap();
         assert!(backend.admit(RequestClass::default()).is_err(), "the circuit breaker allows one");
-        backend.answered(good, ms(10), Outcome::Success, Duration::from_millis(50));
+        backend.answered(good, ms(10), Outcome::Success, Duration::from_millis(50), Duration::ZERO);
         let late = backend.admit(RequestClass::default()).unwrap();
-        backend.answered(late, ms(10), Outcome::Success, Duration::from_millis(51));
+        backend.answered(late, ms(10), Outcome::Success, Duration::from_millis(51), Duration::ZERO);
         backend.unroutable();
         let report = reporter.report(&backend, ms(100));
         assert_eq!((report.shed, report.unroutable, report.within_objective), (1, 1, 1));

@@ -89,7 +89,7 @@ pub enum Algorithm {
     DecayingWeights,
     /// The least loaded for its weight, those of the proxy's zone first: requests spill over to other zones by load.
     Locality,
-    /// Prequal's choice by what answers tell: of those that are not hot, the quickest.
+    /// Prequal's choice by what probes and answers tell: of those that are not hot, the quickest.
     Prequal,
 }
 

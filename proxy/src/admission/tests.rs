@@ -321,51 +321,6 @@ fn a_limit_that_was_lowered_in_bad_times_is_gone_after_good_ones() {
     assert!(limit > 200.0, "{limit}");
 }
 
-/// Of two seconds of 2,000 requests a second to a fresh proxy, whose answers take 40 ms for the first `cold_ms` and 2 ms from then on: how many
-/// were turned away.
-fn shed_at_start(rules: &AdmissionRules, cold_ms: u64) -> usize {
-    let admission = Admission::new();
-    let mut in_flight: Vec<(u64, u64, Admitted)> = Vec::new();
-    let mut shed = 0;
-    let start_us = 1_000_000;
-    for step in 0..4_000 {
-        let now_us = start_us + 500 * step;
-        in_flight.sort_by_key(|(end_us, ..)| Reverse(*end_us));
-        while let Some((end_us, began_us, token)) = in_flight.pop_if(|(end_us, ..)| *end_us <= now_us) {
-            let latency = Duration::from_micros(end_us - began_us);
-            admission.finish(token, rules, Timestamp::from_micros(end_us), Outcome::Success, latency);
-        }
-        let took_us = if now_us < start_us + 1_000 * cold_ms { 40_000 } else { 2_000 };
-        match admission.admit(rules, RequestClass(1)) {
-            Ok(token) => in_flight.push((now_us + took_us, now_us, token)),
-            Err(_) => shed += 1,
-        }
-    }
-    shed
-}
-
-#[test]
-fn a_fresh_proxy_does_not_take_its_own_start_for_a_queue() {
-    let control = AdmissionControl { enabled: true, ..Default::default() };
-    let unknown = AdmissionRules::new(&control, &CircuitBreaker::default(), 2.0, 1.0, Some(Duration::from_millis(20)));
-    let class = ClassCost { key: ClassKey(1), number: 1, name: String::new(), cost_ms: 2.0, share: 1.0, priority: 0.0 };
-    let table = ClassTable {
-        backend: "b".into(),
-        generation: 1,
-        classes: vec![class],
-        other_cost_ms: 2.0,
-        factors: Vec::new(),
-        slots: Vec::new(),
-    };
-    let known = unknown.clone().with_classes(&Costs::new(&table, 1));
-    for (rules, name) in [(&unknown, "costs unknown"), (&known, "costs known")] {
-        assert_eq!(shed_at_start(rules, 0), 0, "{name}");
-        assert_eq!(shed_at_start(rules, 200), 0, "{name}");
-        // What lasts is a queue, whoever is new.
-        assert!(shed_at_start(rules, 1_500) > 100, "{name}");
-    }
-}
-
 #[test]
 fn an_idle_backend_serves_anyone() {
     let rules = class_rules(1.0, 0.0);

@@ -33,8 +33,8 @@ use crate::{
 
 /// A request that was admitted. Dropped before [`finish`](Self::finish), it was cancelled.
 ///
-/// An endpoint's latency runs from the attempt's begin to the last byte of the answer, without the time in which the client kept it waiting:
-/// neither a slow upload nor a slow reader makes an endpoint look slow.
+/// An endpoint's latency runs from the attempt's begin to the last byte of the answer, without the time in which the client kept it waiting, nor that
+/// in which this worker was too busy to read what had come ([`lateness`](crate::lateness)): neither a slow upload nor a slow reader makes an endpoint look slow.
 #[derive(Debug)]
 pub struct Account {
     worker: Rc<Worker>,
@@ -51,6 +51,12 @@ pub struct Account {
     admitted: Option<Admitted>,
     running: Option<Running>,
     attempts: u32,
+    /// Since when the endpoint has had its turn: to take a connection, or to answer.
+    endpoint_turn: Cell<Timestamp>,
+    /// What of the time until the head of the answer was this worker's own: before the first attempt, and while it did not look.
+    own_time: Cell<Duration>,
+    /// Nothing of an answer has come, and the worker's heart beats for it.
+    waiting: bool,
     /// What consistent hashing goes by.
     hash_key: u64,
     /// The session that it belongs to, where sessions are kept.
@@ -105,6 +111,8 @@ struct Running {
     index: usize,
     attempt: Attempt,
     began: Timestamp,
+    /// The request's `own_time` when it began.
+    own_time: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +134,7 @@ impl Account {
     /// Of a request that was admitted.
     pub fn new(worker: Rc<Worker>, client: Rc<Connection>, progress: Rc<Progress>, arrival: Arrival) -> Self {
         let Arrival { entry, rule, target, method, started, admitted, class, kind } = arrival;
+        worker.heart.somebody_waits();
         Self {
             worker,
             client,
@@ -140,6 +149,9 @@ impl Account {
             admitted: Some(admitted),
             running: None,
             attempts: 0,
+            endpoint_turn: Cell::new(started),
+            own_time: Cell::new(Duration::ZERO),
+            waiting: true,
             hash_key: 0,
             session: None,
             delay: None,
@@ -276,6 +288,11 @@ impl Account {
 
     /// It is sent to the endpoint at `index`.
     pub fn begin_attempt(&mut self, index: usize, now: Timestamp) {
+        if self.attempts == 0 {
+            // A head that came in pieces, a delay that was injected, others that had their turn: no queue of the endpoint's.
+            self.own_time.set(now.since(self.started));
+        }
+        self.endpoint_turn.set(now);
         self.attempts += 1;
         self.held = self.retrying.take();
         // The time of the attempt before is no limit to this one.
@@ -292,7 +309,21 @@ impl Account {
             };
             record.tries.push(self.describe(index, (in_flight, in_flight_all), why, now));
         });
-        self.running = Some(Running { index, attempt, began: now });
+        self.running = Some(Running { index, attempt, began: now, own_time: self.own_time.get() });
+    }
+
+    /// What the endpoint was waited for has been noticed at `now`: a connection stands, an answer begins, or there will be none. It may have been so
+    /// for some time.
+    pub fn endpoint_heard(&self, now: Timestamp) {
+        let waited = now.since(self.endpoint_turn.replace(now));
+        self.own_time.set(self.own_time.get() + self.worker.heart.lateness(now).min(waited));
+    }
+
+    /// Nothing more is waited for that tells of the endpoint's time.
+    fn waits_no_more(&mut self) {
+        if std::mem::take(&mut self.waiting) {
+            self.worker.heart.nobody_waits();
+        }
     }
 
     /// An attempt for the record.
@@ -357,6 +388,8 @@ impl Account {
     pub fn answered(&mut self, status: StatusCode, orca: Option<OrcaLoad>, now: Timestamp) {
         self.status = Some(status);
         self.orca = orca;
+        self.endpoint_heard(now);
+        self.waits_no_more();
         self.progress.answer_began();
         self.answer = Some(Answer { head_at: now, body: Duration::ZERO });
     }
@@ -374,7 +407,8 @@ impl Account {
     /// The endpoint sent something, or the end.
     pub fn endpoint_sent(&mut self, now: Timestamp) {
         if let (Some(since), Some(answer)) = (self.endpoint_since.take(), &mut self.answer) {
-            answer.body += now.since(since);
+            let waited = now.since(since);
+            answer.body += waited.saturating_sub(self.worker.heart.lateness(now));
         }
         self.progress.touch(now);
         self.refresh(now);
@@ -444,8 +478,10 @@ impl Account {
         self.retrying.take();
         self.held = None;
         self.end_attempt(outcome, now);
+        self.waits_no_more();
         let latency = self.latency(self.started, now);
-        self.entry.backend.answered(admitted, now, outcome, latency);
+        let own = self.own_time.get().min(latency);
+        self.entry.backend.answered(admitted, now, outcome, latency, own);
         self.worker.counters.response_bytes.add(self.response_bytes);
         self.worker.counters.request_bytes.add(self.progress.request_bytes());
         let blame = reason.map_or_else(|| Blame::of(outcome), Reason::blame);
@@ -468,12 +504,15 @@ impl Account {
             observe::conclude(&self.worker, &self.client, status, why, blame, now);
         }
         self.client.end_request(now);
-        self.worker.sampler.offer(|| self.sample(latency));
+        self.worker.sampler.offer(|| self.sample(latency - own));
     }
 
     fn end_attempt(&mut self, outcome: Outcome, now: Timestamp) {
-        let Some(Running { index, attempt, began }) = self.running.take() else { return };
-        let latency = self.latency(began, now);
+        let Some(Running { index, attempt, began, own_time }) = self.running.take() else { return };
+        if self.answer.is_none() {
+            self.endpoint_heard(now);
+        }
+        let latency = self.latency(began, now).saturating_sub(self.own_time.get() - own_time);
         self.client.note(|record| record.tried(outcome, now));
         if outcome == Outcome::Success
             && let Some(kind) = self.kind.take()

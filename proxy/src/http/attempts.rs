@@ -71,8 +71,12 @@ async fn endpoints<C: Pooled, R, A>(
     for _ in 0..=entry.backend.config().num_retries {
         let now = clock::now();
         let kept = if tried.is_empty() { account.session_endpoint() } else { None };
-        let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried };
-        let picked = kept.or_else(|| entry.backend.pick(&pick, now, &mut *worker.rng.borrow_mut()));
+        let picked = kept.or_else(|| {
+            let rng = &mut *worker.rng.borrow_mut();
+            let probed = worker.probing.choose(&entry, &tried, now, rng);
+            let pick = PickRequest { class: account.class(), key: account.hash_key(), exclude: &tried, probed };
+            entry.backend.pick(&pick, now, rng)
+        });
         let Some(index) = picked else {
             break;
         };
@@ -120,6 +124,7 @@ async fn attempt<C: Pooled, R, A>(
             return Err(NoAnswer { reason, again: None });
         }
         now = clock::now();
+        account.endpoint_heard(now);
         pooled = C::take(worker, target, now);
     }
     loop {
@@ -128,6 +133,7 @@ async fn attempt<C: Pooled, R, A>(
             None => match connect(worker, client, account, target).await {
                 Ok(connection) => {
                     now = clock::now();
+                    account.endpoint_heard(now);
                     (connection, false)
                 }
                 Err(reason @ (Reason::ConnectFailed | Reason::TooManyConnections)) => {

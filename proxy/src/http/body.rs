@@ -19,6 +19,7 @@ use tokio::time::Sleep;
 use super::{
     account::Account,
     connection::Connection,
+    fast::stream::Streamed,
     grpc::Code,
     mirror::Tap,
     pace::{BodyRate, Pace},
@@ -353,6 +354,8 @@ pub enum ResponseBody {
     Full(Option<Bytes>),
     /// Streamed from an endpoint.
     Upstream(Box<UpstreamBody>),
+    /// The same from a connection of the fast path's.
+    Plain(Box<Streamed>),
 }
 
 /// What is needed to stream an answer, and to account for it at its end.
@@ -371,6 +374,11 @@ impl ResponseBody {
     /// A body that is there already.
     pub fn full(bytes: Bytes) -> Self {
         Self::Full(Some(bytes))
+    }
+
+    /// All of an endpoint's answer.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 
     /// No body.
@@ -468,6 +476,7 @@ impl Body for ResponseBody {
         match &mut *self {
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Upstream(body) => body.poll_frame(cx),
+            Self::Plain(body) => body.poll_frame(cx),
         }
     }
 
@@ -475,6 +484,7 @@ impl Body for ResponseBody {
         match self {
             Self::Full(bytes) => bytes.is_none(),
             Self::Upstream(body) => body.cut || body.upstream.is_none() && body.incoming.is_end_stream(),
+            Self::Plain(body) => body.is_over(),
         }
     }
 
@@ -482,6 +492,7 @@ impl Body for ResponseBody {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Plain(_) => SizeHint::default(),
         }
     }
 }

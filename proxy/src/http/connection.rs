@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -71,6 +72,8 @@ pub struct Connection {
     last_request: Cell<bool>,
     closing: Cell<bool>,
     aborted: Cell<bool>,
+    /// hyper's answer waits for the socket.
+    blocked: Cell<bool>,
     held_reader: RefCell<Option<Waker>>,
     tunnel: RefCell<Option<Tunnel>>,
     /// When the present request began.
@@ -108,6 +111,7 @@ impl Connection {
             last_request: Cell::new(false),
             closing: Cell::new(false),
             aborted: Cell::new(false),
+            blocked: Cell::new(false),
             held_reader: RefCell::default(),
             tunnel: RefCell::default(),
             started: Cell::new(now),
@@ -220,6 +224,12 @@ impl Connection {
     /// Whether it waits for a request of which nothing has come.
     pub fn is_waiting(&self) -> bool {
         self.phase.get() != Phase::Request && self.framing.borrow().between_messages() && !self.partial.get()
+    }
+
+    /// When hyper has had nothing to do for so long; `None`: it has, or something of its connection is not finished.
+    pub fn idle_for(&self, length: Duration) -> Option<Timestamp> {
+        let idle = self.phase.get() == Phase::Idle && self.is_waiting() && !self.blocked.get() && !self.closing.get();
+        idle.then(|| self.deadline.get() - self.limits.idle_timeout + length)
     }
 
     /// When the present phase must be over; `MAX`: never.
@@ -376,9 +386,19 @@ impl AsyncRead for GuardedStream {
     }
 }
 
+impl GuardedStream {
+    /// Takes note whether the socket takes what it is given.
+    fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.connection.blocked.set(polled.is_pending());
+        polled
+    }
+}
+
 impl AsyncWrite for GuardedStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        this.noted(polled)
     }
 
     fn poll_write_vectored(
@@ -386,7 +406,9 @@ impl AsyncWrite for GuardedStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write_vectored(cx, slices);
+        this.noted(polled)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -394,7 +416,9 @@ impl AsyncWrite for GuardedStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_flush(cx);
+        this.noted(polled)
     }
 
     /// Does nothing: how a connection ends (at once, lingering, reset, or as a tunnel) is decided by its task.

@@ -19,6 +19,7 @@ use super::{
     connection::Connection,
     edits::Edits,
     error::{Reason, Refused},
+    fast::{self, stream},
     framing::Refusal,
     grpc, headers, max_forwards, orca,
     upgrade::Tunnel,
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     clock,
+    config::Protocol,
     load::Outcome,
     observe::{
         self,
@@ -36,6 +38,9 @@ use crate::{
     time::Timestamp,
     worker::{Socket, Worker},
 };
+
+/// Room for a usual head.
+const FLIGHT: usize = 512;
 
 /// Answers one request, whatever happens. The request counts as begun when this is called, not when its future is polled: until then
 /// hyper may already find that the client has half-closed, which means one thing during a request and another between two.
@@ -184,6 +189,16 @@ async fn relay(
         Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
         _ => Vec::new(),
     };
+    let plain = version == Version::HTTP_2
+        && worker.fast_path
+        && account.entry().backend.config().protocol == Protocol::Http1
+        && !(has_body || grpc || prepared.upgrade || websocket.is_some())
+        && taps.is_empty()
+        // Who can take trailers gets them.
+        && !head.headers.contains_key(header::TE);
+    if plain {
+        return relay_plain(worker, client, head, account, edits, traced).await;
+    }
     let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max));
     request.body_mut().set_taps(taps);
     if prepared.expects_continue {
@@ -272,6 +287,41 @@ async fn relay(
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
+}
+
+/// Passes a request without a body on by a connection of the fast path's, which costs less than hyper's.
+async fn relay_plain(
+    worker: &Rc<Worker>,
+    client: &Rc<Connection>,
+    mut head: http::request::Parts,
+    mut account: Box<Account>,
+    edits: Option<&Edits>,
+    traced: bool,
+) -> Result<Response<ResponseBody>, Reason> {
+    let asks = (head.method == Method::HEAD, head.method.is_idempotent());
+    let mut flight = Vec::with_capacity(FLIGHT);
+    let exchange = async |account: &Account, endpoint: &mut fast::Endpoint, (): (), reused| {
+        // Each attempt is a span of its own.
+        if let Some(passed) = account.passed_on().filter(|_| traced) {
+            pass_on(&passed, &mut head.headers);
+        }
+        flight.clear();
+        stream::write_head(&head, &mut flight);
+        stream::exchange((worker, client), account, endpoint, &flight, asks, reused).await
+    };
+    let (mut answer, endpoint) = attempts(worker, client, &mut account, (), exchange).await?;
+    account.answered(answer.status, answer.load, answer.at);
+    let mut response = Response::new(());
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = std::mem::take(&mut answer.headers);
+    if let Some(edits) = edits {
+        edits.apply_to_answer(&mut response);
+    }
+    if let Some((name, value)) = account.told_session() {
+        response.headers_mut().append(name, value);
+    }
+    let body = answer.into_body(worker.clone(), client.clone(), account, endpoint);
+    Ok(response.map(|()| body.map_or_else(ResponseBody::Plain, ResponseBody::whole)))
 }
 
 fn pass_on(passed: &Passed, headers: &mut HeaderMap) {

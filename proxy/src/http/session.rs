@@ -39,6 +39,9 @@ const HYPER_HEADERS_MAX: usize = 100;
 /// After an answer to a request that was not read to its end, this long is waited for the client to take note: closing at once would
 /// reset the connection and could destroy the answer on its way (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
+/// A connection for which hyper has had nothing to do for so long goes back to the fast path: idle there it holds a fifth of the memory. Sooner, who sends
+/// unusual requests one after the other would pay for going to and fro.
+const PARKED: Duration = Duration::from_secs(1);
 /// When draining, an idle client gets this long to send one more request and be told to close: closing under its request would lose it.
 const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
@@ -54,6 +57,8 @@ enum End<T, E> {
     HeadTimeout,
     /// A request's time was up, and its answer could not be given.
     Stuck,
+    /// It has been idle for [`PARKED`], and everything was answered and written.
+    Parked,
 }
 
 /// Serves a connection until it is over; over TLS if `tls` says how.
@@ -87,20 +92,32 @@ pub async fn serve(
             Some(read) if read.starts_with(http2::PREFACE) => {
                 http2::serve(worker, socket, client, limits, stream, read).await;
             }
-            Some(read) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
+            Some(read) => drop(Hyper { worker, socket, client, limits }.serve(stream, read, false).await),
         };
     }
     let mut session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits);
-    let end = watch(&mut pin!(session.drive()), |_| {}, &client, &socket).await;
-    let (mut stream, read) = session.into_parts();
+    let (end, mut stream, read) = loop {
+        let end = watch(&mut pin!(session.drive()), |_| {}, &client, &socket, false).await;
+        let (stream, read) = session.into_parts();
+        if !matches!(end, End::Done(fast::Ended::Unusual)) {
+            break (end, stream, read);
+        }
+        let hyper = Hyper { worker: worker.clone(), socket: socket.clone(), client: client.clone(), limits };
+        worker.counters.handed_over.add(1);
+        // In a box: most connections never need it.
+        let Some(stream) = Box::pin(hyper.serve(stream, read, true)).await else { return };
+        worker.counters.taken_back.add(1);
+        session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits).used_before();
+    };
     match end {
-        End::Done(fast::Ended::Unusual) => Hyper { worker, socket, client, limits }.serve(stream, read).await,
-        End::Done(fast::Ended::Http2) => http2::serve(worker, socket, client, limits, stream, read).await,
+        End::Done(fast::Ended::Http2) => Box::pin(http2::serve(worker, socket, client, limits, stream, read)).await,
         End::Done(fast::Ended::Unread) => linger(stream).await,
         End::Done(fast::Ended::Closed) => stream.farewell().await,
         End::Failed(fast::Lost) if client.is_aborted() => stream.reset(),
         End::Failed(fast::Lost) => tracing::debug!(%peer, "client gone"),
         End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
+        // Neither is an end of it.
+        End::Done(fast::Ended::Unusual) | End::Parked => {}
     }
 }
 
@@ -175,7 +192,7 @@ async fn cut_off<T, E>(mut stream: ClientStream, end: &End<T, E>, worker: &Worke
         }
         End::Stuck => stream.reset(),
         End::Idle => stream.farewell().await,
-        End::Done(_) | End::Failed(_) => {}
+        End::Done(_) | End::Failed(_) | End::Parked => {}
     }
 }
 
@@ -188,8 +205,8 @@ struct Hyper {
 }
 
 impl Hyper {
-    /// Serves a connection, of which `read` was read already, until it is over.
-    async fn serve(self, stream: ClientStream, read: BytesMut) {
+    /// Serves a connection, of which `read` was read already, until it is over or, if it `parks`, idle: then it is returned.
+    async fn serve(self, stream: ClientStream, read: BytesMut, parks: bool) -> Option<ClientStream> {
         let Self { worker, socket, client, limits } = self;
         let peer = client.peer;
         let guarded = GuardedStream::new(stream, client.clone(), read);
@@ -209,7 +226,7 @@ impl Hyper {
             .max_header_size(limits.header_bytes_max)
             .max_buf_size(limits.header_bytes_max.max(BUFFER_MIN))
             .serve_connection(TokioIo::new(guarded), service);
-        let end = watch(&mut connection, |connection| connection.graceful_shutdown(), &client, &socket).await;
+        let end = watch(&mut connection, |connection| connection.graceful_shutdown(), &client, &socket, parks).await;
         let parts = connection.into_parts();
         let (mut stream, held) = parts.io.into_inner().into_parts();
         drop(parts.service);
@@ -236,7 +253,11 @@ impl Hyper {
                 }
             }
             End::Idle | End::HeadTimeout | End::Stuck => cut_off(stream, &end, &worker).await,
+            End::Parked if held.is_empty() && parts.read_buf.is_empty() => return Some(stream),
+            // Not what it looked like: hyper knows more of it than can be handed over.
+            End::Parked => stream.farewell().await,
         }
+        None
     }
 }
 
@@ -246,6 +267,7 @@ async fn watch<C, T, E>(
     close_after: impl Fn(Pin<&mut C>),
     client: &Connection,
     socket: &Socket,
+    parks: bool,
 ) -> End<T, E>
 where
     C: Future<Output = Result<T, E>> + Unpin,
@@ -279,18 +301,23 @@ where
                 }
             }
             let deadline = client.deadline();
-            if deadline < armed {
-                armed = deadline;
+            let parked_at = if parks && !drain_seen { client.idle_for(PARKED) } else { None };
+            let due = parked_at.map_or(deadline, |at| at.min(deadline));
+            if due < armed {
+                armed = due;
                 timer.as_mut().reset(clock::instant(armed));
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let now = clock::now();
-            if now < deadline {
-                armed = deadline;
+            if now < due {
+                armed = due;
                 timer.as_mut().reset(clock::instant(armed));
                 continue;
+            }
+            if now < deadline {
+                return Poll::Ready(End::Parked);
             }
             match client.phase() {
                 Phase::Idle | Phase::Head if client.is_waiting() => return Poll::Ready(End::Idle),

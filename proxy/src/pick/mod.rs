@@ -12,6 +12,7 @@ pub mod least_request;
 pub mod locality;
 pub mod peak_ewma;
 pub mod prequal;
+pub mod probes;
 #[cfg(test)]
 mod quiet_tests;
 pub mod random;
@@ -42,6 +43,8 @@ pub struct PickRequest<'a> {
     pub key: u64,
     /// Endpoints that it failed to reach already.
     pub exclude: &'a [EndpointKey],
+    /// The endpoint that probes speak for, by its position in the backend's list.
+    pub probed: Option<u32>,
 }
 
 /// One endpoint that may be picked.

@@ -2,9 +2,9 @@
 //! whose load is known, the hot ones, with more in flight than a quantile of all, are set aside; of the cold ones the one with the lowest latency is taken, and
 //! if all are hot the one with the fewest in flight (hot-cold lexicographic).
 //!
-//! What the paper's probes tell is told by answers here: requests in flight by `endpoint-load-metrics` (ORCA) on each answer, own sends since then added,
-//! and the latency of late. Where an endpoint does not say what it has in flight, own requests times the number of proxies stand for it. Nothing
-//! is sent that no client asked for; the simulator's rival of the same name does probe, and judges by the same rule.
+//! What probes told ([`probes`](super::probes)) goes first. Where they say nothing, because none has been answered lately or none are wanted, answers stand in for
+//! them: requests in flight by `endpoint-load-metrics` (ORCA) on each answer, own sends since then added, and the latency of late. Where an endpoint does
+//! not say what it has in flight, own requests times the number of proxies stand for it.
 
 use rand::RngCore;
 
@@ -52,6 +52,12 @@ impl Pick for Prequal {
         now: Timestamp,
         rng: &mut R,
     ) -> Option<usize> {
+        if let Some(index) = request.probed
+            && let Ok(position) = pool.candidates.binary_search_by_key(&index, |candidate| candidate.index)
+            && !request.excludes(&pool.candidates[position])
+        {
+            return Some(position);
+        }
         let len = pool.candidates.len();
         let (mut looked, mut count) = ([0_usize; SAMPLE], 0);
         if len <= SAMPLE {
@@ -139,6 +145,16 @@ mod tests {
         assert_eq!(Prequal::new(0.84).pick(&pool, &request, NOW, &mut SmallRng::seed_from_u64(1)), Some(1));
         let none = PickRequest { exclude: &[EndpointKey(0), EndpointKey(1)], ..Default::default() };
         assert_eq!(Prequal::new(0.84).pick(&pool, &none, NOW, &mut SmallRng::seed_from_u64(1)), None);
+    }
+
+    #[test]
+    fn what_probes_say_goes_first_while_that_may_be_picked() {
+        let pool = pool(&[spec(0, 1), spec(9, 90)], 1.0);
+        let pick = |probed, exclude: &[EndpointKey]| {
+            let request = PickRequest { probed: Some(probed), exclude, ..Default::default() };
+            Prequal::new(0.84).pick(&pool, &request, NOW, &mut SmallRng::seed_from_u64(1))
+        };
+        assert_eq!((pick(1, &[]), pick(1, &[EndpointKey(1)]), pick(7, &[])), (Some(1), Some(0), Some(0)));
     }
 
     proptest! {

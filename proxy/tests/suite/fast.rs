@@ -16,7 +16,7 @@ use tokio::{
 };
 use trimtab_proxy::api::v1::ListenerLimits;
 
-use crate::harness::{Backend, Proxy, RawBackend, Setup, eventually, text};
+use crate::harness::{Backend, Proxy, Raw, RawBackend, Setup, eventually, text};
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -563,4 +563,46 @@ async fn a_storm_of_broken_exchanges_leaves_nothing_in_flight() {
             && raw.try_answer().await.is_some_and(|answer| answer.status == 200)
     })
     .await;
+}
+
+/// How often connections left the fast path, and came back.
+async fn to_and_fro(proxy: &Proxy) -> [u64; 2] {
+    let mut raw = Raw::connect(proxy.admin_address()).await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    let metrics = raw.answer().await.body;
+    ["handed_over", "taken_back"].map(|which| {
+        let name = format!("trimtab_proxy_fast_path_{which}_total ");
+        metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    })
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_after_an_unusual_request_comes_back_to_the_fast_path() {
+    let backend =
+        Backend::new(|request| async move { text(request.into_body().collect().await.unwrap().to_bytes()) }).await;
+    let proxy = Setup::to(&[backend.address]).with_admin().fast_path(true).start().await;
+    let mut raw = proxy.raw().await;
+    let unusual = "POST / HTTP/1.1\r\nhost: t\r\nte: trailers\r\ncontent-length: 2\r\n\r\nhi";
+    let plain = "POST / HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    for round in 1..=2 {
+        raw.write(unusual).await;
+        assert_eq!(raw.answer().await.body, "hi");
+        // One after the other, they stay where they are.
+        raw.write(plain).await;
+        assert_eq!(raw.answer().await.body, "hello");
+        eventually("it has come back", || async { to_and_fro(&proxy).await == [round, round] }).await;
+        raw.write(plain).await;
+        assert_eq!(raw.answer().await.body, "hello");
+        assert_eq!(to_and_fro(&proxy).await, [round, round]);
+    }
+    // Not with half a head, nor with a body that is not read to its end.
+    let (mut halved, mut uploading) = (proxy.raw().await, proxy.raw().await);
+    halved.write(format!("{unusual}{}", &plain[..10])).await;
+    uploading.write(&unusual[..unusual.len() - 1]).await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(to_and_fro(&proxy).await, [4, 2]);
+    halved.write(&plain[10..]).await;
+    uploading.write(&unusual[unusual.len() - 1..]).await;
+    assert_eq!((halved.answer().await.body, halved.answer().await.body), ("hi".to_owned(), "hello".to_owned()));
+    assert_eq!(uploading.answer().await.body, "hi");
 }

@@ -1,6 +1,13 @@
 //! HTTP/2 on both sides, and gRPC on it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
@@ -14,7 +21,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use trimtab_proxy::{api::v1, clock};
 
 use crate::harness::{
-    Backend, Proxy, Raw, Setup,
+    Backend, Proxy, Raw, RawBackend, Setup,
     backend::{self, Body},
     eventually, text,
 };
@@ -222,7 +229,7 @@ async fn trailers_of_grpc_pass_and_its_failures_count() {
 #[tokio::test]
 async fn a_deadline_of_grpc_ends_a_call_in_words_that_its_client_knows() {
     let endpoint = grpc_endpoint().await;
-    let silent = crate::harness::RawBackend::new(|stream, _| async move {
+    let silent = RawBackend::new(|stream, _| async move {
         let _ = Raw::over(stream).rest().await;
     })
     .await;
@@ -416,4 +423,75 @@ async fn what_http_2_can_say_and_http_1_cannot_goes_no_further() {
     let head: Vec<u8> = usual.iter().flat_map(|(name, value)| literal(name, value)).collect();
     raw.write(frame(1, 5, 1, &head)).await;
     eventually("it comes", || async { backend.requests() == 1 }).await;
+}
+
+#[tokio::test]
+async fn requests_without_a_body_get_answers_of_every_length_on_connections_that_are_used_again() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let opened = connections.clone();
+    let backend = RawBackend::new(move |stream, _| {
+        opened.fetch_add(1, SeqCst);
+        async move {
+            let mut raw = Raw::over(stream);
+            loop {
+                let request = raw.head_of_request().await;
+                let path = request.header("x-path").unwrap().to_owned();
+                let answer = match path.as_str() {
+                    "sized" => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nkeep-alive: x\r\n\r\nhello".to_owned(),
+                    "large" => format!("HTTP/1.1 200 OK\r\ncontent-length: 300000\r\n\r\n{}", "x".repeat(300_000)),
+                    "chunked" => {
+                        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhe\r\n3;a=b\r\nllo\r\n0\r\n\r\n"
+                            .to_owned()
+                    }
+                    "head" => "HTTP/1.1 200 OK\r\ncontent-length: 77\r\n\r\n".to_owned(),
+                    "none" => "HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n".to_owned(),
+                    "closed" => "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhello".to_owned(),
+                    "broken" => "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhello".to_owned(),
+                    _ => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nhe".to_owned(),
+                };
+                // In two pieces, with the head torn.
+                raw.write(&answer[..12]).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                raw.write(&answer[12..]).await;
+                if ["closed", "broken", "twice"].contains(&path.as_str()) {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    for fast_path in [true, false] {
+        let mut setup = Setup::to(&[backend.address]).fast_path(fast_path);
+        setup.workers = 1;
+        let proxy = setup.start().await;
+        let mut sender = client(proxy.address()).await;
+        let mut get = async |method: &str, path: &'static str| {
+            let mut request = request("/", "");
+            *request.method_mut() = method.parse().unwrap();
+            request.headers_mut().insert("x-path", HeaderValue::from_static(path));
+            // A stream that is reset at once may lose its head with it.
+            let Ok(answer) = sender.send_request(request).await else { return (0, None, None) };
+            let (status, length) = (answer.status().as_u16(), answer.headers().get("content-length").cloned());
+            assert!(!answer.headers().contains_key("keep-alive") && !answer.headers().contains_key("connection"));
+            let body = answer.into_body().collect().await.map(|body| body.to_bytes()).ok();
+            (status, length.map(|length| length.to_str().unwrap().to_owned()), body)
+        };
+        let before = connections.load(SeqCst);
+        let hello = Some(Bytes::from_static(b"hello"));
+        for _ in 0..2 {
+            assert_eq!(get("GET", "sized").await, (200, Some("5".to_owned()), hello.clone()));
+            let (status, _, body) = get("GET", "large").await;
+            assert_eq!((status, body.map(|body| body.len())), (200, Some(300_000)));
+            let (status, _, body) = get("POST", "chunked").await;
+            assert_eq!((status, body), (200, hello.clone()));
+            assert_eq!(get("HEAD", "head").await, (200, Some("77".to_owned()), Some(Bytes::new())));
+            assert_eq!(get("GET", "none").await.0, 204);
+        }
+        assert_eq!(connections.load(SeqCst) - before, 1, "fast path {fast_path}: all on one");
+        assert_eq!(get("GET", "closed").await.2, hello);
+        let (status, _, body) = get("GET", "broken").await;
+        assert!([0, 200].contains(&status) && body.is_none(), "it breaks off there as well: {status}, {body:?}");
+        assert_eq!(get("GET", "twice").await.0, 502);
+        assert_eq!(get("GET", "sized").await.2, hello);
+    }
 }

@@ -97,7 +97,7 @@ impl Proxy {
                 Err(_) => return Routing::Shed,
             }
         }
-        let request = PickRequest { class, key: 0, exclude: tried.as_slice() };
+        let request = PickRequest { class, key: 0, exclude: tried.as_slice(), probed: None };
         match self.backend.pick(&request, now, &mut self.rng) {
             Some(index) => {
                 if self.sampler.is_some() || self.lessons.is_some() {
@@ -116,7 +116,7 @@ impl Proxy {
             None => {
                 self.backend.unroutable();
                 if let Some(admitted) = tokens.admitted.take() {
-                    self.backend.answered(admitted, now, ProxyOutcome::Failure, Duration::ZERO);
+                    self.backend.answered(admitted, now, ProxyOutcome::Failure, Duration::ZERO, Duration::ZERO);
                 }
                 Routing::Unroutable
             }
@@ -152,7 +152,7 @@ impl Proxy {
         }
         if let Some(admitted) = tokens.admitted.take() {
             let latency = Duration::from_nanos(departure.now_ns - tokens.arrived_ns);
-            self.backend.answered(admitted, now, outcome, latency);
+            self.backend.answered(admitted, now, outcome, latency, Duration::ZERO);
         }
     }
 

@@ -19,16 +19,8 @@ pub struct Load {
     pub utilization: f64,
 }
 
-/// A probe's answer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Probe {
-    /// Who answered.
-    pub endpoint: u32,
-    /// Requests in flight there.
-    pub in_flight: u32,
-    /// What a request that comes at so many in flight takes, in nanoseconds.
-    pub latency_ns: u64,
-}
+/// A probe's answer; endpoints by their numbers.
+pub type Probe = trimtab_proxy::pick::probes::Probe<u32>;
 
 /// Measures loads.
 #[derive(Debug, Clone)]

@@ -65,6 +65,21 @@ impl Field {
         };
         if name.eq_ignore_ascii_case(text) { field } else { Self::Other }
     }
+
+    /// Whether it is no client's business in an answer: it concerns one hop, or frames the body, which is said anew.
+    pub fn is_of_one_hop(self) -> bool {
+        matches!(
+            self,
+            Self::Connection
+                | Self::KeepAlive
+                | Self::ProxyConnection
+                | Self::TransferEncoding
+                | Self::ContentLength
+                | Self::Upgrade
+                | Self::Load
+                | Self::LoadBinary
+        )
+    }
 }
 
 /// Writes `name: value` and the line's end, the name in lower case as hyper writes it.

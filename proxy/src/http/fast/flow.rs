@@ -109,8 +109,13 @@ impl Flow {
         self.unsent.extend_from_slice(bytes);
     }
 
-    /// Decodes bytes in place. What does not belong to the body is left.
-    fn decode(&mut self, bytes: &mut [u8], at: Range<usize>) -> Result<(Range<usize>, usize), Cut> {
+    /// Whether it ends with its connection.
+    pub fn ends_with_connection(&self) -> bool {
+        matches!(self.source, Source::UntilClose)
+    }
+
+    /// Decodes bytes in place: where the content lies, and where what does not belong to the body begins.
+    pub fn decode(&mut self, bytes: &mut [u8], at: Range<usize>) -> Result<(Range<usize>, usize), Cut> {
         let there = at.len();
         match &mut self.source {
             Source::Over => Ok((at.start..at.start, at.start)),

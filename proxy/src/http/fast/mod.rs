@@ -18,6 +18,7 @@ mod request;
 mod response;
 mod scratch;
 mod session;
+pub mod stream;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod twin;
 

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_LENGTH};
 
 use super::{
     super::{framing::number, headers::NOT_LISTED, orca},
@@ -137,6 +137,22 @@ impl<'h, 'b> Response<'h, 'b> {
         Some(Self { status, body, keeps, load: load.flatten(), len, has_date, lists, fields, kinds })
     }
 
+    /// The head for a client of another protocol: what `headers::prepare_response` makes of it. `None`: a field is none.
+    pub fn headers(&self) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::with_capacity(self.fields.len() + 1);
+        for (field, kind) in self.fields.iter().zip(&self.kinds) {
+            if kind.is_of_one_hop() || self.lists && self.is_listed(field.name) {
+                continue;
+            }
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        if let Body::Absent(Some(length)) | Body::Length(length) = self.body {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        Some(headers)
+    }
+
     /// Writes the head for a client: what `headers::prepare_response` and hyper make of it. `date` is asked for if
     /// it has none in the end.
     pub fn write<'d>(
@@ -158,14 +174,7 @@ impl<'h, 'b> Response<'h, 'b> {
         }
         for (field, kind) in self.fields.iter().zip(&self.kinds) {
             match kind {
-                Field::Connection
-                | Field::KeepAlive
-                | Field::ProxyConnection
-                | Field::TransferEncoding
-                | Field::ContentLength
-                | Field::Upgrade
-                | Field::Load
-                | Field::LoadBinary => {}
+                kind if kind.is_of_one_hop() => {}
                 _ if self.lists && self.is_listed(field.name) => {}
                 _ if edits.is_some_and(|edits| edits.drops(field.name)) => {}
                 _ => field::write(out, field.name, field.value),

@@ -130,6 +130,11 @@ impl Session {
         }
     }
 
+    /// It had requests before, and has nothing left of them.
+    pub fn used_before(self) -> Self {
+        Self { used: true, ..self }
+    }
+
     /// The socket, and what was read from it without being used.
     pub fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.stream, BytesMut::from(&self.rest[..]))
