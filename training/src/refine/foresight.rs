@@ -4,7 +4,7 @@
 //! *Waits*: with the slots that were found, latencies are predicted better than without any. That needs requests that found no slot free. Where pods
 //! are seldom full there are few; what matters there is that a pod may be given more requests than it has now. *Room*: requests that found more than half
 //! of the slots taken, and one free, took no longer than those that found fewer, as they would with half as many slots. As the slots that are found are
-//! never more than were seen in use at once, the truth is then between half of them and more.
+//! never more than one request in a hundred saw in use at once, the truth is then between half of them and more.
 
 use serde::{Deserialize, Serialize};
 

@@ -22,6 +22,8 @@ const SLOTS: [u32; 26] =
 const WAITS: [f64; 3] = [0.6, 0.8, 1.0];
 /// Samples of an endpoint that are looked at, evenly spread.
 const SAMPLES: usize = 3_000;
+/// Share of the requests that may have found more than the slots that are tried: a moment's stall fills any pod, and tells nothing of it.
+const RARE: f64 = 0.01;
 /// Requests of an endpoint that its cost rests on at least.
 const QUIET_MIN: usize = 40;
 /// The fit settles within so many rounds.
@@ -366,7 +368,7 @@ fn choose_slots(
         let told = explain(slots);
         return (Chosen { slots, slower: told.slower, known: true }, told.deviation, samples.len() as f64);
     }
-    let most = samples.iter().map(|sample| sample.0).fold(0.0, f64::max) + 1.0;
+    let most = often(samples.iter().map(|sample| sample.0).collect()) + 1.0;
     let tried: Vec<Explained> = SLOTS.into_iter().filter(|slots| f64::from(*slots) <= most).map(explain).collect();
     let best = (0..tried.len()).min_by(|a, b| tried[*a].deviation.total_cmp(&tried[*b].deviation));
     let Some(best) = best else { return (Chosen { slots: 1, slower: 0.0, known: false }, 0.0, 0.0) };
@@ -378,6 +380,13 @@ fn choose_slots(
     let known = tried.get(best + 1).is_some_and(|more| worse(more, 1.0)) || half.is_some_and(|half| worse(half, Z));
     let Explained { slots, slower, deviation, .. } = tried[best];
     (Chosen { slots, slower, known }, deviation, samples.len() as f64)
+}
+
+/// The largest count that so many requests found that it was no stall of a moment; 0 of none.
+fn often(mut counts: Vec<f64>) -> f64 {
+    let Some(last) = counts.len().checked_sub(1) else { return 0.0 };
+    let place = (last as f64 * (1.0 - RARE)).floor() as usize;
+    *counts.select_nth_unstable_by(place, f64::total_cmp).1
 }
 
 /// How well a number of slots explains an endpoint's latencies.
