@@ -95,7 +95,7 @@ pub fn outcome(summed: &Summed, interval_s: f64, objective_ms: Option<f64>) -> I
         outcome.failed += failed as f64;
         outcome.in_flight += reported.in_flight_mean;
     }
-    if let Some([p50, p99]) = totals.latency.quantiles_ms([0.5, 0.99]) {
+    if let Some([p50, p99]) = totals.latency.quantiles_ms([0.5, outcome.tail_quantile()]) {
         (outcome.latency_ms_p50, outcome.latency_ms_p99) = (Some(p50), Some(p99));
     }
     outcome

@@ -11,4 +11,5 @@ pub mod load;
 pub mod process;
 pub mod smuggling;
 pub mod tools;
+pub mod walkthrough;
 pub mod world;

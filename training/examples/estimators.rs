@@ -1,8 +1,9 @@
-//! Estimators against the truth: policies are valued from a recording of another policy, and then really run, in the same world with other requests.
+//! Estimators against the truth: policies are valued from a recording of another policy, by every estimator that the gate hears, and then really run, in the
+//! same world with other requests.
 //!
 //! `cargo run --release --workspace --example estimators -- [--worlds N] [--first N] [--seconds S] [--std X] [--hold T] [--truth S] [--truths N] [--dev]
 //! [--json]`: N worlds (default 5) from the first on, S recorded seconds (default 3600), exploration with standard deviation X (default 0.2) that is held for T
-//! ticks (default 20), N runs (default 1) of S seconds (default 1200) for the truth. `--dev` takes worlds from the training seeds instead of those that are
+//! ticks (default 20), N runs (default 2) of S seconds (default 1200) for the truth. `--dev` takes worlds from the training seeds instead of those that are
 //! kept for this.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -11,8 +12,9 @@ use std::{collections::BTreeMap, error::Error, time::Instant};
 use serde::Serialize;
 use trimtab_model::{
     Policy,
-    checkpoint::{Checkpoint, Manifest},
+    checkpoint::{Checkpoint, Manifest, SHIPPED},
     features::FEATURES,
+    policy::RULE_PARAMETERS,
 };
 use trimtab_training::{
     fleet::{Fleet, FleetOptions, Recording},
@@ -23,8 +25,10 @@ use trimtab_training::{
         outcome::Measure,
         vote::{Verdict, Vote},
     },
+    refine::trial::{self, Checked},
     scenario::{Family, Scenario, Setting, seeds},
     simulator::{Summary, simulate},
+    twin::{Fidelity, Trace, Twin},
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         std: 0.2,
         hold: 20,
         truth_seconds: 1200,
-        truths: 1,
+        truths: 2,
         dev: false,
         json: false,
     };
@@ -73,8 +77,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Requests per second of a world, about.
+/// Requests per second of a world, about, and how many of them are sampled.
 const RPS: f64 = 1_000.0;
+const SAMPLES_PER_S: f64 = 100.0;
+/// What the twin is fitted to, and the stretches of the rest that it estimates from: as in a refinement.
+const FITTED_SHARE: f64 = 0.6;
+const STRETCH_S: u64 = 30;
+const STRETCHES_MAX: usize = 24;
+const BACKEND: &str = "simulation/backend:80";
+/// Bound of the logarithms of factors on the rule.
+const RULE_CLIP: f64 = 1.5;
+/// Differences below this are about what two runs of 20 minutes can tell.
+const APART: f64 = 0.02;
+/// Who is heard.
+const ESTIMATORS: [&str; 3] = ["importance", "fitted Q", "twin"];
 
 struct Options {
     worlds: usize,
@@ -93,6 +109,8 @@ struct World {
     name: String,
     rps: f64,
     exploration_std: Option<f64>,
+    /// Twin over recording: p50 and p99.
+    twin: [Option<f64>; 2],
     seconds: [f64; 3],
     rows: Vec<Row>,
 }
@@ -108,7 +126,8 @@ struct Row {
 #[expect(clippy::disallowed_methods, reason = "an example may tell how long it took")]
 fn world(number: usize, options: &Options) -> Result<World, Box<dyn Error>> {
     let scenario = scenario(number, options)?;
-    let incumbent = Policy::shipped()?;
+    let shipped = Checkpoint::from_bytes(SHIPPED)?;
+    let incumbent = Policy::new(&shipped)?;
     let began = Instant::now();
     let recording =
         record(&scenario, incumbent.clone().with_exploration(options.std).holding_exploration(options.hold))?;
@@ -116,14 +135,20 @@ fn world(number: usize, options: &Options) -> Result<World, Box<dyn Error>> {
     let dataset = Dataset::new(&recording.ticks, incumbent.service());
     let evaluation = Evaluation::new(&dataset, &incumbent, 1);
     let candidates = candidates()?;
-    let estimates: Vec<Vec<Estimate>> =
-        candidates.iter().map(|(_, policy)| evaluation.compare(policy, &incumbent)).collect();
+    let (checked, by_twin) = by_twin(&recording, &shipped, &candidates)?;
+    let mut estimates: Vec<Vec<Estimate>> = Vec::new();
+    for ((_, candidate), by_twin) in candidates.iter().zip(by_twin) {
+        let mut all = evaluation.compare(&Policy::new(candidate)?, &incumbent);
+        all.extend(by_twin);
+        estimates.push(all);
+    }
+    let policies = candidates.iter().map(|(_, candidate)| Policy::new(candidate)).collect::<Result<Vec<_>, _>>()?;
     let estimated_s = began.elapsed().as_secs_f64() - recorded_s;
     let mut truths: Vec<Vec<Summary>> = Vec::new();
     for run in 1..=options.truths {
         let scenario =
             Scenario { seed: scenario.seed + 1_000_000 * run, ..scenario.clone() }.lasting(options.truth_seconds);
-        let all = std::iter::once(&incumbent).chain(candidates.iter().map(|(_, policy)| policy));
+        let all = std::iter::once(&incumbent).chain(&policies);
         let run = |policy: &Policy| {
             simulate(&scenario, &mut Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, policy.clone()))
         };
@@ -147,6 +172,7 @@ fn world(number: usize, options: &Options) -> Result<World, Box<dyn Error>> {
         ),
         rps: scenario.rate_rps,
         exploration_std: dataset.exploration_std,
+        twin: [checked.p50, checked.p99],
         seconds: [recorded_s, estimated_s, true_s],
         rows,
     })
@@ -165,9 +191,32 @@ fn scenario(number: usize, options: &Options) -> Result<Scenario, Box<dyn Error>
 }
 
 fn record(scenario: &Scenario, policy: Policy) -> Result<Recording, Box<dyn Error>> {
-    let mut fleet = Fleet::with_policy(scenario, &FleetOptions::TRIMTAB, policy).recording(0.0);
+    let share = (SAMPLES_PER_S / scenario.rate_rps).min(1.0);
+    let mut fleet = Fleet::with_policy(scenario, &FleetOptions::TRIMTAB, policy).recording(share);
     simulate(scenario, &mut fleet)?;
     Ok(fleet.into_recording())
+}
+
+/// How well a twin does, and what it says of each candidate.
+type ByTwin = (Checked, Vec<Vec<Estimate>>);
+
+/// What the twin says of each candidate, and how well it does.
+fn by_twin(
+    recording: &Recording,
+    incumbent: &Checkpoint,
+    candidates: &[(String, Checkpoint)],
+) -> Result<ByTwin, Box<dyn Error>> {
+    let trace = Trace::of(BACKEND, &recording.ticks, &recording.requests)?;
+    let fitted = (trace.ticks.len() as f64 * FITTED_SHARE) as usize;
+    let twin = Twin::calibrate(&trace.part(0..fitted), incumbent, 1, 1)?;
+    let later = twin.at(trace.part(fitted..trace.ticks.len()));
+    let stretches = later.stretches(STRETCH_S);
+    let step = stretches.len().div_ceil(STRETCHES_MAX).max(1);
+    let stretches: Vec<_> = stretches.into_iter().step_by(step).collect();
+    let checked = Checked::from(&Fidelity::of(&later, &stretches, incumbent, 1, 1)?);
+    let all: Vec<&Checkpoint> = std::iter::once(incumbent).chain(candidates.iter().map(|(_, one)| one)).collect();
+    let runs = trial::run(&later, &stretches, &all, 1, 1)?;
+    Ok((checked, (1..all.len()).map(|policy| runs.estimates(policy, 0, &checked)).collect()))
 }
 
 /// Mean over the runs of the difference to the incumbent on the same requests.
@@ -182,8 +231,8 @@ fn truth(measure: Measure, runs: &[Vec<Summary>], index: usize) -> f64 {
 }
 
 /// Policies that a learner might come up with, and some that it should not.
-fn candidates() -> Result<Vec<(String, Policy)>, Box<dyn Error>> {
-    let linear: [(&str, &[(&str, f32)]); 12] = [
+fn candidates() -> Result<Vec<(String, Checkpoint)>, Box<dyn Error>> {
+    let linear: [(&str, &[(&str, f32)]); 16] = [
         ("less where slow", &[("latency_mean_ratio", -0.3)]),
         ("more where slow", &[("latency_mean_ratio", 0.2)]),
         ("more where capable", &[("capacity_ratio", 0.15)]),
@@ -196,18 +245,31 @@ fn candidates() -> Result<Vec<(String, Policy)>, Box<dyn Error>> {
         ("a bit of everything", &[("latency_mean_ratio", -0.1), ("queue", -0.1), ("capacity_trend", 0.1)]),
         ("much more where slow", &[("latency_mean_ratio", 0.6)]),
         ("much more where full", &[("in_flight_ratio", 0.6)]),
+        ("much less where full", &[("in_flight_ratio", -0.6)]),
+        ("much more where capable", &[("capacity_ratio", 0.6)]),
+        ("much less where capable", &[("capacity_ratio", -0.6)]),
+        ("much less where tails are long", &[("latency_p99_ratio", -0.6)]),
     ];
     let mut policies = Vec::new();
     for (name, slopes) in linear {
         policies.push((name.to_owned(), policy(slopes, &[])?));
     }
-    policies.push(("another rule".to_owned(), policy(&[], &[0.0, 0.3, 0.0, 0.0, 0.3])?));
+    let rules: [(&str, &[(&str, f32)]); 4] = [
+        ("work in flight 1.6 times", &[("work_share", 0.5)]),
+        ("latency 2.2 times", &[("latency_exponent", 0.8)]),
+        ("latency 0.3 times", &[("latency_exponent", -1.2)]),
+        ("offset and work 4 times", &[("offset", 1.4), ("work_share", 1.4)]),
+    ];
+    for (name, logs) in rules {
+        policies.push((name.to_owned(), policy(&[], logs)?));
+    }
     Ok(policies)
 }
 
-fn policy(slopes: &[(&str, f32)], rule: &[f32]) -> Result<Policy, Box<dyn Error>> {
+/// Slopes of the residual in features, and logarithms of factors on parameters of the rule.
+fn policy(slopes: &[(&str, f32)], rule: &[(&str, f32)]) -> Result<Checkpoint, Box<dyn Error>> {
     let zero = Checkpoint::zero(0);
-    let manifest = Manifest { parameter_clip: 1.0, ..zero.manifest().clone() };
+    let manifest = Manifest { parameter_clip: RULE_CLIP, ..zero.manifest().clone() };
     let mut tensors = zero.tensors().clone();
     for (name, slope) in slopes {
         let index = FEATURES.iter().position(|feature| feature.name == *name).ok_or("no such feature")?;
@@ -216,22 +278,27 @@ fn policy(slopes: &[(&str, f32)], rule: &[f32]) -> Result<Policy, Box<dyn Error>
             weights[index] = slope * normalisation.std;
         }
     }
-    if let Some(bias) = tensors.get_mut("rule.bias").filter(|_| !rule.is_empty()) {
-        bias.copy_from_slice(rule);
+    if let Some(bias) = tensors.get_mut("rule.bias") {
+        for (name, log) in rule {
+            let place = RULE_PARAMETERS.iter().position(|known| known == name).ok_or("no such parameter")?;
+            bias[place] = (log / RULE_CLIP as f32).atanh();
+        }
     }
-    Ok(Policy::new(&Checkpoint::new(manifest, tensors)?)?)
+    Ok(Checkpoint::new(manifest, tensors)?)
 }
 
 fn print_world(world: &World) {
     let [recorded_s, estimated_s, true_s] = world.seconds;
     println!(
-        "\n{}, {:.0} requests/s, exploration {:.2}; {recorded_s:.0} s to record, {estimated_s:.0} s to estimate, {true_s:.0} s for the truth",
+        "\n{}, {:.0} requests/s, exploration {:.2}; twin p50 {:.2}, p99 {:.2}; {recorded_s:.0} s to record, {estimated_s:.0} s to estimate, {true_s:.0} s for the truth",
         world.name,
         world.rps,
-        world.exploration_std.unwrap_or(0.0)
+        world.exploration_std.unwrap_or(0.0),
+        world.twin[0].unwrap_or(f64::NAN),
+        world.twin[1].unwrap_or(f64::NAN)
     );
     for measure in [Measure::LogMean, Measure::LogP99] {
-        println!("\n| {} | truth | importance | fitted Q | vote |\n|---|---|---|---|---|", measure.name());
+        println!("\n| {} | truth | importance | fitted Q | twin | vote |\n|---|---|---|---|---|---|", measure.name());
         for row in &world.rows {
             print!("| {} | {:+.3} |", row.policy, row.truth[&measure]);
             for Estimate { difference, low, high, trusted, .. } in row.estimates.iter().filter(|e| e.measure == measure)
@@ -264,7 +331,7 @@ fn print_figures(worlds: &[World], measure: Measure) {
     );
     // What an estimator must beat.
     figures("\"no difference\"", worlds, measure, |_| Some((0.0, 0.0, 0.0)));
-    for who in ["importance", "fitted Q"] {
+    for who in ESTIMATORS {
         for only_trusted in [false, true] {
             let pick = |row: &Row| {
                 let of = |estimate: &&Estimate| estimate.measure == measure && estimate.estimator == who;
@@ -277,6 +344,21 @@ fn print_figures(worlds: &[World], measure: Measure) {
     }
     let vote = |row: &Row| row.votes.iter().find(|vote| vote.measure == measure).cloned();
     figures("vote", worlds, measure, |row| vote(row).and_then(|vote| Some((vote.difference?, vote.low, vote.high))));
+    let (mut right, mut all) = (0, 0);
+    for world in worlds {
+        let voted = |row: &Row| Some((row.truth[&measure], vote(row)?.difference?));
+        let pairs: Vec<(f64, f64)> = world.rows.iter().filter_map(voted).collect();
+        for (place, a) in pairs.iter().enumerate() {
+            for b in pairs[..place].iter().filter(|b| (a.0 - b.0).abs() >= APART) {
+                all += 1;
+                right += usize::from((a.0 > b.0) == (a.1 > b.1));
+            }
+        }
+    }
+    println!(
+        "\nof {all} pairs of policies of a world that truly differ by {:.0} % or more, the vote orders {right} rightly",
+        100.0 * APART
+    );
     let decided = worlds.iter().flat_map(|world| &world.rows).filter_map(|row| match vote(row)?.verdict {
         Verdict::Better => Some(row.truth[&measure] < 0.0),
         Verdict::Worse => Some(row.truth[&measure] > 0.0),

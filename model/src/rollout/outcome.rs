@@ -23,7 +23,8 @@ pub struct Interval {
     pub in_flight: f64,
     /// Median latency. Over several ticks: their geometric mean, each counting as much as it has answers.
     pub latency_ms_p50: Option<f64>,
-    /// 99th percentile of latency. Over several ticks as the median.
+    /// 99th percentile of the latency of all requests, of which those that failed or were turned away count as the slowest answer: see
+    /// [`Self::tail_quantile`]. Over several ticks as the median.
     pub latency_ms_p99: Option<f64>,
 }
 
@@ -50,6 +51,13 @@ impl Interval {
         }
         (sum.latency_ms_p50, sum.latency_ms_p99) = (p50.get(), p99.get());
         sum
+    }
+
+    /// The quantile of the latencies of good answers that is the 99th percentile of all requests, if those without a good answer count as slower than
+    /// any: who turns away the slowest requests is no quicker for it. At most 1, the slowest answer.
+    pub fn tail_quantile(&self) -> f64 {
+        let good = (self.answers - self.failed).max(0.0);
+        if good > 0.0 { (0.99 * self.requests() / good).min(1.0) } else { 1.0 }
     }
 
     /// Requests that ended or were turned away.
@@ -97,5 +105,22 @@ impl LogMean {
 
     fn get(&self) -> Option<f64> {
         (self.weight > 0.0).then(|| (self.sum / self.weight).exp())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_turns_requests_away_is_judged_by_a_slower_answer() {
+        let tail = |answers: f64, failed: f64, shed: f64| {
+            Interval { answers, failed, shed, ..Interval::default() }.tail_quantile()
+        };
+        assert_eq!(tail(1_000.0, 0.0, 0.0), 0.99);
+        // Of 1,000 requests the tenth slowest: 5 were turned away, so the fifth slowest of 995 answers.
+        assert!((tail(995.0, 0.0, 5.0) - 990.0 / 995.0).abs() < 1e-12);
+        assert_eq!(tail(995.0, 0.0, 5.0), tail(1_000.0, 5.0, 0.0));
+        assert_eq!((tail(900.0, 0.0, 100.0), tail(0.0, 0.0, 3.0)), (1.0, 1.0));
     }
 }

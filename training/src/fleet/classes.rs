@@ -3,14 +3,28 @@
 //! Finding classes by paths and promoting them by their share of the work is the proxies' and the controller's business and needs requests with
 //! paths; here every class of the scenario is found, up to as many as a table holds.
 
-use trimtab_model::classes::ClassMemory;
+use rand::rngs::SmallRng;
+use trimtab_model::classes::{ClassMemory, Seen};
 use trimtab_proxy::{
     config::{ClassCost, ClassKey, ClassTable},
     load::CLASSES_MAX,
 };
 
 use super::proxy::BACKEND;
-use crate::{scenario::Scenario, simulator::time::MILLISECOND};
+use crate::{
+    scenario::Scenario,
+    simulator::{
+        random::{Purpose, stream},
+        time::MILLISECOND,
+        work::Class,
+    },
+};
+
+/// What a controller has seen that has been running for a while: so many blocks of so long. It forgets within a minute.
+const SEEN_BLOCKS: u32 = 20;
+const SEEN_BLOCK_S: f64 = 3.0;
+/// Draws that a class's geometric mean is taken over.
+const DRAWS: u32 = 2_000;
 
 /// Identity of a scenario's class.
 pub(super) const fn key(class: u8) -> ClassKey {
@@ -23,6 +37,34 @@ pub(super) fn memory(scenario: &Scenario) -> ClassMemory {
     let keys: Vec<u64> = (0..found(scenario)).map(|class| key(class as u8).0).collect();
     memory.choose(&keys);
     memory
+}
+
+/// The same after a minute of the scenario in which nothing was wrong, for a run that goes on from there.
+pub(super) fn experienced(scenario: &Scenario) -> ClassMemory {
+    let mut memory = memory(scenario);
+    let endpoints: Vec<u64> = (0..scenario.endpoints.len() as u64).collect();
+    let mut rng = stream(scenario.seed, Purpose::Learning, 0xc1a5);
+    let typical_ms: Vec<f64> = scenario.classes.iter().map(|class| typical_ms(class, &mut rng)).collect();
+    for _ in 0..SEEN_BLOCKS {
+        for (endpoint, spec) in (0u32..).zip(&scenario.endpoints) {
+            for (class, of) in (0u8..).zip(&scenario.classes) {
+                let answers = (SEEN_BLOCK_S * scenario.rate_rps * of.share / endpoints.len() as f64).round().max(1.0);
+                let work_ms = typical_ms[usize::from(class)] * scenario.factor(class, endpoint) / spec.speed;
+                let way_ms = 2.0 * scenario.one_way_ns as f64 / MILLISECOND as f64;
+                let cost_ms = (work_ms + way_ms) as f32;
+                let seen = Seen { answers: answers as u32, unqueued: answers as u32, cost_ms };
+                memory.add(endpoint.into(), key(class).0, seen);
+            }
+        }
+        memory.pass(SEEN_BLOCK_S, &endpoints);
+    }
+    memory
+}
+
+/// Geometric mean of a class's work at speed 1, in milliseconds.
+fn typical_ms(class: &Class, rng: &mut SmallRng) -> f64 {
+    let logs = (0..DRAWS).map(|_| class.distribution.sample(rng).max(1e-6).ln());
+    class.mean_ns / MILLISECOND as f64 * (logs.sum::<f64>() / f64::from(DRAWS)).exp()
 }
 
 fn found(scenario: &Scenario) -> usize {

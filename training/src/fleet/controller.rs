@@ -176,6 +176,11 @@ impl Controller {
         }
     }
 
+    /// Has it know what classes cost from before.
+    pub fn learn_costs(&mut self) {
+        self.classes = classes::experienced(&self.scenario);
+    }
+
     /// Slots of an endpoint, as learned in this run or before it.
     fn learned(&self, number: usize) -> Option<Known> {
         let learned = self.learned.as_ref()?;

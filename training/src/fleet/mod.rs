@@ -170,6 +170,13 @@ impl Fleet {
         self
     }
 
+    /// The same with a controller that has learned within a minute before the run what classes of requests cost at each endpoint, as far as nothing was wrong.
+    #[must_use]
+    pub fn experienced(mut self) -> Self {
+        self.controller.learn_costs();
+        self
+    }
+
     /// The same, and it records as the controller that ships does: every tick, and this share of the requests.
     #[must_use]
     pub fn recording(mut self, share: f64) -> Self {

@@ -120,7 +120,7 @@ impl Reported {
             seconds,
             within_objective: Some(within_objective as f64),
             latency_ms_p50: latency.quantile_ms(0.5),
-            latency_ms_p99: latency.quantile_ms(0.99),
+            latency_ms_p99: latency.quantile_ms(sum.tail_quantile()),
             ..sum
         }
     }

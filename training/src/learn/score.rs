@@ -43,25 +43,11 @@ pub fn cost(scenario: &Scenario, overload: bool, run: &Summary, bound: &Summary)
 mod tests {
     use super::*;
     use crate::scenario::{Family, Setting};
+    use crate::simulator::statistics::Statistics;
 
     fn summary(p99_ms: f64) -> Summary {
-        Summary {
-            arrived: 1_000,
-            offered_rps: 100.0,
-            goodput_rps: 100.0,
-            goodput_share: 1.0,
-            error_share: 0.0,
-            shed_share: 0.0,
-            unroutable_share: 0.0,
-            unfinished: 0,
-            latency_ms_mean: 10.0,
-            latency_ms_p50: 8.0,
-            latency_ms_p90: 20.0,
-            latency_ms_p99: p99_ms,
-            latency_ms_p999: 2.0 * p99_ms,
-            per_endpoint: Vec::new(),
-            fingerprint: 0,
-        }
+        let nothing = Statistics::new(1, 1).summary(1);
+        Summary { arrived: 1_000, goodput_share: 1.0, latency_ms_p50: 8.0, latency_ms_p99: p99_ms, ..nothing }
     }
 
     fn check(overload: bool, run: &Summary, expected: f64) {

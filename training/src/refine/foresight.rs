@@ -1,15 +1,26 @@
 //! Whether what was found out about a service explains requests that nothing was fitted to: fitted on one half of a recording, latencies of the other
-//! are predicted with the slots that were found and without any, and the two compared. Routing does not enter here, and nor does the simulator.
+//! are looked at in two ways. Routing does not enter here, and nor does the simulator.
+//!
+//! *Waits*: with the slots that were found, latencies are predicted better than without any. That needs requests that found no slot free. Where pods
+//! are seldom full there are few; what matters there is that a pod may be given more requests than it has now. *Room*: requests that found more than half
+//! of the slots taken, and one free, took no longer than those that found fewer, as they would with half as many slots. As the slots that are found are
+//! never more than one request in a hundred saw in use at once, the truth is then between half of them and more.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     report::Interval,
-    twin::{Trace, Twin},
+    twin::{Fit, Trace, Twin, trace::Request},
 };
 
 /// Requests are correlated for seconds: means of this long are what the interval is over.
 const BLOCK_MS: i64 = 10_000;
+/// Requests of either kind that a block needs for the second look.
+const EITHER_MIN: f64 = 10.0;
+/// Requests that found no slot free, or more than half of them taken, below which slots are not known well enough to route by.
+pub const TELLING_MIN: usize = 200;
+/// With half as many slots the rise is 1, with as many as were found or more it is 0.
+const RISE_MAX: f64 = 0.5;
 
 /// By how much knowing the slots improves predictions of latency.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -20,34 +31,131 @@ pub struct Foresight {
     pub high: f64,
     /// Requests that found no slot free, among those that were predicted.
     pub waited: usize,
+    /// Requests that found more than half of the slots taken, and one free.
+    pub crowded: usize,
+    /// By how much longer those took than others, over what it would be with half as many slots; nothing where it could not be told.
+    pub rise: Option<f64>,
+    /// Upper end of its 95 % interval.
+    pub rise_high: Option<f64>,
+}
+
+/// What a block of requests says.
+#[derive(Debug, Clone, Copy, Default)]
+struct Block {
+    count: f64,
+    known: f64,
+    unknown: f64,
+    /// Requests that found more than half of the slots taken, and fewer; and how much longer than expected they took, in sum.
+    crowded: (f64, f64),
+    roomy: (f64, f64),
+    /// How much longer the crowded would take with half of the slots.
+    rise: f64,
 }
 
 impl Foresight {
     /// On a trace that `twin` was not made from; nothing without requests.
     pub fn of(twin: &Twin, held_out: &Trace) -> Option<Self> {
-        let (mut with, mut without, mut waited) = (Vec::new(), Vec::new(), 0);
-        for block in held_out.requests.chunk_by(|a, b| a.at_ms.div_euclid(BLOCK_MS) == b.at_ms.div_euclid(BLOCK_MS)) {
-            let (mut known, mut unknown, mut count) = (0.0, 0.0, 0.0);
-            for request in block.iter().filter(|request| request.good) {
-                let slots = f64::from(twin.fit.endpoints[request.endpoint].slots);
-                waited += usize::from(request.in_flight + 1.0 > slots);
-                known += twin.fit.residual(request).abs();
-                unknown += twin.fit.residual(&crate::twin::trace::Request { in_flight: 0.0, ..*request }).abs();
-                count += 1.0;
+        let (mut logs, mut rises, mut waited, mut crowded) = (Vec::new(), Vec::new(), 0, 0);
+        for requests in held_out.requests.chunk_by(|a, b| a.at_ms.div_euclid(BLOCK_MS) == b.at_ms.div_euclid(BLOCK_MS))
+        {
+            let mut block = Block::default();
+            for request in requests.iter().filter(|request| request.good) {
+                waited += usize::from(block.add(&twin.fit, request));
             }
-            if count > 0.0 {
-                with.push(known / count);
-                without.push(unknown / count);
+            crowded += block.crowded.0 as usize;
+            if block.count > 0.0 && block.unknown > 0.0 {
+                logs.push((block.known.max(1e-9 * block.count) / block.unknown).ln());
             }
+            rises.extend(block.rise());
         }
-        let logs: Vec<f64> =
-            with.iter().zip(&without).filter(|(_, b)| **b > 0.0).map(|(a, b)| (a.max(1e-9) / b).ln()).collect();
         let interval = Interval::of_logarithms(&logs)?;
-        Some(Self { ratio: interval.mean, high: interval.bounds.map_or(f64::INFINITY, |bounds| bounds.1), waited })
+        let rise = Interval::of(&rises);
+        Some(Self {
+            ratio: interval.mean,
+            high: interval.bounds.map_or(f64::INFINITY, |bounds| bounds.1),
+            waited,
+            crowded,
+            rise: rise.map(|rise| rise.mean),
+            rise_high: rise.and_then(|rise| Some(rise.bounds?.1)),
+        })
     }
 
-    /// Whether knowing the slots makes latencies clearer, with 95 % confidence.
-    pub fn confirms(&self) -> bool {
-        self.high < 1.0
+    /// Whether the slots make latencies clearer, with 95 % confidence, and enough requests waited for one.
+    pub fn explains_waits(&self) -> bool {
+        self.high < 1.0 && self.waited >= TELLING_MIN
+    }
+
+    /// Whether there is room for more than half as many requests as the slots that were found, with 95 % confidence, and enough requests found that many.
+    pub fn shows_room(&self) -> bool {
+        self.rise_high.is_some_and(|high| high < RISE_MAX) && self.crowded >= TELLING_MIN
+    }
+}
+
+impl Block {
+    /// Takes in a request; whether it found no slot free.
+    fn add(&mut self, fit: &Fit, request: &Request) -> bool {
+        let slots = f64::from(fit.endpoints[request.endpoint].slots);
+        let inside = request.in_flight + 1.0;
+        let free = fit.residual(&Request { in_flight: 0.0, ..*request });
+        self.count += 1.0;
+        self.known += fit.residual(request).abs();
+        self.unknown += free.abs();
+        if inside <= slots {
+            let crowd = if 2.0 * inside > slots { &mut self.crowded } else { &mut self.roomy };
+            *crowd = (crowd.0 + 1.0, crowd.1 + free);
+            if 2.0 * inside > slots {
+                self.rise += free - fit.residual_of(request, (0.5 * slots).max(1.0));
+            }
+        }
+        inside > slots
+    }
+
+    fn rise(&self) -> Option<f64> {
+        let ((crowded, longer), (roomy, usual)) = (self.crowded, self.roomy);
+        let predicted = self.rise / crowded.max(1.0);
+        (crowded >= EITHER_MIN && roomy >= EITHER_MIN && predicted > 0.0)
+            .then(|| (longer / crowded - usual / roomy) / predicted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fleet::{Fleet, FleetOptions},
+        scenario::{Scenario, roomy_pods, unequal_pods},
+        simulator::{endpoint::Discipline, simulate},
+    };
+
+    /// Fitted on the first half of a recording, and the other half.
+    fn twin(mut scenario: Scenario) -> (Twin, Trace) {
+        scenario.telemetry.slots_told = false;
+        let scenario = scenario.lasting(240);
+        let mut fleet = Fleet::new(&scenario, &FleetOptions::TRIMTAB).recording(0.2);
+        simulate(&scenario, &mut fleet).unwrap();
+        let recording = fleet.into_recording();
+        let trace = Trace::of("simulation/backend:80", &recording.ticks, &recording.requests).unwrap();
+        let half = trace.ticks.len() / 2;
+        (Twin::of(trace.part(0..half), Discipline::Fcfs), trace.part(half..trace.ticks.len()))
+    }
+
+    #[test]
+    fn pods_that_are_never_full_show_room() {
+        let (twin, later) = twin(roomy_pods(1, 1, 0.25));
+        let found = Foresight::of(&twin, &later).unwrap();
+        assert!(found.shows_room() && !found.explains_waits(), "{found:?}");
+    }
+
+    #[test]
+    fn pods_that_are_often_full_explain_waits_and_show_no_room_for_twice_as_many() {
+        let scenario = unequal_pods(5, 1, 0.8);
+        let (mut twin, later) = twin(scenario.clone());
+        let found = Foresight::of(&twin, &later).unwrap();
+        assert!(found.explains_waits(), "{found:?}");
+        for (fit, pod) in twin.fit.endpoints.iter_mut().zip(&scenario.endpoints) {
+            fit.slots = 2 * pod.slots;
+        }
+        let doubled = Foresight::of(&twin, &later).unwrap();
+        assert!(doubled.crowded >= TELLING_MIN && !doubled.shows_room(), "{doubled:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::foresight::Foresight;
+use super::foresight::{Foresight, TELLING_MIN};
 use crate::offline::{
     estimate::Estimate,
     outcome::Measure,
@@ -14,11 +14,11 @@ use crate::offline::{
 const ERRORS_WORSE_MAX: f64 = 0.002;
 const GOODPUT_WORSE_MAX: f64 = 0.005;
 const LATENCY_WORSE_MAX: f64 = 0.03;
+/// The same of the requests of one class that are answered within the objective, at the near end: of many classes one is worst by chance.
+const CLASS_WORSE_MAX: f64 = 0.01;
 /// The least that is worth a change of policy.
 const LATENCY_BETTER_MIN: f64 = 0.01;
 const GOODPUT_BETTER_MIN: f64 = 0.005;
-/// Requests that found no slot free below which slots are not known well enough to route by.
-const WAITED_MIN: usize = 200;
 
 /// Why a candidate is not promoted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,13 @@ pub enum Refusal {
         by: f64,
         /// The most that is accepted.
         accepted: f64,
+    },
+    /// It surely serves some requests worse, whatever it does for the others.
+    Class {
+        /// Which.
+        class: String,
+        /// How many of them, as a share, fewer are answered within the objective.
+        by: f64,
     },
     /// It is not better with confidence.
     NotBetter {
@@ -100,7 +107,7 @@ impl Gate {
             }));
             return Self { estimates, votes, foresight, refusals };
         }
-        if only_facts && !foresight.is_some_and(|found| found.confirms() && found.waited >= WAITED_MIN) {
+        if only_facts && !foresight.is_some_and(|found| found.explains_waits() || found.shows_room()) {
             refusals.push(Refusal::Foresight { found: foresight });
         }
         for measure in Measure::ALL {
@@ -131,6 +138,14 @@ impl Gate {
             refusals.push(Refusal::NotBetter { ends });
         }
         Self { estimates, votes, foresight, refusals }
+    }
+
+    /// The same, with what a trusted twin says of the class that the candidate serves worst, see `Runs::class_harmed`.
+    #[must_use]
+    pub fn minding(mut self, class: Option<(String, f64)>) -> Self {
+        let harmed = class.filter(|(_, by)| *by > CLASS_WORSE_MAX);
+        self.refusals.extend(harmed.map(|(class, by)| Refusal::Class { class, by }));
+        self
     }
 
     /// Whether the candidate is promoted.
@@ -171,6 +186,7 @@ impl Refusal {
         let list = |pairs: &[(String, String)]| {
             pairs.iter().map(|(who, why)| format!("{who} ({why})")).collect::<Vec<_>>().join("; ")
         };
+        let part = |part: Option<f64>| part.map_or_else(|| "an unknown part".to_owned(), |part| format!("{part:.2}"));
         match self {
             Self::Broken { why } => format!("it cannot be used: {why}"),
             Self::Support { abstained } => format!("too few estimators can be trusted: {}", list(abstained)),
@@ -181,6 +197,11 @@ impl Refusal {
             Self::Worse { measure, by, accepted } => {
                 format!("{} may be worse by {by:.3}, at most {accepted:.3} is accepted", measure.name())
             }
+            Self::Class { class, by } => format!(
+                "of the requests {class} at least {:.1} % fewer would be answered within the objective, at most {:.1} % is accepted",
+                100.0 * by,
+                100.0 * CLASS_WORSE_MAX
+            ),
             Self::NotBetter { ends } => {
                 let ends: Vec<String> =
                     ends.iter().map(|(measure, end)| format!("{} at least {end:+.3}", measure.name())).collect();
@@ -188,9 +209,15 @@ impl Refusal {
             }
             Self::Foresight { found: None } => "nothing was held back to check its facts by".to_owned(),
             Self::Foresight { found: Some(found) } => format!(
-                "its facts do not explain held-out requests clearly: deviation {:.3} of that without them (up to {:.3}), {} requests \
-                 found no slot free (at least {WAITED_MIN} are needed)",
-                found.ratio, found.high, found.waited
+                "its facts do not explain held-out requests clearly: deviation {:.3} of that without them (up to {:.3}), {} requests found no slot \
+                 free; {} found more than half of them taken and took longer by {} of what it would be with half as many slots, up to {} (at least \
+                 {TELLING_MIN} requests of one of the two kinds are needed)",
+                found.ratio,
+                found.high,
+                found.waited,
+                found.crowded,
+                part(found.rise),
+                part(found.rise_high)
             ),
         }
     }
@@ -222,7 +249,10 @@ mod tests {
     }
 
     const BETTER: [f64; 4] = [-0.05, -0.1, 0.0, 0.0];
-    const SURE: Option<Foresight> = Some(Foresight { ratio: 0.8, high: 0.85, waited: 5_000 });
+    /// Many waited, and the slots explain it.
+    const WAITS: Foresight =
+        Foresight { ratio: 0.8, high: 0.85, waited: 5_000, crowded: 10, rise: None, rise_high: None };
+    const SURE: Option<Foresight> = Some(WAITS);
 
     fn refusals(opinions: &[Vec<Estimate>], only_facts: bool, foresight: Option<Foresight>) -> Vec<Refusal> {
         Gate::hear(opinions.concat(), only_facts, foresight).refusals
@@ -251,13 +281,19 @@ mod tests {
     #[test]
     fn facts_need_the_twin_and_that_they_are_so() {
         assert_eq!(refusals(&[opinion("twin", BETTER, true)], true, SURE), []);
+        // Hardly any waited, but pods that were more than half full took no longer.
+        let room = Foresight { high: 1.01, waited: 3, crowded: 900, rise: Some(0.1), rise_high: Some(0.3), ..WAITS };
+        assert_eq!(refusals(&[opinion("twin", BETTER, true)], true, Some(room)), []);
         for foresight in [
             None,
-            Some(Foresight { ratio: 0.99, high: 1.01, waited: 5_000 }),
-            SURE.map(|f| Foresight { waited: 3, ..f }),
+            Some(Foresight { ratio: 0.99, high: 1.01, ..WAITS }),
+            Some(Foresight { waited: 3, ..WAITS }),
+            Some(Foresight { crowded: 100, ..room }),
+            Some(Foresight { rise_high: Some(0.6), ..room }),
+            Some(Foresight { rise_high: None, ..room }),
         ] {
             let found = refusals(&[opinion("twin", BETTER, true)], true, foresight);
-            assert!(matches!(found[..], [Refusal::Foresight { .. }]), "{found:?}");
+            assert!(matches!(found[..], [Refusal::Foresight { .. }]), "{foresight:?}: {found:?}");
         }
         assert!(matches!(refusals(&[opinion("twin", BETTER, false)], true, SURE)[..], [Refusal::Support { .. }]));
     }
@@ -280,6 +316,16 @@ mod tests {
         let worse = opinion("b", [0.05, 0.1, 0.0, 0.0], true);
         let found = refusals(&[opinion("a", BETTER, true), worse], false, None);
         assert!(found.iter().any(|refusal| matches!(refusal, Refusal::Disagreement { .. })), "{found:?}");
+    }
+
+    #[test]
+    fn a_class_that_is_served_clearly_worse_is_not_paid_for_by_the_others() {
+        let harmed = |by: f64| {
+            let estimates = [opinion("a", BETTER, true), opinion("b", BETTER, true)].concat();
+            Gate::hear(estimates, false, None).minding(Some(("GET /report".to_owned(), by))).refusals
+        };
+        assert_eq!(harmed(0.005), []);
+        assert!(matches!(&harmed(0.02)[..], [Refusal::Class { class, .. }] if class == "GET /report"));
     }
 
     #[test]

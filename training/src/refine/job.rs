@@ -9,7 +9,7 @@ use trimtab_model::{
 };
 
 use super::{
-    Gate, Inventory,
+    Gate, Inventory, audit,
     candidates::{self, Candidate, Search},
     foresight::Foresight,
     trial::{self, Checked},
@@ -184,6 +184,7 @@ impl Job<'_> {
 
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
+        let contradiction = audit::contradiction(&self.inventory.backend, &own, self.requests);
         let foresight = Foresight::of(&twin, &later.trace);
         let own_facts = twin.service();
         let mut judged: Vec<Judged> = Vec::new();
@@ -201,9 +202,16 @@ impl Job<'_> {
                     e
                 },
             ));
+            if let Some(why) = &contradiction {
+                for estimate in &mut estimates {
+                    (estimate.trusted, estimate.reason) = (false, why.clone());
+                }
+            }
             // It is about the twin's own facts: others', of a policy that was made elsewhere, are not confirmed by it.
             let confirmed = foresight.filter(|_| new_facts && candidate.checkpoint.manifest().service == own_facts);
-            let gate = Gate::hear(estimates, candidate.only_facts, confirmed);
+            let harmed = runs.class_harmed(1, 0).filter(|_| checked.objection().is_none());
+            let harmed = harmed.map(|(class, by)| (self.class_name(trace.classes.get(class).copied().flatten()), by));
+            let gate = Gate::hear(estimates, candidate.only_facts, confirmed).minding(harmed);
             judged.push(Judged { candidate: candidate.clone(), gate });
         }
         tell(Stage::Judging(candidates.len(), candidates.len()));
@@ -217,6 +225,13 @@ impl Job<'_> {
             stretches: judged_on.len(),
             promoted,
         })
+    }
+
+    /// What requests of a class are called.
+    fn class_name(&self, key: Option<u64>) -> String {
+        let named = |row: &&RequestRow| row.class_key == key && row.class_name.is_some();
+        let row = key.and_then(|_| self.requests.iter().find(named));
+        row.and_then(|row| row.class_name.clone()).unwrap_or_else(|| "of no class".to_owned())
     }
 
     /// What the offline learners make of the recorded transitions.

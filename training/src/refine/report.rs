@@ -74,11 +74,20 @@ fn candidates(page: &mut String, refined: &Refined) {
             let _ = write!(
                 page,
                 "<p>Held-out requests: latencies deviate from what its facts predict by {:.1} % less than without them (at least {:.1} %); {} of \
-                 these requests found no slot free.</p>",
+                 these requests found no slot free.",
                 100.0 * (1.0 - found.ratio),
                 100.0 * (1.0 - found.high),
                 found.waited
             );
+            if let (Some(rise), Some(high)) = (found.rise, found.rise_high) {
+                let _ = write!(
+                    page,
+                    " {} found more than half of the slots taken; they took longer than others by {rise:.2} (at most {high:.2}) of what it would be \
+                     with half as many slots.",
+                    found.crowded
+                );
+            }
+            page.push_str("</p>");
         }
         for measure in Measure::ALL {
             let of_measure: Vec<&Estimate> = gate.estimates.iter().filter(|e| e.measure == measure).collect();

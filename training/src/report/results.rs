@@ -192,7 +192,7 @@ mod tests {
     use crate::{contest, scenario::Family, simulator::statistics::Statistics};
 
     fn summary(p99_ms: f64) -> Summary {
-        Summary { latency_ms_p99: p99_ms, goodput_share: 1.0 / p99_ms, ..Statistics::new(1).summary(1) }
+        Summary { latency_ms_p99: p99_ms, goodput_share: 1.0 / p99_ms, ..Statistics::new(1, 1).summary(1) }
     }
 
     /// Two cells × two seeds of trimtab, c3-local and the bound, with these 99th percentiles.
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_run_without_requests_is_zero_everywhere() {
-        let nothing = Statistics::new(1).summary(1);
+        let nothing = Statistics::new(1, 1).summary(1);
         assert_eq!(Metric::ALL.map(|metric| metric.of(&nothing)), [0.0; 6]);
     }
 }

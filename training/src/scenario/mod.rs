@@ -10,7 +10,8 @@ mod world;
 
 pub use family::{Family, Setting, UnknownFamily};
 pub use story::{
-    class_affinity, request_classes, request_classes_single, rotating_slow_pods, unequal_pods, with_costs_of_1_to_100,
+    class_affinity, request_classes, request_classes_single, roomy_pods, rotating_slow_pods, unequal_pods,
+    with_costs_of_1_to_100,
 };
 
 pub use world::world;

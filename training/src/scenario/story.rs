@@ -91,6 +91,32 @@ pub fn class_affinity(seed: u64, proxies: usize, load: f64) -> Scenario {
     scenario
 }
 
+/// Requests of four kinds with mean costs of 1 to 20 (14 to 280 ms, cheap ones more frequent, log-normal with cv 0.5) before four pods that serve 48 at once
+/// each, on two kinds of nodes: every class is twice as much work on one of them. Pods tell nothing of themselves and are seldom full, so that hardly
+/// anything shows how many requests they serve at once; and as some are always inside, none is known not to have waited, from which costs are learned.
+/// `load` is of the capacity if every class went everywhere.
+pub fn roomy_pods(seed: u64, proxies: usize, load: f64) -> Scenario {
+    const KINDS: usize = 4;
+    const CHEAPEST_MS: f64 = 14.0;
+    const RATIO: f64 = 20.0;
+    let mut scenario = story("roomy pods", seed, proxies, vec![pod_of(48, 1.0); 4], load);
+    let cost = |class: usize| RATIO.powf(class as f64 / (KINDS - 1) as f64);
+    let shares: f64 = (0..KINDS).map(|class| cost(class).powf(-0.5)).sum();
+    let class = |class: usize| Class {
+        share: cost(class).powf(-0.5) / shares,
+        mean_ns: CHEAPEST_MS * cost(class) * MILLISECOND as f64,
+        distribution: Distribution::LogNormal { cv: 0.5 },
+    };
+    scenario.classes = (0..KINDS).map(class).collect();
+    scenario.groups = (0..4).map(|pod| pod % 2).collect();
+    scenario.affinity =
+        (0..KINDS).flat_map(|class| [0, 1].map(|group| if class % 2 == group { 1.0 } else { 2.0 })).collect();
+    scenario.objective_ns = 2 * SECOND;
+    scenario.rate_rps = load * scenario.capacity_rps();
+    (scenario.telemetry.scraped, scenario.telemetry.slots_told) = (false, false);
+    scenario
+}
+
 /// Kinds of requests in the stories that have several.
 const CLASSES: usize = 8;
 
@@ -161,6 +187,14 @@ mod tests {
         // 50 ms a request at speed 1.
         check(&request_classes(1, 1, 0.7), 0.7 * 18.0 / 0.05);
         check(&request_classes_single(1, 3, 0.7), 0.7 * 12.0 / 0.05);
+    }
+
+    #[test]
+    fn roomy_pods_are_a_quarter_full_at_a_load_that_a_test_can_carry() {
+        let scenario = roomy_pods(1, 1, 0.25);
+        assert_eq!(scenario.check(), Ok(()));
+        assert!((400.0..600.0).contains(&scenario.rate_rps), "{} rps", scenario.rate_rps);
+        assert!(scenario.affinity.chunks(2).all(|row| row.contains(&1.0) && row.contains(&2.0)));
     }
 
     #[test]

@@ -114,7 +114,7 @@ impl<'a, R: Router> World<'a, R> {
             sequence: 0,
             timeline_next: 0,
             schedule: Schedule::new(scenario.shares.len() + scenario.endpoints.len() + 3),
-            statistics: Statistics::new(scenario.endpoints.len()),
+            statistics: Statistics::new(scenario.endpoints.len(), scenario.classes.len()),
         };
         for proxy in 0..world.traffic.len() {
             world.schedule_arrival(proxy);
@@ -338,7 +338,8 @@ impl<'a, R: Router> World<'a, R> {
     fn retire(&mut self, now_ns: u64, index: u32, outcome: Outcome, endpoint: Option<u32>) {
         let request = &self.requests[index as usize];
         if request.measured {
-            self.statistics.ended(outcome, now_ns - request.arrived_ns, endpoint, self.scenario.objective_ns);
+            let latency_ns = now_ns - request.arrived_ns;
+            self.statistics.ended(outcome, latency_ns, request.class, endpoint, self.scenario.objective_ns);
         }
         self.free.push(index);
         self.in_flight -= 1;

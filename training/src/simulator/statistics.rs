@@ -10,6 +10,9 @@ use super::{
 
 /// Latencies are kept in microseconds up to this; what takes longer counts as this long.
 const LATENCY_US_MAX: u64 = 3_600_000_000;
+/// Quantiles that the tail is told by: 99 % and up, in steps of a twentieth of a point.
+pub const TAIL: usize = 21;
+const TAIL_FROM: f64 = 0.99;
 
 /// Counts while a run is going on.
 #[derive(Debug, Clone)]
@@ -20,12 +23,22 @@ pub struct Statistics {
     outcomes: [u64; Outcome::COUNT],
     within_objective: u64,
     per_endpoint: Vec<u64>,
+    per_class: Vec<OfClass>,
     fingerprint: u64,
+}
+
+/// Requests of one class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OfClass {
+    /// That ended.
+    pub ended: u64,
+    /// That were answered well and within the objective.
+    pub within_objective: u64,
 }
 
 impl Statistics {
     /// Nothing counted yet.
-    pub fn new(endpoints: usize) -> Self {
+    pub fn new(endpoints: usize, classes: usize) -> Self {
         let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("constant bounds are valid");
         Self {
             latency_us,
@@ -34,6 +47,7 @@ impl Statistics {
             outcomes: [0; Outcome::COUNT],
             within_objective: 0,
             per_endpoint: vec![0; endpoints],
+            per_class: vec![OfClass::default(); classes],
             fingerprint: 0xcbf2_9ce4_8422_2325,
         }
     }
@@ -46,12 +60,16 @@ impl Statistics {
 
     /// A request of the measured window ended. `endpoint` is where it was sent last, if anywhere.
     #[inline]
-    pub fn ended(&mut self, outcome: Outcome, latency_ns: u64, endpoint: Option<u32>, objective_ns: u64) {
+    pub fn ended(&mut self, outcome: Outcome, latency_ns: u64, class: u8, endpoint: Option<u32>, objective_ns: u64) {
         self.outcomes[outcome as usize] += 1;
+        let of_class = &mut self.per_class[usize::from(class)];
+        of_class.ended += 1;
         if outcome == Outcome::Success {
+            let within = u64::from(latency_ns <= objective_ns);
             self.latency_us.saturating_record(latency_ns / MICROSECOND);
             self.latency_ns_sum += latency_ns as f64;
-            self.within_objective += u64::from(latency_ns <= objective_ns);
+            self.within_objective += within;
+            of_class.within_objective += within;
         }
         if let Some(endpoint) = endpoint {
             self.per_endpoint[endpoint as usize] += 1;
@@ -82,7 +100,11 @@ impl Statistics {
             latency_ms_p90: quantile_ms(0.9),
             latency_ms_p99: quantile_ms(0.99),
             latency_ms_p999: quantile_ms(0.999),
+            tail_ms: std::array::from_fn(|step| {
+                quantile_ms(TAIL_FROM + (1.0 - TAIL_FROM) * step as f64 / (TAIL - 1) as f64)
+            }),
             per_endpoint: self.per_endpoint.clone(),
+            per_class: self.per_class.clone(),
             fingerprint: self.fingerprint,
         }
     }
@@ -118,8 +140,49 @@ pub struct Summary {
     pub latency_ms_p99: f64,
     /// 99.9th percentile.
     pub latency_ms_p999: f64,
+    /// From the 99th percentile to the slowest answer, see [`Self::latency_ms_from_p99`].
+    pub tail_ms: [f64; TAIL],
     /// Requests that each endpoint got, counting only the last attempt of each.
     pub per_endpoint: Vec<u64>,
+    /// By class.
+    pub per_class: Vec<OfClass>,
     /// Hash over every measured request's end: equal for runs that went exactly alike.
     pub fingerprint: u64,
+}
+
+impl Summary {
+    /// Share of what arrived that got no good answer, however late: errors, failures, and what was turned away.
+    pub fn unanswered_share(&self) -> f64 {
+        self.error_share + self.shed_share + self.unroutable_share
+    }
+
+    /// Latency at this quantile, from 0.99 to 1, to a twentieth of a point; the next one above counts.
+    pub fn latency_ms_from_p99(&self, quantile: f64) -> f64 {
+        let step = (quantile - TAIL_FROM) / (1.0 - TAIL_FROM) * (TAIL - 1) as f64;
+        self.tail_ms[(step - 1e-6).ceil().clamp(0.0, (TAIL - 1) as f64) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_told_beyond_the_99th_percentile_and_classes_apart() {
+        let mut statistics = Statistics::new(1, 2);
+        for number in 1..=1_000 {
+            statistics.arrived();
+            let outcome = if number > 996 { Outcome::Shed } else { Outcome::Success };
+            statistics.ended(outcome, number * MILLISECOND, u8::from(number > 500), Some(0), 750 * MILLISECOND);
+        }
+        let summary = statistics.summary(SECOND);
+        assert!((summary.unanswered_share() - 0.004).abs() < 1e-12);
+        assert_eq!(summary.latency_ms_from_p99(0.99), summary.latency_ms_p99);
+        // The tenth slowest of all is the sixth slowest of those that were answered.
+        let tenth = summary.latency_ms_from_p99(0.99 / 0.996);
+        assert!((990.0..994.0).contains(&tenth), "{tenth}");
+        assert!(summary.latency_ms_from_p99(2.0) >= 995.0);
+        assert_eq!(summary.per_class[0], OfClass { ended: 500, within_objective: 500 });
+        assert_eq!(summary.per_class[1], OfClass { ended: 500, within_objective: 250 });
+    }
 }

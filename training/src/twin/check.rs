@@ -7,7 +7,7 @@ use trimtab_model::checkpoint::Checkpoint;
 
 use super::{Twin, trace::Request};
 use crate::{
-    fleet::{BACKEND, Fleet, FleetOptions},
+    fleet::BACKEND,
     learn::{LearnError, parallel},
     report::Interval,
     simulator::{simulate, time::MILLISECOND},
@@ -68,8 +68,7 @@ impl Fidelity {
         let policy = twin.policy(behaviour)?;
         let pairs = parallel::map(jobs, stretches.len(), |number| {
             let scenario = twin.scenario(&stretches[number], seed + number as u64);
-            let fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, policy.clone());
-            let mut fleet = fleet.knowing(twin.learned(&stretches[number])).recording(1.0);
+            let mut fleet = twin.fleet(&stretches[number], &scenario, policy.clone()).recording(1.0);
             simulate(&scenario, &mut fleet)?;
             let rows = fleet.into_recording().requests;
             let from_ms = (scenario.measured_ns.start / MILLISECOND) as i64;

@@ -22,12 +22,16 @@ const SLOTS: [u32; 26] =
 const WAITS: [f64; 3] = [0.6, 0.8, 1.0];
 /// Samples of an endpoint that are looked at, evenly spread.
 const SAMPLES: usize = 3_000;
+/// Share of the requests that may have found more than the slots that are tried: a moment's stall fills any pod, and tells nothing of it.
+const RARE: f64 = 0.01;
 /// Requests of an endpoint that its cost rests on at least.
 const QUIET_MIN: usize = 40;
 /// The fit settles within so many rounds.
 const ROUNDS: usize = 3;
 /// Samples of a class on an endpoint that count as much as the assumption that it costs there what it costs anywhere.
 const SHRINKAGE: f64 = 12.0;
+/// Normal quantile of 97.5 %.
+const Z: f64 = 1.96;
 /// Seconds of a block, and how much slower than usual (in logarithms) makes it a spell.
 const BLOCK_MS: i64 = 2_000;
 const SPELL: f64 = 0.4;
@@ -58,7 +62,8 @@ pub struct Fit {
 pub struct EndpointFit {
     /// Requests that it serves at once.
     pub slots: u32,
-    /// Whether it told, or one more would explain what was seen clearly worse.
+    /// Whether it told, or one more would explain what was seen clearly worse, or half as many: where pods are never full, what was seen tells how much room
+    /// there is at least.
     pub slots_known: bool,
     /// How much longer requests take there than at the average endpoint.
     pub slowness: f64,
@@ -180,10 +185,14 @@ impl Fit {
 
     /// How much longer a request took than the median one that finds as much in flight, in logarithms.
     pub fn residual(&self, request: &Request) -> f64 {
-        let of = &self.endpoints[request.endpoint];
+        self.residual_of(request, f64::from(self.endpoints[request.endpoint].slots))
+    }
+
+    /// The same if its endpoint served so many requests at once.
+    pub fn residual_of(&self, request: &Request, slots: f64) -> f64 {
         let median_ms = self.cost_ms(request.class, request.endpoint) * self.classes[request.class].quantiles.median();
         let mean_ms = self.mean_ms(request.endpoint);
-        let expected = self.waiting.latency(median_ms, mean_ms, request.in_flight, f64::from(of.slots));
+        let expected = self.waiting.latency(median_ms, mean_ms, request.in_flight, slots);
         (without_network(request, self.network_ms).latency_ms / expected.max(1e-6)).ln()
     }
 
@@ -359,16 +368,25 @@ fn choose_slots(
         let told = explain(slots);
         return (Chosen { slots, slower: told.slower, known: true }, told.deviation, samples.len() as f64);
     }
-    let most = samples.iter().map(|sample| sample.0).fold(0.0, f64::max) + 1.0;
+    let most = often(samples.iter().map(|sample| sample.0).collect()) + 1.0;
     let tried: Vec<Explained> = SLOTS.into_iter().filter(|slots| f64::from(*slots) <= most).map(explain).collect();
     let best = (0..tried.len()).min_by(|a, b| tried[*a].deviation.total_cmp(&tried[*b].deviation));
     let Some(best) = best else { return (Chosen { slots: 1, slower: 0.0, known: false }, 0.0, 0.0) };
-    let known = tried.get(best + 1).is_some_and(|more| {
-        let (worse, error) = more.worse_than(&tried[best]);
-        worse > error
-    });
+    let worse = |other: &Explained, errors: f64| {
+        let (worse, error) = other.worse_than(&tried[best]);
+        worse > errors * error
+    };
+    let half = tried[..best].iter().rfind(|fewer| 2 * fewer.slots <= tried[best].slots);
+    let known = tried.get(best + 1).is_some_and(|more| worse(more, 1.0)) || half.is_some_and(|half| worse(half, Z));
     let Explained { slots, slower, deviation, .. } = tried[best];
     (Chosen { slots, slower, known }, deviation, samples.len() as f64)
+}
+
+/// The largest count that so many requests found that it was no stall of a moment; 0 of none.
+fn often(mut counts: Vec<f64>) -> f64 {
+    let Some(last) = counts.len().checked_sub(1) else { return 0.0 };
+    let place = (last as f64 * (1.0 - RARE)).floor() as usize;
+    *counts.select_nth_unstable_by(place, f64::total_cmp).1
 }
 
 /// How well a number of slots explains an endpoint's latencies.

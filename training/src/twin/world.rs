@@ -12,7 +12,7 @@ use super::{
     median,
 };
 use crate::{
-    fleet::{BACKEND, Known},
+    fleet::{BACKEND, Fleet, FleetOptions, Known},
     learn::LearnError,
     scenario::{Change, Event, Scenario, Telemetry},
     simulator::{
@@ -51,6 +51,9 @@ pub struct Twin {
     pub fit: Fit,
     /// What happened to it.
     pub episodes: Episodes,
+    /// Whether its controller knows from the first second what classes cost at each endpoint. Recordings do not tell what theirs had learned, and that is not
+    /// always the truth: what is never routed is never learned.
+    pub experienced: bool,
 }
 
 impl Twin {
@@ -77,6 +80,11 @@ impl Twin {
         };
         let mut best = if shares { sharing } else { fcfs };
         let mut least = misfit(&best)?;
+        let experienced = Self { experienced: true, ..best.clone() };
+        let of_experienced = misfit(&experienced)?;
+        if of_experienced < least {
+            (best, least) = (experienced, of_experienced);
+        }
         for step in COST_STEPS {
             for factor in [1.0 - step, 1.0 + step] {
                 let scaled = best.with_costs(factor);
@@ -95,21 +103,21 @@ impl Twin {
         let mut fit = self.fit.clone();
         fit.classes.iter_mut().for_each(|class| class.mean_ms *= factor);
         let episodes = Episodes::of(&self.trace, &fit);
-        Self { trace: self.trace.clone(), fit, episodes }
+        Self { trace: self.trace.clone(), fit, episodes, experienced: self.experienced }
     }
 
     /// The twin of a trace, if requests share endpoints like this.
     pub fn of(trace: Trace, discipline: Discipline) -> Self {
         let fit = Fit::of(&trace, discipline);
         let episodes = Episodes::of(&trace, &fit);
-        Self { trace, fit, episodes }
+        Self { trace, fit, episodes, experienced: false }
     }
 
     /// The same service at another time: fitted as this one is, with what happened in `trace`.
     #[must_use]
     pub fn at(&self, trace: Trace) -> Self {
         let episodes = Episodes::of(&trace, &self.fit);
-        Self { trace, fit: self.fit.clone(), episodes }
+        Self { trace, fit: self.fit.clone(), episodes, experienced: self.experienced }
     }
 
     /// What it tells of the service that the pods do not, for a policy: nothing where they tell it all, or where it is not known.
@@ -165,6 +173,12 @@ impl Twin {
     pub fn learned(&self, stretch: &std::ops::Range<usize>) -> Vec<Option<Known>> {
         let Some(first) = self.trace.ticks.get(stretch.start) else { return Vec::new() };
         first.endpoints.iter().map(|seen| seen.and_then(|seen| seen.slots_learned)).collect()
+    }
+
+    /// The code that ships with a policy, as it runs through a stretch: its controller knows at first what the recorded one had learned.
+    pub(crate) fn fleet(&self, stretch: &std::ops::Range<usize>, scenario: &Scenario, policy: Policy) -> Fleet {
+        let fleet = Fleet::with_policy(scenario, &FleetOptions::TRIMTAB, policy).knowing(self.learned(stretch));
+        if self.experienced { fleet.experienced() } else { fleet }
     }
 
     /// What happened in these ticks as a scenario, with other requests for each seed.

@@ -266,6 +266,20 @@ fn held_blocks(dataset: &Dataset) -> Vec<Block> {
     blocks
 }
 
+/// Standard deviation of the recorded noise on each log weight, from what was proposed; `behaviour`: what would have been without it. `None` without any.
+pub(super) fn noise_std(dataset: &Dataset, behaviour: &[Vec<Vec<f64>>]) -> Option<f64> {
+    let (mut squares, mut freedom) = (0.0, 0.0);
+    for (episode, behaviour) in dataset.episodes.iter().zip(behaviour) {
+        for (step, behaviour) in episode.steps.iter().zip(behaviour).filter(|(step, _)| step.log_probability.is_some())
+        {
+            squares += relative(step, behaviour, behaviour).iter().map(|(noise, _)| noise * noise).sum::<f64>();
+            freedom += step.endpoints.iter().filter(|at| at.heard).count().saturating_sub(1) as f64;
+        }
+    }
+    let std = (squares / freedom).sqrt();
+    (freedom > 0.0 && std.is_finite()).then_some(std)
+}
+
 /// Recorded noise and a policy's shift against the behaviour at each endpoint, both less their means over those that are heard: recorded residuals are
 /// known up to what all have in common.
 fn relative(step: &Step, behaviour: &[f64], policy: &[f64]) -> Vec<(f64, f64)> {

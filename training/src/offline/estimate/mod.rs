@@ -19,6 +19,8 @@ use bootstrap::Bootstrap;
 const TRANSITIONS_MIN: usize = 600;
 /// Part of the ticks at which residuals must have come in as adjustments.
 const ADJUSTED_MIN: f64 = 0.9;
+/// Factor by which the noise that was recorded may differ from what its recorded densities say.
+const NOISE_OFF_MAX: f64 = 1.3;
 /// Largest difference of a log rule parameter that is none.
 const SAME_RULE: f64 = 0.02;
 
@@ -65,6 +67,8 @@ pub struct Diagnostics {
 pub struct Evaluation<'a> {
     dataset: &'a Dataset,
     behaviour: Acts,
+    /// Standard deviation of what was proposed beyond what the behaviour policy says.
+    noise_std: Option<f64>,
     basis: Basis,
     bootstrap: Bootstrap,
     fitted: fitted::Fitted,
@@ -121,7 +125,8 @@ impl<'a> Evaluation<'a> {
         let behaviour = Acts::new(behaviour, dataset);
         let fitted = fitted::Fitted::new(dataset, &basis, &outcomes);
         let baseline = importance::Baseline::new(dataset, &basis, &outcomes);
-        Self { dataset, behaviour, basis, bootstrap: Bootstrap::new(seed), fitted, baseline }
+        let noise_std = importance::noise_std(dataset, &behaviour.residuals);
+        Self { dataset, behaviour, noise_std, basis, bootstrap: Bootstrap::new(seed), fitted, baseline }
     }
 
     /// All estimates of `candidate` against `other`.
@@ -149,6 +154,13 @@ impl<'a> Evaluation<'a> {
                  seconds is not what a policy does for good"
                     .to_owned(),
             );
+        }
+        if let Some((told, seen)) = self.dataset.exploration_std.zip(self.noise_std)
+            && !(1.0 / NOISE_OFF_MAX..=NOISE_OFF_MAX).contains(&(seen / told))
+        {
+            return Some(format!(
+                "recorded propensities are of noise of {told:.2}, but what was proposed differs by {seen:.2} from what the policy says"
+            ));
         }
         let rule = candidate.rule_distance(&self.behaviour).max(other.rule_distance(&self.behaviour));
         if rule > SAME_RULE {
