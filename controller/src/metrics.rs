@@ -332,7 +332,8 @@ mod tests {
         metrics.ticked(3.0);
         metrics.scraped(ScrapeOutcome::Error);
         metrics.rows(RowFate::Dropped, 7);
-        metrics.answered(Answers { acks: 2, nacks: 1 });
+        let settled = vec![std::time::Duration::from_millis(3)];
+        metrics.answered(&Answers { acks: 2, nacks: 1, settled });
         let text = metrics.encode();
         for line in [
             "trimtab_controller_tick_seconds_count 1",

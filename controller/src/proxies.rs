@@ -208,11 +208,14 @@ mod tests {
         let at = |ms| Now { instant: start.instant + Duration::from_millis(ms), ..start };
         let other = AdsEvent::Connected { stream: 2, proxy: "q".into(), peer: None };
         proxies.published(1, at(0));
-        assert_eq!(proxies.ads(connected(1), at(10)).settled, [], "nobody was there, now it is one that has nothing");
+        assert!(
+            proxies.ads(connected(1), at(10)).settled.is_empty(),
+            "nobody was there, now it is one that has nothing"
+        );
         proxies.ads(other, at(10));
         proxies.published(2, at(20));
         proxies.published(3, at(30));
-        assert_eq!(proxies.ads(answered(1, 1, Some(3)), at(50)).settled, []);
+        assert!(proxies.ads(answered(1, 1, Some(3)), at(50)).settled.is_empty());
         let settled = proxies.ads(answered(2, 1, Some(2)), at(60)).settled;
         assert_eq!(settled, [Duration::from_millis(60), Duration::from_millis(40)]);
         // The one that is behind leaves.
