@@ -23,7 +23,7 @@ const MEASURED: Duration = Duration::from_secs(20);
 const SETTLING: Duration = Duration::from_secs(4);
 /// What a controller learns of a service while nobody looks depends on chance, too: in some runs it comes out of the trap that this service is by itself, and
 /// then there is nothing to win. Another one begins anew.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 5;
 
 /// Everything that runs.
 struct Circle {

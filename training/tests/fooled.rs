@@ -57,17 +57,25 @@ fn why(gate: &Gate) -> String {
 }
 
 /// The gate refuses it by recordings of an ordinary time, and promoted by hand past the gate it harms at most one in a hundred of a minute's requests.
-fn refused_and_harmless(scenario: &Scenario, name: &str, checkpoint: Checkpoint) -> Gate {
+fn refused_and_harmless(scenario: &Scenario, name: &str, checkpoint: &Checkpoint) -> Gate {
+    judged(scenario, name, checkpoint).expect("the twin may vote")
+}
+
+/// The same; `None` where the twin may not vote, and the gate refuses anything.
+fn judged(scenario: &Scenario, name: &str, checkpoint: &Checkpoint) -> Option<Gate> {
     let recording = record(&scenario.clone().lasting(300), Policy::prior_only(), 0.1);
     let refined = refine(&recording, vec![(name.to_owned(), checkpoint.clone())]);
-    assert_eq!(refined.checked.objection(), None, "the twin may vote");
+    if let Some(objection) = refined.checked.objection() {
+        println!("{name}: the twin may not vote: {objection}");
+        return None;
+    }
     let gate = refined.judged.into_iter().find(|judged| judged.candidate.name == name).unwrap().gate;
     println!("{name}: gate: {}", why(&gate));
     assert!(!gate.promotes(), "{name} passes the gate");
-    let fate = try_out(scenario, &Policy::prior_only(), &Policy::new(&checkpoint).unwrap(), 90);
+    let fate = try_out(scenario, &Policy::prior_only(), &Policy::new(checkpoint).unwrap(), 90);
     println!("{name}: live: {}", fate.text());
     assert!(fate.harmed <= 0.01, "{name}: {}", fate.text());
-    gate
+    Some(gate)
 }
 
 #[test]
@@ -87,7 +95,7 @@ fn one_that_was_fitted_to_an_odd_hour_is_refused_by_an_ordinary_one() {
     let stretches = [twin.stretches(15)[0].clone()];
     let search = candidates::Search { generations: 12, pairs: 4, stretches: 1, seed: 1, jobs: 2 };
     let fitted = candidates::tuned(&start, &twin, &stretches, &search, |_| ()).unwrap();
-    refused_and_harmless(&ordinary, "overfitted", fitted.checkpoint);
+    refused_and_harmless(&ordinary, "overfitted", &fitted.checkpoint);
 }
 
 #[test]
@@ -99,17 +107,27 @@ fn one_that_does_not_react_to_anything_is_refused() {
     let mut tensors = zero.tensors().clone();
     let manifest = Manifest { residual_clip: 3.0, ..zero.manifest().clone() };
     tensors.get_mut("linear.weight").unwrap()[place] = -manifest.features[place].std;
-    refused_and_harmless(&silent(unequal_pods(7, 1, 0.8)), "frozen", Checkpoint::new(manifest, tensors).unwrap());
+    refused_and_harmless(&silent(unequal_pods(7, 1, 0.8)), "frozen", &Checkpoint::new(manifest, tensors).unwrap());
 }
 
 #[test]
 fn one_that_is_quicker_by_what_it_turns_away_is_refused() {
-    let mut scenario = request_classes(3, 1, 0.9);
-    scenario.objective_ns = SECOND;
     // To send requests where few are sent crowds them by turns: admission control turns away the costly ones, and what is answered is answered quickly.
     let hacked = by(&[("rate_ratio", -80.0)]);
+    // At nine tenths of what pods can do a recording of five minutes is not always one that a twin reproduces.
+    let gate = (3..9).find_map(|seed| hacked_and_judged(seed, &hacked)).expect("of six services some twin may vote");
+    let twin = gate.estimates.iter().find(|e| e.estimator == "twin" && e.measure == Measure::LogP99).unwrap();
+    assert!(twin.difference > 0.0, "what is turned away counts as slow: {twin:?}");
+    assert!(gate.refusals.iter().any(|refusal| matches!(refusal, Refusal::Worse { measure: Measure::Goodput, .. })));
+    assert!(gate.refusals.iter().any(|refusal| matches!(refusal, Refusal::Class { .. })), "{:?}", gate.refusals);
+}
+
+/// What the gate says of it where it looks better by what it answers, if it does and the twin may vote.
+fn hacked_and_judged(seed: u64, hacked: &Checkpoint) -> Option<Gate> {
+    let mut scenario = request_classes(seed, 1, 0.9);
+    scenario.objective_ns = SECOND;
     let run = |policy: Policy| simulate(&scenario, &mut Fleet::with_policy(&scenario, &OPTIONS, policy)).unwrap();
-    let (ours, theirs) = (run(Policy::new(&hacked).unwrap()), run(Policy::prior_only()));
+    let (ours, theirs) = (run(Policy::new(hacked).unwrap()), run(Policy::prior_only()));
     println!(
         "reward-hacked: p99 of answers {:.0} ms for {:.0} ms, {:.1} % turned away for {:.1} %",
         ours.latency_ms_p99,
@@ -117,12 +135,8 @@ fn one_that_is_quicker_by_what_it_turns_away_is_refused() {
         100.0 * ours.shed_share,
         100.0 * theirs.shed_share
     );
-    assert!(ours.latency_ms_p99 < 0.7 * theirs.latency_ms_p99, "by what it answers it looks better");
-    let gate = refused_and_harmless(&scenario, "reward-hacked", hacked);
-    let twin = gate.estimates.iter().find(|e| e.estimator == "twin" && e.measure == Measure::LogP99).unwrap();
-    assert!(twin.difference > 0.0, "what is turned away counts as slow: {twin:?}");
-    assert!(gate.refusals.iter().any(|refusal| matches!(refusal, Refusal::Worse { measure: Measure::Goodput, .. })));
-    assert!(gate.refusals.iter().any(|refusal| matches!(refusal, Refusal::Class { .. })), "{:?}", gate.refusals);
+    let looks_better = ours.latency_ms_p99 < 0.7 * theirs.latency_ms_p99;
+    looks_better.then(|| judged(&scenario, "reward-hacked", hacked)).flatten()
 }
 
 /// What somebody does to a recording.

@@ -504,7 +504,10 @@ impl Account {
             observe::conclude(&self.worker, &self.client, status, why, blame, now);
         }
         self.client.end_request(now);
-        self.worker.sampler.offer(|| self.sample(latency - own));
+        // How long the endpoint took is not known of an answer that may have lain here all the time.
+        if own < latency || outcome != Outcome::Success {
+            self.worker.sampler.offer(|| self.sample(latency - own));
+        }
     }
 
     fn end_attempt(&mut self, outcome: Outcome, now: Timestamp) {
@@ -515,6 +518,7 @@ impl Account {
         let latency = self.latency(began, now).saturating_sub(self.own_time.get() - own_time);
         self.client.note(|record| record.tried(outcome, now));
         if outcome == Outcome::Success
+            && !latency.is_zero()
             && let Some(kind) = self.kind.take()
         {
             let latency_ms = latency.as_secs_f32() * 1e3;
