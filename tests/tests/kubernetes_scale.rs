@@ -162,7 +162,6 @@ async fn known(client: &Client, admins: &[SocketAddr], name: &str, since: Instan
     for admin in admins {
         while client.get(*admin, &format!("/endpoints/{name}")).await.map(|answer| answer.status) != Ok(200) {
             if since.elapsed() > Duration::from_secs(20) {
-                println!("{admin} does not get to know {name}");
                 return f64::INFINITY;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
