@@ -50,7 +50,7 @@ impl Edits {
     }
 
     /// Of these filters alone.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub fn of(filters: Filters, prefix: usize) -> Self {
         Self { filters: Arc::new(filters), prefix, cors: None, response: None }
     }
