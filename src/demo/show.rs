@@ -24,6 +24,7 @@ pub enum Show {
 /// What was told already.
 #[derive(Debug, Default)]
 pub struct Told {
+    began: bool,
     chapter: Option<usize>,
     happened: usize,
     figures: Duration,
@@ -64,6 +65,9 @@ impl Told {
     fn tell(&mut self, frame: &Frame, out: &mut impl Write) -> io::Result<()> {
         let mut lines = Vec::new();
         let at_s = frame.elapsed.as_secs_f64();
+        if let (true, Some(url)) = (!std::mem::replace(&mut self.began, true), &frame.dashboard) {
+            lines.push(format!("{at_s:6.1} s  dashboard {url}"));
+        }
         let chapter = frame.chapter.map(|(number, ..)| number);
         if let (true, Some((number, name, what))) = (chapter != self.chapter, frame.chapter) {
             lines.push(format!("{at_s:6.1} s  chapter {number} of {}: {name}: {what}", frame.chapters));

@@ -56,7 +56,13 @@ async fn without_a_terminal_there_are_plain_lines_and_a_table_and_ctrl_c_sums_up
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(!text.contains('\u{1b}'), "escape sequences in {text:?}");
-    for part in ["chapter 1 of 5: heterogeneous", "least-request", "all chapters", "stopped before its end"] {
+    for part in [
+        "dashboard http://127.0.0.1:",
+        "chapter 1 of 5: heterogeneous",
+        "least-request",
+        "all chapters",
+        "stopped before its end",
+    ] {
         assert!(text.contains(part), "no {part:?} in\n{text}");
     }
 }
