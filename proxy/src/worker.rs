@@ -30,7 +30,7 @@ use crate::{
     clock,
     counters::Counters,
     heart::{self, Heart},
-    http::{fast, pool::Pool, session, shared::SharedPool, upstream::Upstream},
+    http::{fast, http2, pool::Pool, session, shared::SharedPool, upstream::Upstream},
     observe::Observer,
     outlier::OutlierEvent,
     probing::{self, Probing},
@@ -375,7 +375,6 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     worker.counters.accepted.add(1);
     let (worker, socket) = (worker.clone(), socket.clone());
     tokio::task::spawn_local(async move {
-        let _open = open;
         let (mut stream, mut peer) = (stream, peer);
         if passed_on {
             let header = tokio::time::timeout(limits.header_timeout, proxy_protocol::read(&mut stream));
@@ -398,7 +397,13 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
                 }
             }
         }
-        session::serve(worker, socket, stream, peer, limits, tls).await;
+        if let Some(speaks) = session::serve(worker, socket, stream, peer, limits, tls).await {
+            // In a task of its own: the memory of this one, which is what HTTP/1.1 needs, would be held as long.
+            tokio::task::spawn_local(async move {
+                let _open = open;
+                http2::serve(speaks).await;
+            });
+        }
     });
 }
 
