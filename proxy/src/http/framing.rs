@@ -489,9 +489,9 @@ mod tests {
         // The head comes in pieces.
         for (cut, expected) in [(3, Some(8)), (11, Some(0)), (12, None), (15, None)] {
             let mut framing = Framing::default();
-            framing.feed(line[..cut].as_bytes());
+            framing.feed(&line.as_bytes()[..cut]);
             assert_eq!(framing.foreign_at(), None, "{cut}");
-            framing.feed(line[cut..].as_bytes());
+            framing.feed(&line.as_bytes()[cut..]);
             assert_eq!(framing.foreign_at(), expected, "{cut}");
         }
         // Neither another line nor a body has a version.
