@@ -386,20 +386,24 @@ impl Backend {
         in_flight_all(&self.endpoints[index].load, Coarse::of(now), self.pool.proxies, self.pool.peers)
     }
 
-    /// It ended: `latency` after [`Self::begin`] of the same `index`. The event, if there is one, goes to the owner of the table.
+    /// It ended; the endpoint at the same `index` as [`Self::begin`]'s took `latency` for it, `None` where that is not known. The event, if there is one,
+    /// goes to the owner of the table.
     pub fn finish(
         &self,
         index: usize,
         attempt: Attempt,
         now: Timestamp,
         outcome: Outcome,
-        latency: Duration,
+        latency: impl Into<Option<Duration>>,
         orca: Option<OrcaLoad>,
     ) -> Option<OutlierEvent> {
-        if outcome == Outcome::Success {
-            self.state.shared.latency.answered(now, millis(latency) / attempt.relative_cost());
+        let latency = latency.into();
+        if let Some(latency) = latency {
+            if outcome == Outcome::Success {
+                self.state.shared.latency.answered(now, millis(latency) / attempt.relative_cost());
+            }
+            self.state.shared.in_flight.ended(now, latency);
         }
-        self.state.shared.in_flight.ended(now, latency);
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 

@@ -29,6 +29,7 @@ pub mod client;
 pub mod clock;
 pub mod counters;
 pub mod health;
+pub mod heart;
 pub mod http;
 pub mod observe;
 pub mod probing;

@@ -261,14 +261,14 @@ impl EndpointLoad {
         Attempt { class, trial: self.trial.start(), relative_cost: 1.0, wait_ms: Some(0.0) }
     }
 
-    /// The request ended: `latency` after it began, with what the endpoint said of its load, if it did. Returns what the owner of the
-    /// table must hear of.
+    /// The request ended: the endpoint took `latency` for it, which goes into no average where it is not known (`None`). With what the endpoint
+    /// said of its load, if it did. Returns what the owner of the table must hear of.
     pub fn finish(
         &self,
         attempt: Attempt,
         now: Timestamp,
         outcome: Outcome,
-        latency: Duration,
+        latency: impl Into<Option<Duration>>,
         orca: Option<OrcaLoad>,
         detection: &OutlierDetection,
     ) -> Option<OutlierEvent> {
@@ -277,17 +277,8 @@ impl EndpointLoad {
         if let Some(orca) = orca {
             self.reported.store(now, orca.in_flight);
         }
-        let latency_ms = millis(latency);
-        self.peak.ended(now, latency_ms);
-        // What the mean request would have taken: a pod that gets the costly ones is not a slow pod.
-        let mean_ms = latency_ms / attempt.relative_cost;
-        if outcome == Outcome::Success {
-            self.latency.answered(now, mean_ms);
-            self.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
-            self.sketch.record(latency);
-            self.service[attempt.class.index()].answered(latency_ms, attempt.wait_ms);
-        } else {
-            self.latency.took_at_least(now, mean_ms);
+        if let Some(latency) = latency.into() {
+            self.took(&attempt, now, outcome, latency);
         }
         let counter = match outcome {
             Outcome::Success => &self.successes,
@@ -312,6 +303,22 @@ impl EndpointLoad {
             crossed
         };
         kind.filter(|_| !detection.disabled).map(|kind| OutlierEvent { endpoint: self.key, kind })
+    }
+
+    /// Learns from how long an attempt took.
+    fn took(&self, attempt: &Attempt, now: Timestamp, outcome: Outcome, latency: Duration) {
+        let latency_ms = millis(latency);
+        self.peak.ended(now, latency_ms);
+        // What the mean request would have taken: a pod that gets the costly ones is not a slow pod.
+        let mean_ms = latency_ms / attempt.relative_cost;
+        if outcome == Outcome::Success {
+            self.latency.answered(now, mean_ms);
+            self.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
+            self.sketch.record(latency);
+            self.service[attempt.class.index()].answered(latency_ms, attempt.wait_ms);
+        } else {
+            self.latency.took_at_least(now, mean_ms);
+        }
     }
 
     /// The endpoint said otherwise than on an answer how many requests it has inside.
@@ -565,6 +572,26 @@ mod tests {
         assert_eq!((load.in_flight(), load.in_flight_of(RequestClass(3))), (0, 0));
         assert_eq!(load.counters().cancelled, 1);
         assert_eq!(load.error(T), 0.0, "a client that gives up is no fault of the endpoint");
+    }
+
+    #[test]
+    fn an_answer_of_which_nobody_knows_how_long_it_took_is_counted_and_in_no_average() {
+        let load = load();
+        let learned = || {
+            let service = format!("{:?} {:?}", load.service(RequestClass(0)), load.sketch);
+            (load.latency_ms(T), load.peak_ms(T), load.counters().latency_us_sum, service)
+        };
+        let finish = |latency: Option<Duration>| {
+            let attempt = load.begin(T, RequestClass(0));
+            load.finish(attempt, T, Outcome::Success, latency, None, &OutlierDetection::default());
+        };
+        let before = learned();
+        finish(None);
+        assert_eq!(learned(), before);
+        assert_eq!((load.counters().successes, load.in_flight()), (1, 0));
+        finish(Some(Duration::from_millis(8)));
+        assert_ne!(learned(), before);
+        assert!((load.latency_ms(T).unwrap() - 8.0).abs() < 0.01, "{:?}", load.latency_ms(T));
     }
 
     #[test]

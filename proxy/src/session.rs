@@ -1,6 +1,7 @@
 //! Session persistence (GEP-1619): a client that was answered by an endpoint goes there again while it is there and well. What the client holds
-//! says it all; proxies keep nothing, and all of them understand it. It names the endpoint by a hash, from which neither its address nor its
-//! pod can be read. Who makes one up gains nothing: an endpoint that is not there, or not well, is never chosen by it.
+//! says it all; proxies keep nothing, and all of them understand it. It names the endpoint by a hash of its key, in which nothing of a pod can be read,
+//! as that comes from the pod's UID; the address of an endpoint that is no pod can be found by trying all. Who makes one up gains nothing: an endpoint
+//! that is not there, or not well, is never chosen by it.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -2,6 +2,34 @@
 //! configuration for connections that follow; those that stand keep theirs, so that no reload costs a connection. [`clients`] is about who
 //! clients prove to be, [`endpoints`] about the other side.
 
+/// The methods of a rustls verifier that are about signatures, as another verifier does them. Verifiers of clients and of servers are two traits, whose
+/// methods for this are the same.
+macro_rules! signatures_as_by {
+    ($this:ident => $verifier:expr) => {
+        fn verify_tls12_signature(
+            &$this,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls12_signature(message, certificate, signature)
+        }
+
+        fn verify_tls13_signature(
+            &$this,
+            message: &[u8],
+            certificate: &rustls::pki_types::CertificateDer<'_>,
+            signature: &rustls::DigitallySignedStruct,
+        ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls13_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&$this) -> Vec<rustls::SignatureScheme> {
+            $verifier.supported_verify_schemes()
+        }
+    };
+}
+
 pub mod clients;
 pub mod endpoints;
 

@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -30,14 +29,13 @@ use crate::{
     client::proxy_protocol,
     clock,
     counters::Counters,
-    http::{fast, pool::Pool, session, shared::SharedPool, upstream::Upstream},
-    lateness::{self, Lateness},
+    heart::{self, Heart},
+    http::{fast, http2, pool::Pool, session, shared::SharedPool, upstream::Upstream},
     observe::Observer,
     outlier::OutlierEvent,
     probing::{self, Probing},
     sample::Sampler,
     table::{BackendEntry, Table},
-    time::{Timestamp, nanos},
 };
 
 /// How often a worker looks after its idle connections.
@@ -143,48 +141,6 @@ pub struct Worker {
     request_id_prefix: u64,
 }
 
-/// A worker's heartbeat, which tells how late it is. It costs a timer while somebody waits, and nothing when nobody does.
-#[derive(Debug, Default)]
-pub struct Heart {
-    lateness: Cell<Lateness>,
-    /// Requests that wait for an answer.
-    waiting: Cell<usize>,
-    /// Of the task that beats, while it rests.
-    resting: RefCell<Option<Waker>>,
-}
-
-impl Heart {
-    /// One more request waits for an answer.
-    #[inline]
-    pub fn somebody_waits(&self) {
-        self.waiting.set(self.waiting.get() + 1);
-        if let Some(resting) = self.resting.take() {
-            // From now on, not from when it has its turn.
-            self.beat(clock::now());
-            resting.wake();
-        }
-    }
-
-    /// One fewer.
-    #[inline]
-    pub fn nobody_waits(&self) {
-        self.waiting.set(self.waiting.get() - 1);
-    }
-
-    /// For how long what is read now may have lain unread.
-    #[inline]
-    pub fn lateness(&self, now: Timestamp) -> Duration {
-        self.lateness.get().at(now)
-    }
-
-    fn beat(&self, now: Timestamp) -> Duration {
-        let mut lateness = self.lateness.get();
-        let late = lateness.beat(now);
-        self.lateness.set(lateness);
-        late
-    }
-}
-
 /// A socket that a worker accepts on.
 #[derive(Debug)]
 pub struct Socket {
@@ -288,7 +244,7 @@ async fn main(parts: Parts) {
         request_id_prefix: rng.next_u64(),
         rng: RefCell::new(rng),
     });
-    tokio::task::spawn_local(beat(worker.clone()));
+    tokio::task::spawn_local(heart::beat(worker.clone()));
     tokio::task::spawn_local(probing::run(worker.clone()));
     let mut sockets: Vec<(Rc<Socket>, CancellationToken)> = Vec::new();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -340,27 +296,6 @@ async fn main(parts: Parts) {
                 return;
             }
         }
-    }
-}
-
-/// Beats while somebody waits.
-async fn beat(worker: Rc<Worker>) {
-    let heart = &worker.heart;
-    loop {
-        if heart.waiting.get() == 0 {
-            heart.lateness.take();
-            std::future::poll_fn(|cx| {
-                if heart.waiting.get() > 0 {
-                    return Poll::Ready(());
-                }
-                *heart.resting.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            })
-            .await;
-        }
-        let now = clock::now();
-        worker.counters.late_ns.add(nanos(heart.beat(now)));
-        tokio::time::sleep_until(clock::instant(now + lateness::PERIOD)).await;
     }
 }
 
@@ -440,7 +375,6 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
     worker.counters.accepted.add(1);
     let (worker, socket) = (worker.clone(), socket.clone());
     tokio::task::spawn_local(async move {
-        let _open = open;
         let (mut stream, mut peer) = (stream, peer);
         if passed_on {
             let header = tokio::time::timeout(limits.header_timeout, proxy_protocol::read(&mut stream));
@@ -463,7 +397,13 @@ fn admit(worker: &Rc<Worker>, socket: &Rc<Socket>, stream: TcpStream, peer: Sock
                 }
             }
         }
-        session::serve(worker, socket, stream, peer, limits, tls).await;
+        if let Some(speaks) = session::serve(worker, socket, stream, peer, limits, tls).await {
+            // In a task of its own: the memory of this one, which is what HTTP/1.1 needs, would be held as long.
+            tokio::task::spawn_local(async move {
+                let _open = open;
+                http2::serve(speaks).await;
+            });
+        }
     });
 }
 

@@ -8,23 +8,26 @@
 
 mod ads;
 mod bodies;
+mod proxy_protocol;
 mod routes;
 
 pub use ads::{ads, weights};
 pub use bodies::chunked;
+pub use proxy_protocol::proxy_protocol;
 pub use routes::route;
 
 /// The name of a corpus, and what takes its inputs.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// What is fuzzed.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     ("request_head", request_head),
     ("response_head", response_head),
     ("chunked", chunked),
     ("ads", ads),
     ("weights", weights),
     ("route", route),
+    ("proxy_protocol", proxy_protocol),
 ];
 
 /// A request's head that the fast path takes is one that hyper's path reads in the same way, and says in the same way to an endpoint.

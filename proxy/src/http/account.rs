@@ -504,9 +504,8 @@ impl Account {
             observe::conclude(&self.worker, &self.client, status, why, blame, now);
         }
         self.client.end_request(now);
-        // How long the endpoint took is not known of an answer that may have lain here all the time.
-        if own < latency || outcome != Outcome::Success {
-            self.worker.sampler.offer(|| self.sample(latency - own));
+        if let Some(latency) = took(outcome, latency, own) {
+            self.worker.sampler.offer(|| self.sample(latency));
         }
     }
 
@@ -515,10 +514,10 @@ impl Account {
         if self.answer.is_none() {
             self.endpoint_heard(now);
         }
-        let latency = self.latency(began, now).saturating_sub(self.own_time.get() - own_time);
+        let latency = took(outcome, self.latency(began, now), self.own_time.get() - own_time);
         self.client.note(|record| record.tried(outcome, now));
         if outcome == Outcome::Success
-            && !latency.is_zero()
+            && let Some(latency) = latency
             && let Some(kind) = self.kind.take()
         {
             let latency_ms = latency.as_secs_f32() * 1e3;
@@ -561,10 +560,37 @@ impl Account {
     }
 }
 
+/// How long an endpoint took, where `own` of the time that it was waited for was this worker's. `None`: it is not known, of an answer that may have lain
+/// here all the time, and nobody learns from it.
+fn took(outcome: Outcome, waited: Duration, own: Duration) -> Option<Duration> {
+    let took = waited.saturating_sub(own);
+    (!took.is_zero() || outcome != Outcome::Success).then_some(took)
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
         if self.admitted.is_some() {
             self.finish(Outcome::Cancelled, clock::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn how_long_an_endpoint_took_is_not_known_of_an_answer_that_may_have_lain_here_all_the_time() {
+        assert_eq!(took(Outcome::Success, ms(30), ms(0)), Some(ms(30)));
+        assert_eq!(took(Outcome::Success, ms(30), ms(29)), Some(ms(1)));
+        assert_eq!(took(Outcome::Success, ms(30), ms(30)), None);
+        assert_eq!(took(Outcome::Success, ms(30), ms(31)), None);
+        // What failed, or was given up, took at least that long.
+        assert_eq!(took(Outcome::Failure, ms(30), ms(31)), Some(ms(0)));
+        assert_eq!(took(Outcome::Cancelled, ms(30), ms(10)), Some(ms(20)));
     }
 }

@@ -369,6 +369,7 @@ impl AsyncRead for GuardedStream {
         let mut framing = this.connection.framing();
         let new_head = framing.between_messages();
         let fed = framing.feed(bytes);
+        let foreign_at = framing.foreign_at();
         drop(framing);
         this.connection.arrived(new_head);
         match fed {
@@ -381,6 +382,10 @@ impl AsyncRead for GuardedStream {
                 this.held.extend_from_slice(&held);
                 buffer.set_filled(before + end);
             }
+        }
+        // hyper would answer by itself, and not as it should; as one of a version that it knows it is refused like others.
+        if let Some(number) = foreign_at.and_then(|at| buffer.filled_mut()[before..].get_mut(at..at + 3)) {
+            number.copy_from_slice(b"1.1");
         }
         Poll::Ready(Ok(()))
     }

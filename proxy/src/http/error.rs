@@ -22,6 +22,8 @@ pub enum Reason {
     Misdirected,
     /// `CONNECT` and other methods that a reverse proxy does not do.
     MethodNotSupported,
+    /// Another major version of HTTP than is spoken on the connection.
+    VersionNotSupported,
     /// More headers than the listener allows.
     TooManyHeaders,
     /// The body is longer than the listener allows.
@@ -64,6 +66,15 @@ pub enum Reason {
 
     /// The rule says what to answer.
     Local(Box<Local>),
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Version => Self::VersionNotSupported,
+            ambiguous => Self::Ambiguous(ambiguous),
+        }
+    }
 }
 
 /// A request that the proxy answers by itself.
@@ -111,6 +122,7 @@ impl Reason {
             Self::Ambiguous(_) | Self::BadRequest(_) | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::MethodNotSupported => StatusCode::NOT_IMPLEMENTED,
+            Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -135,7 +147,7 @@ impl Reason {
             }
             Self::NoRoute | Self::UnresolvedBackend => Blame::Configuration,
             // The proxy does not do that, whoever asks.
-            Self::MethodNotSupported => Blame::Client,
+            Self::MethodNotSupported | Self::VersionNotSupported => Blame::Client,
             reason if reason.status().is_client_error() => Blame::Client,
             _ => Blame::Upstream,
         })
@@ -147,6 +159,7 @@ impl Reason {
             Self::Ambiguous(_) | Self::BadRequest(_) => "bad_request",
             Self::Misdirected => "misdirected",
             Self::MethodNotSupported => "method_not_supported",
+            Self::VersionNotSupported => "version_not_supported",
             Self::TooManyHeaders => "too_many_headers",
             Self::BodyTooLarge => "body_too_large",
             Self::RequestTimeout => "request_timeout",
@@ -171,10 +184,11 @@ impl Reason {
     }
 
     /// All names, for metrics.
-    pub const NAMES: [&str; 24] = [
+    pub const NAMES: [&str; 25] = [
         "bad_request",
         "misdirected",
         "method_not_supported",
+        "version_not_supported",
         "too_many_headers",
         "body_too_large",
         "request_timeout",
@@ -205,6 +219,7 @@ impl Reason {
             Self::BadRequest(message) => message,
             Self::Misdirected => "this connection was opened for another host",
             Self::MethodNotSupported => "this method is not supported",
+            Self::VersionNotSupported => Refusal::Version.message(),
             Self::TooManyHeaders => "too many headers",
             Self::BodyTooLarge => "the request body is too large",
             Self::RequestTimeout => "the request took too long to arrive",
@@ -233,6 +248,7 @@ impl Reason {
             Self::Ambiguous(_)
                 | Self::BadRequest(_)
                 | Self::MethodNotSupported
+                | Self::VersionNotSupported
                 | Self::BodyTooLarge
                 | Self::RequestTimeout
                 | Self::ClientGone

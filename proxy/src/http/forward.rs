@@ -70,7 +70,7 @@ async fn answer(
     };
     observe::begin(&worker, &client, &request, host, protocol(request.version()));
     let result = match refusal {
-        Some(refusal) => Err(Reason::Ambiguous(refusal).into()),
+        Some(refusal) => Err(Reason::from(refusal).into()),
         None => forward(&worker, &socket, &client, request, grpc, started).await,
     };
     let mut response = result.unwrap_or_else(|refused| {

@@ -3,6 +3,9 @@
 //! hyper repairs some ambiguous heads silently (it drops a repeated `Content-Length`, and one that follows `Transfer-Encoding`).
 //! A proxy must refuse them (RFC 9112 §6.3, §11.2), and by the time a request reaches the service the evidence is gone. So this
 //! follows the byte stream from head to head and says, for each head, whether it may pass. It looks at no body byte twice.
+//!
+//! A request of another major version is no request that hyper could hand on to be answered: it is found here, and shown to hyper as one of
+//! HTTP/1.1 ([`Framing::foreign_at`]), which it is refused as.
 
 use memchr::{memchr, memchr_iter};
 
@@ -25,6 +28,8 @@ pub enum Refusal {
     MalformedHeader,
     /// A line that ends in a line feed alone, which some servers take for an end and others for a part of the line.
     BareLineFeed,
+    /// Another major version than 1.
+    Version,
 }
 
 impl Refusal {
@@ -39,6 +44,7 @@ impl Refusal {
             Self::DuplicateHost => "more than one host header",
             Self::MalformedHeader => "malformed header line",
             Self::BareLineFeed => "a line ends without a carriage return",
+            Self::Version => "this version of http is not supported here",
         }
     }
 }
@@ -79,11 +85,12 @@ pub struct Framing {
     partial: Vec<u8>,
     heads: u64,
     refusal: Option<Refusal>,
+    foreign_at: Option<usize>,
 }
 
 impl Default for Framing {
     fn default() -> Self {
-        Self { state: State::Head, partial: Vec::new(), heads: 0, refusal: None }
+        Self { state: State::Head, partial: Vec::new(), heads: 0, refusal: None, foreign_at: None }
     }
 }
 
@@ -130,9 +137,16 @@ impl Framing {
         self.state = State::Open;
     }
 
+    /// Where, in what was fed last, a request line names another major version than 1: of its number, three bytes. The head is going to be refused.
+    /// `None`, too, where the number did not come in one piece.
+    pub fn foreign_at(&self) -> Option<usize> {
+        self.foreign_at
+    }
+
     /// Takes the next bytes of the stream.
     pub fn feed(&mut self, bytes: &[u8]) -> Fed {
         let mut at = 0;
+        self.foreign_at = None;
         while at < bytes.len() {
             let rest = &bytes[at..];
             match self.state {
@@ -146,16 +160,15 @@ impl Framing {
                     Line::Ends(used) if self.chunk_line() => at += used,
                     Line::Ends(_) => self.state = State::Broken,
                 },
-                State::Head | State::Trailers => match self.block(rest) {
-                    None => return Fed::All,
-                    Some(used) => {
-                        if self.block_ended() {
-                            at += used;
-                        } else {
-                            self.state = State::Broken;
-                        }
+                State::Head | State::Trailers => {
+                    let ended = self.block(rest);
+                    self.foreign_at = self.foreign_at.map(|foreign_at| at + foreign_at);
+                    match ended {
+                        None => return Fed::All,
+                        Some(used) if self.block_ended() => at += used,
+                        Some(_) => self.state = State::Broken,
                     }
-                },
+                }
             }
         }
         if self.held() { Fed::Until(at) } else { Fed::All }
@@ -210,12 +223,16 @@ impl Framing {
             let end = from + i;
             let line = &self.partial[line_start..end];
             let empty = line.is_empty() || line == b"\r";
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
             // Empty lines before a request line are skipped (RFC 9112 §2.2); in trailers the first one ends the section.
             let leading =
                 self.state == State::Head && self.partial[..line_start].iter().all(|b| matches!(b, b'\r' | b'\n'));
             if empty && !leading {
                 self.partial.truncate(end + 1);
                 return Some(end + 1 - before);
+            }
+            if leading && let Some(foreign_at) = foreign_version(line) {
+                self.foreign_at = (line_start + foreign_at).checked_sub(before);
             }
             line_start = end + 1;
             from = end + 1;
@@ -271,6 +288,9 @@ fn judge(head: &[u8]) -> Result<After, Refusal> {
     let mut lines = Lines { rest: head };
     // hyper judges the request line itself; only the version matters here.
     let request_line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    if foreign_version(request_line).is_some() {
+        return Err(Refusal::Version);
+    }
     let http_10 = request_line.ends_with(b"HTTP/1.0");
     let (mut length, mut chunked, mut hosts, mut upgrade) = (None, false, 0, false);
     for line in lines.take_while(|line| !line.is_empty()) {
@@ -305,6 +325,14 @@ fn judge(head: &[u8]) -> Result<After, Refusal> {
         (_, Some(length), false) => Ok(After::Length(length)),
         (_, None, true) => Ok(After::Chunked),
     }
+}
+
+/// Where the number of the version stands in a request line, if it is well-formed (RFC 9112 §2.3) and of another major version than 1.
+fn foreign_version(request_line: &[u8]) -> Option<usize> {
+    let (rest, number) = request_line.split_last_chunk::<3>()?;
+    let [major, b'.', minor] = number else { return None };
+    let foreign = major.is_ascii_digit() && *major != b'1' && minor.is_ascii_digit();
+    (foreign && rest.ends_with(b" HTTP/")).then_some(rest.len())
 }
 
 /// Whether any line ends in a line feed alone.
@@ -431,6 +459,49 @@ mod tests {
     fn exactly_one_host_is_needed() {
         check("GET / HTTP/1.1\r\n\r\n", Err(Refusal::MissingHost));
         check("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", Err(Refusal::DuplicateHost));
+    }
+
+    #[test]
+    fn another_major_version_is_refused_whatever_else_the_head_says() {
+        for version in ["HTTP/0.9", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
+            check(&format!("GET / {version}\r\nHost: a\r\n\r\n"), Err(Refusal::Version));
+            check(&format!("GET / {version}\r\n\r\n"), Err(Refusal::Version));
+            check(
+                &format!("\r\nPOST / {version}\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n"),
+                Err(Refusal::Version),
+            );
+            check(&format!("GET / {version}\nHost: a\r\n\r\n"), Err(Refusal::BareLineFeed));
+        }
+        // What is no version, or one of ours: for hyper to say.
+        for version in ["HTTP/1.2", "HTTP/2", "HTTP/2.00", "HTTP/20.0", "HTTP/a.0", "http/2.0", "xHTTP/2.0"] {
+            check(&format!("GET / {version}\r\nHost: a\r\n\r\n"), Ok(1));
+        }
+    }
+
+    #[test]
+    fn it_is_told_where_another_major_version_stands() {
+        let line = "GET / HTTP/2.0\r\n";
+        let mut framing = Framing::default();
+        framing.feed(format!("{GET}\r\n{line}Host: a\r\n\r\n").as_bytes());
+        assert_eq!(framing.foreign_at(), Some(GET.len() + 2 + "GET / HTTP/".len()));
+        framing.feed(b"x");
+        assert_eq!(framing.foreign_at(), None);
+        // The head comes in pieces.
+        for (cut, expected) in [(3, Some(8)), (11, Some(0)), (12, None), (15, None)] {
+            let mut framing = Framing::default();
+            framing.feed(&line.as_bytes()[..cut]);
+            assert_eq!(framing.foreign_at(), None, "{cut}");
+            framing.feed(&line.as_bytes()[cut..]);
+            assert_eq!(framing.foreign_at(), expected, "{cut}");
+        }
+        // Neither another line nor a body has a version.
+        for other in
+            [format!("GET / HTTP/1.1\r\n{line}\r\n"), post(&format!("Content-Length: {}\r\n", line.len()), line)]
+        {
+            let mut framing = Framing::default();
+            framing.feed(other.as_bytes());
+            assert_eq!(framing.foreign_at(), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -56,15 +56,24 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// After the client was told to go, it gets this long to do so.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Serves a connection, of which `read` was read already, until it is over.
-pub async fn serve(
-    worker: Rc<Worker>,
-    socket: Rc<Socket>,
-    client: Rc<Connection>,
-    limits: Limits,
-    stream: ClientStream,
-    read: BytesMut,
-) {
+/// The connection of a client that speaks HTTP/2, of which nothing has been used.
+pub struct Speaks {
+    /// Whose connection.
+    pub worker: Rc<Worker>,
+    /// Where it was accepted.
+    pub socket: Rc<Socket>,
+    /// What is known of it.
+    pub client: Rc<Connection>,
+    /// What it may take.
+    pub limits: Limits,
+    /// The connection.
+    pub stream: ClientStream,
+    /// What was read of it already.
+    pub read: BytesMut,
+}
+
+/// Serves a connection until it is over.
+pub async fn serve(Speaks { worker, socket, client, limits, stream, read }: Speaks) {
     let streams = Rc::new(Streams::new(clock::now()));
     let service = {
         let (worker, socket, client, streams) = (worker.clone(), socket.clone(), client.clone(), streams.clone());

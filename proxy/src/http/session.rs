@@ -61,7 +61,7 @@ enum End<T, E> {
     Parked,
 }
 
-/// Serves a connection until it is over; over TLS if `tls` says how.
+/// Serves a connection until it is over, or turns out to be one of HTTP/2; over TLS if `tls` says how.
 pub async fn serve(
     worker: Rc<Worker>,
     socket: Rc<Socket>,
@@ -69,31 +69,35 @@ pub async fn serve(
     peer: std::net::SocketAddr,
     limits: Limits,
     tls: Option<SocketTls>,
-) {
+) -> Option<http2::Speaks> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "client gone");
-        return;
+        return None;
     }
     let (mut stream, security) = match tls {
         None => (ClientStream::Plain(stream), Security::Plain),
         Some(tls) => match Box::pin(handshake(&worker, &socket, stream, tls, limits.header_timeout)).await {
             Some(secured) => secured,
-            None => return,
+            None => return None,
         },
     };
     let told_http2 = stream.speaks_http2();
     let client = Rc::new(Connection::new(peer, security, limits, clock::now()));
     if told_http2 {
-        return http2::serve(worker, socket, client, limits, stream, BytesMut::new()).await;
+        return Some(http2::Speaks { worker, socket, client, limits, stream, read: BytesMut::new() });
     }
     if !worker.fast_path {
-        return match Box::pin(sniff(&socket, &mut stream, limits.header_timeout)).await {
+        match Box::pin(sniff(&socket, &mut stream, limits.header_timeout)).await {
             None => stream.farewell().await,
             Some(read) if read.starts_with(http2::PREFACE) => {
-                http2::serve(worker, socket, client, limits, stream, read).await;
+                return Some(http2::Speaks { worker, socket, client, limits, stream, read });
             }
-            Some(read) => drop(Hyper { worker, socket, client, limits }.serve(stream, read, false).await),
-        };
+            Some(read) => {
+                let hyper = Hyper { worker, socket, client, limits };
+                drop(Box::pin(hyper.serve(stream, read, false)).await);
+            }
+        }
+        return None;
     }
     let mut session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits);
     let (end, mut stream, read) = loop {
@@ -105,12 +109,14 @@ pub async fn serve(
         let hyper = Hyper { worker: worker.clone(), socket: socket.clone(), client: client.clone(), limits };
         worker.counters.handed_over.add(1);
         // In a box: most connections never need it.
-        let Some(stream) = Box::pin(hyper.serve(stream, read, true)).await else { return };
+        let stream = Box::pin(hyper.serve(stream, read, true)).await?;
         worker.counters.taken_back.add(1);
         session = fast::Session::new(worker.clone(), socket.clone(), client.clone(), stream, limits).used_before();
     };
     match end {
-        End::Done(fast::Ended::Http2) => Box::pin(http2::serve(worker, socket, client, limits, stream, read)).await,
+        End::Done(fast::Ended::Http2) => {
+            return Some(http2::Speaks { worker, socket, client, limits, stream, read });
+        }
         End::Done(fast::Ended::Unread) => linger(stream).await,
         End::Done(fast::Ended::Closed) => stream.farewell().await,
         End::Failed(fast::Lost) if client.is_aborted() => stream.reset(),
@@ -119,6 +125,7 @@ pub async fn serve(
         // Neither is an end of it.
         End::Done(fast::Ended::Unusual) | End::Parked => {}
     }
+    None
 }
 
 /// Secures a connection. `None`: it is over.

@@ -36,6 +36,8 @@ pub struct Sent {
 struct Told {
     about: About,
     counts: Vec<Counts>,
+    /// None of its endpoints has been looked at.
+    fresh: bool,
     /// When each block was told as it is now; `None`: not yet.
     at: Vec<Option<Timestamp>>,
     /// The endpoint that is looked at next.
@@ -104,8 +106,8 @@ impl Sent {
                 *told = Told { look: told.look, ..Told::new(about, endpoints.len()) };
             }
             // All of them at first: what is not known yet would be told as idle.
-            let fresh = told.at.iter().all(Option::is_none);
-            let count = if fresh { endpoints.len() } else { endpoints.len().div_ceil(rounds) };
+            let count =
+                if std::mem::take(&mut told.fresh) { endpoints.len() } else { endpoints.len().div_ceil(rounds) };
             let from = told.look.checked_rem(endpoints.len()).unwrap_or(0);
             for position in (from..endpoints.len()).chain(0..from).take(count) {
                 let counts = endpoints[position].load.in_flight_by_class();
@@ -137,6 +139,7 @@ impl Told {
         Self {
             about: *about,
             counts: vec![[0; CLASSES_MAX]; endpoints],
+            fresh: true,
             at: vec![None; endpoints.div_ceil(BLOCK)],
             look: 0,
         }

@@ -59,9 +59,15 @@ async fn a_request_must_name_exactly_one_host() {
 
 #[tokio::test]
 async fn what_is_no_request_is_refused() {
-    let requests =
-        ["\0\0\0\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/3.0\r\nhost: t\r\n\r\n", "GET / HTTP/1.1\r\nhost t\r\n\r\n"];
+    let requests = [
+        "\0\0\0\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / HTTP/3\r\nhost: t\r\n\r\n",
+        "GET / HTTP/a.0\r\nhost: t\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost t\r\n\r\n",
+    ];
     check_refused(&requests, 400).await;
+    check_refused(&["GET / HTTP/3.0\r\nhost: t\r\n\r\n", "GET / HTTP/0.9\r\n\r\n"], 505).await;
     check_refused(&["CONNECT t:80 HTTP/1.1\r\nhost: t:80\r\n\r\n"], 501).await;
 }
 

@@ -11,6 +11,7 @@ mod failures;
 mod fast;
 mod filters;
 mod floods;
+mod handed_over;
 mod hostile;
 mod http2;
 mod late;
