@@ -142,7 +142,11 @@ fn tell(
             println!("      refused: {}", refusal.in_words());
         }
         if let Some(found) = judged.gate.foresight {
-            println!("      foresight {:.3} up to {:.3}, {} waited", found.ratio, found.high, found.waited);
+            let known = found.over_known_high.map_or_else(|| "none".to_owned(), |high| format!("up to {high:.4}"));
+            println!(
+                "      foresight {:.3} up to {:.3}, {} waited; over known slots {known}",
+                found.ratio, found.high, found.waited
+            );
         }
     }
     Ok(())

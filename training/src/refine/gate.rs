@@ -3,12 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::foresight::{Foresight, TELLING_MIN};
-use crate::offline::{
-    estimate::Estimate,
-    outcome::Measure,
-    vote::{Verdict, Vote},
-};
+use super::foresight::{Foresight, NEWS_MAX, TELLING_MIN};
+use crate::offline::{estimate::Estimate, outcome::Measure, vote::Vote};
 
 /// What must not get worse by more than this, at the far end of its interval: errors and lost goodput in shares, latencies in logarithms.
 const ERRORS_WORSE_MAX: f64 = 0.002;
@@ -107,7 +103,9 @@ impl Gate {
             }));
             return Self { estimates, votes, foresight, refusals };
         }
-        if only_facts && !foresight.is_some_and(|found| found.explains_waits() || found.shows_room()) {
+        if only_facts
+            && !foresight.is_some_and(|found| found.is_news() && (found.explains_waits() || found.shows_room()))
+        {
             refusals.push(Refusal::Foresight { found: foresight });
         }
         for measure in Measure::ALL {
@@ -120,7 +118,7 @@ impl Gate {
                 refusals.push(Refusal::Disagreement { measure, says: trusted(measure).map(says).collect() });
             }
         }
-        let combined = |measure: Measure| interval(measure, &votes, &estimates, only_facts);
+        let combined = |measure: Measure| interval(measure, &votes);
         for measure in Measure::ALL {
             let accepted = worse_max(measure);
             let (low, high) = combined(measure);
@@ -168,16 +166,10 @@ fn worse_max(measure: Measure) -> f64 {
     }
 }
 
-/// The interval of the vote; where one estimator alone may speak, its own.
-fn interval(measure: Measure, votes: &[Vote], estimates: &[Estimate], only_facts: bool) -> (f64, f64) {
+/// The interval of the vote. It is wider than what its voters say, by what they are off beyond chance: a twin that speaks alone is no surer than others.
+fn interval(measure: Measure, votes: &[Vote]) -> (f64, f64) {
     let vote = votes.iter().find(|vote| vote.measure == measure);
-    match vote {
-        Some(vote) if vote.verdict != Verdict::NotEnoughVoters || !only_facts => (vote.low, vote.high),
-        _ => {
-            let alone = estimates.iter().find(|estimate| estimate.measure == measure && estimate.trusted);
-            alone.map_or((f64::NEG_INFINITY, f64::INFINITY), |estimate| (estimate.low, estimate.high))
-        }
-    }
+    vote.map_or((f64::NEG_INFINITY, f64::INFINITY), |vote| (vote.low, vote.high))
 }
 
 impl Refusal {
@@ -208,6 +200,14 @@ impl Refusal {
                 format!("it is not better with 95 % confidence ({})", ends.join(", "))
             }
             Self::Foresight { found: None } => "nothing was held back to check its facts by".to_owned(),
+            Self::Foresight { found: Some(found @ Foresight { over_known_high: Some(high), .. }) }
+                if !found.is_news() =>
+            {
+                format!(
+                    "the incumbent knows slots already, and those that were found do not make held-out requests much clearer: deviation up to {high:.3} \
+                 of that with its own, less than {NEWS_MAX} is needed"
+                )
+            }
             Self::Foresight { found: Some(found) } => format!(
                 "its facts do not explain held-out requests clearly: deviation {:.3} of that without them (up to {:.3}), {} requests found no slot \
                  free; {} found more than half of them taken and took longer by {} of what it would be with half as many slots, up to {} (at least \
@@ -250,8 +250,15 @@ mod tests {
 
     const BETTER: [f64; 4] = [-0.05, -0.1, 0.0, 0.0];
     /// Many waited, and the slots explain it.
-    const WAITS: Foresight =
-        Foresight { ratio: 0.8, high: 0.85, waited: 5_000, crowded: 10, rise: None, rise_high: None };
+    const WAITS: Foresight = Foresight {
+        ratio: 0.8,
+        high: 0.85,
+        waited: 5_000,
+        crowded: 10,
+        rise: None,
+        rise_high: None,
+        over_known_high: None,
+    };
     const SURE: Option<Foresight> = Some(WAITS);
 
     fn refusals(opinions: &[Vec<Estimate>], only_facts: bool, foresight: Option<Foresight>) -> Vec<Refusal> {
@@ -291,11 +298,17 @@ mod tests {
             Some(Foresight { crowded: 100, ..room }),
             Some(Foresight { rise_high: Some(0.6), ..room }),
             Some(Foresight { rise_high: None, ..room }),
+            // What was learned live is as good.
+            Some(Foresight { over_known_high: Some(0.97), ..WAITS }),
+            Some(Foresight { over_known_high: Some(1.02), ..room }),
         ] {
             let found = refusals(&[opinion("twin", BETTER, true)], true, foresight);
             assert!(matches!(found[..], [Refusal::Foresight { .. }]), "{foresight:?}: {found:?}");
         }
         assert!(matches!(refusals(&[opinion("twin", BETTER, false)], true, SURE)[..], [Refusal::Support { .. }]));
+        // As much as a twin can be off by, whatever its interval says, which is of chance alone.
+        let found = refusals(&[opinion("twin", [-0.02, -0.05, 0.0, 0.0], true)], true, SURE);
+        assert!(matches!(found[..], [Refusal::NotBetter { .. }]), "{found:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use trimtab_model::{
     Policy,
     checkpoint::{Checkpoint, CheckpointError},
+    observation::EndpointKey,
     recording::{RequestRow, TickRow},
 };
 
@@ -185,7 +186,7 @@ impl Job<'_> {
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
         let contradiction = audit::contradiction(&self.inventory.backend, &own, self.requests);
-        let foresight = Foresight::of(&twin, &later.trace);
+        let foresight = Foresight::of(&twin, &later.trace, &self.known_slots(&later));
         let own_facts = twin.service();
         let mut judged: Vec<Judged> = Vec::new();
         for (number, candidate) in candidates.iter().enumerate() {
@@ -225,6 +226,14 @@ impl Job<'_> {
             stretches: judged_on.len(),
             promoted,
         })
+    }
+
+    /// The slots that the incumbent knew when these ticks began: facts, or what was learned live.
+    fn known_slots(&self, later: &Twin) -> Vec<Option<f64>> {
+        let facts = self.incumbent.manifest().service.as_ref();
+        let fact = |key: u64| facts.and_then(|service| service.slots(&self.inventory.backend, EndpointKey(key)));
+        let keys = later.trace.keys.iter();
+        keys.zip(later.learned(&(0..1))).map(|(key, learned)| fact(*key).or(learned.map(|known| known.slots))).collect()
     }
 
     /// What requests of a class are called.

@@ -87,6 +87,12 @@ fn candidates(page: &mut String, refined: &Refined) {
                     found.crowded
                 );
             }
+            if let Some(high) = found.over_known_high {
+                let _ = write!(
+                    page,
+                    " They deviate at most {high:.3} times as much as with the slots that the incumbent knows already."
+                );
+            }
             page.push_str("</p>");
         }
         for measure in Measure::ALL {

@@ -36,7 +36,7 @@ pub enum TwinError {
 }
 
 /// The median; nothing of none. Reorders.
-fn median(numbers: &mut [f64]) -> Option<f64> {
+pub(crate) fn median(numbers: &mut [f64]) -> Option<f64> {
     if numbers.is_empty() {
         return None;
     }
