@@ -205,17 +205,18 @@ mod tests {
         let (mut twin, later) = twin(scenario.clone());
         let found = Foresight::of(&twin, &later, &[]).unwrap();
         assert!(found.explains_waits(), "{found:?}");
+        let own: Vec<_> = twin.fit.endpoints.iter().map(|fit| Some(f64::from(fit.slots))).collect();
+        let same = Foresight::of(&twin, &later, &own).unwrap();
+        assert!(same.explains_waits() && !same.is_news(), "{same:?}");
+        // Slots that are far off are told from them, though it is no news where so few wait.
+        let wrong: Vec<_> = own.iter().map(|slots| slots.map(|slots| 4.0 * slots)).collect();
+        let better = Foresight::of(&twin, &later, &wrong).unwrap().over_known_high.unwrap();
+        assert!(better < 0.9995 && !same.over_known_high.is_some_and(|high| high < 0.9999), "{better}, {same:?}");
+        let few: Vec<_> = wrong.iter().enumerate().map(|(nth, slots)| slots.filter(|_| nth == 0)).collect();
+        assert_eq!(Foresight::of(&twin, &later, &few).unwrap().over_known_high, None);
         for (fit, pod) in twin.fit.endpoints.iter_mut().zip(&scenario.endpoints) {
             fit.slots = 2 * pod.slots;
         }
-        let nothing_new: Vec<_> = twin.fit.endpoints.iter().map(|fit| Some(f64::from(fit.slots))).collect();
-        let same = Foresight::of(&twin, &later, &nothing_new).unwrap();
-        assert!(same.explains_waits() && !same.is_news(), "{same:?}");
-        let wrong: Vec<_> = nothing_new.iter().map(|slots| slots.map(|slots| 4.0 * slots)).collect();
-        let better = Foresight::of(&twin, &later, &wrong).unwrap();
-        assert!(better.is_news(), "{better:?}");
-        let few: Vec<_> = wrong.iter().enumerate().map(|(nth, slots)| slots.filter(|_| nth == 0)).collect();
-        assert_eq!(Foresight::of(&twin, &later, &few).unwrap().over_known_high, None);
         let doubled = Foresight::of(&twin, &later, &[]).unwrap();
         assert!(doubled.crowded >= TELLING_MIN && !doubled.shows_room(), "{doubled:?}");
     }
