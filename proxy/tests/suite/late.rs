@@ -176,8 +176,7 @@ async fn handshakes_of_many_clients_are_no_queue_of_the_endpoint() {
         while tries.len() < TRIES && !tries.last().is_some_and(|last| last.well && last.telling) {
             tries.push(go(&certificate, http2, fast_path).await);
         }
-        let any_telling = tries.iter().any(|one| one.telling);
-        let well = tries.iter().any(|one| one.well && (one.telling || !any_telling));
-        assert!(well, "turned away each time: {tries:#?}");
+        let shown = tries.iter().any(|one| one.well && one.telling);
+        assert!(shown, "turned away, or not late, each time: {tries:#?}");
     }
 }
