@@ -12,7 +12,7 @@ use trimtab_tests::tools::Tools;
 
 /// One of it, in front of these.
 fn setup(pods: &[SocketAddr]) -> Setup<'_> {
-    Setup { proxies: 1, objective: Duration::from_secs(1), protocol: Protocol::Http1, pods }
+    Setup { proxies: 1, workers: 1, objective: Duration::from_secs(1), protocol: Protocol::Http1, pods }
 }
 
 async fn verdicts(tools: &Tools, rival: Rival, cases: &[Case]) -> Vec<Verdict> {

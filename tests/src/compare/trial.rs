@@ -52,8 +52,13 @@ const LEAVING_GRACE_MS: u64 = 1500;
 /// If a part does not start, or fails on the way.
 pub async fn run(tools: &Tools, rival: Rival, plan: &Plan) -> anyhow::Result<Trial> {
     let mut fleet = Fleet::start(plan).await?;
-    let setup =
-        Setup { proxies: plan.proxies, objective: plan.objective, protocol: Protocol::Http1, pods: &fleet.addresses() };
+    let setup = Setup {
+        proxies: plan.proxies,
+        workers: 1,
+        objective: plan.objective,
+        protocol: Protocol::Http1,
+        pods: &fleet.addresses(),
+    };
     let front = rival.start(tools, &setup).await?;
     for target in &front.targets {
         answers(*target).await.with_context(|| format!("{} is not ready", rival.name()))?;

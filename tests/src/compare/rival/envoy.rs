@@ -23,7 +23,13 @@ pub async fn start(
         let config = folder.join(format!("envoy-{nth}.json"));
         std::fs::write(&config, bootstrap(folder, address, setup.protocol, certificate).to_string())?;
         let mut command = Command::new(tools.path("envoy")?);
-        command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
+        command.arg("-c").arg(&config).args([
+            "--concurrency",
+            &setup.workers.to_string(),
+            "--disable-hot-restart",
+            "--log-level",
+            "warn",
+        ]);
         command.args(["--service-node", &format!("envoy-{nth}"), "--service-cluster", "compare"]);
         let mut server = Server::start(&format!("envoy-{nth}"), command, folder)?;
         server.listens(address).await?;

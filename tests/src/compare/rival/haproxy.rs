@@ -20,7 +20,7 @@ pub async fn start(
         let address = free_address()?;
         let config = folder.join(format!("haproxy-{nth}.cfg"));
         let socket = folder.join(format!("haproxy-{nth}.sock"));
-        std::fs::write(&config, text(&socket, address, setup.protocol, certificate))?;
+        std::fs::write(&config, text(&socket, address, setup, certificate))?;
         let mut command = Command::new(tools.path("haproxy")?);
         // Master and worker in the foreground; SIGUSR2 makes the master read both files again.
         command.args(["-W", "-db"]).arg("-f").arg(&config).arg("-f").arg(folder.join("pods.cfg"));
@@ -44,7 +44,8 @@ pub fn write_pods(folder: &Path, pods: &[SocketAddr]) -> anyhow::Result<()> {
     replace(&folder.join("pods.cfg"), &backend)
 }
 
-fn text(socket: &Path, address: SocketAddr, protocol: Protocol, certificate: &Certificate) -> String {
+fn text(socket: &Path, address: SocketAddr, setup: &Setup<'_>, certificate: &Certificate) -> String {
+    let Setup { protocol, workers, .. } = *setup;
     let secure = format!(" ssl crt {} ssl-min-ver TLSv1.3", certificate.both.display());
     let (bind, server) = match protocol {
         Protocol::Http1 => (String::new(), ""),
@@ -55,7 +56,7 @@ fn text(socket: &Path, address: SocketAddr, protocol: Protocol, certificate: &Ce
     format!(
         "global
     maxconn 8000
-    nbthread 1
+    nbthread {workers}
     tune.bufsize 32768
     stats socket {socket} mode 600 level admin expose-fd listeners
 defaults

@@ -1,5 +1,5 @@
 //! The routers under comparison, each configured as somebody would who knows it well: upstream keep-alive on, limits out of
-//! the way, passive health checks on, one event loop (so that a least-connections count is exact and nobody has more cores).
+//! the way, passive health checks on. One event loop (so that a least-connections count is exact and nobody has more cores), but where more of them are measured.
 
 mod envoy;
 mod haproxy;
@@ -46,6 +46,8 @@ impl Protocol {
 pub struct Setup<'a> {
     /// Processes of it that share the work.
     pub proxies: usize,
+    /// Event loops of each.
+    pub workers: usize,
     /// For those that heed one.
     pub objective: Duration,
     /// What is spoken.

@@ -22,7 +22,7 @@ pub async fn start(
         let prefix = folder.join(format!("nginx-{nth}"));
         std::fs::create_dir(&prefix)?;
         let config = prefix.join("nginx.conf");
-        std::fs::write(&config, text(folder, address, setup.protocol, certificate))?;
+        std::fs::write(&config, text(folder, address, setup, certificate))?;
         let mut command = Command::new(tools.path("nginx")?);
         command.arg("-p").arg(&prefix).arg("-c").arg(&config).args(["-e", "stderr"]);
         let mut server = Server::start(&format!("nginx-{nth}"), command, folder)?;
@@ -41,7 +41,10 @@ pub fn write_pods(folder: &Path, method: &str, pods: &[SocketAddr]) -> anyhow::R
     replace(&folder.join("upstream.conf"), &upstream)
 }
 
-fn text(folder: &Path, address: SocketAddr, protocol: Protocol, certificate: &Certificate) -> String {
+fn text(folder: &Path, address: SocketAddr, setup: &Setup<'_>, certificate: &Certificate) -> String {
+    let Setup { protocol, workers, .. } = *setup;
+    // Else one worker of several takes most connections.
+    let shared = if workers > 1 { " reuseport" } else { "" };
     let upstream = folder.join("upstream.conf");
     let listen = match protocol {
         Protocol::Http1 => "",
@@ -80,7 +83,7 @@ fn text(folder: &Path, address: SocketAddr, protocol: Protocol, certificate: &Ce
         "# Workers of a master that root started read the same folder.
 user root;
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 worker_rlimit_nofile 16384;
 pid nginx.pid;
 error_log stderr warn;
@@ -99,7 +102,7 @@ http {{
     keepalive_requests 1000000;
     include {upstream};
     server {{
-        listen {address}{listen} backlog=4096;
+        listen {address}{listen} backlog=4096{shared};
         {tls}
         location / {{
             {pass}

@@ -26,6 +26,7 @@ pub async fn start(
     more: &[&str],
 ) -> anyhow::Result<Started> {
     let Setup { proxies, objective, .. } = *setup;
+    let workers = setup.workers.to_string();
     let program = own_binary("trimtab")?;
     if setup.protocol != Protocol::Http1 {
         ensure!(proxies == 1, "several proxies speak HTTP/1.1 here");
@@ -40,7 +41,7 @@ pub async fn start(
     if proxies == 1 {
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(program);
-        command.args(["up", "--workers", "1", "--admin", &admin.to_string()]);
+        command.args(["up", "--workers", &workers, "--admin", &admin.to_string()]);
         source(&mut command, address);
         let mut server = Server::start("trimtab", command, folder)?;
         server.listens(address).await?;
@@ -56,7 +57,7 @@ pub async fn start(
     for nth in 0..proxies {
         let admin = free_address()?;
         let mut command = Command::new(&program);
-        command.args(["proxy", "--workers", "1", "--controller", &format!("http://{grpc}")]);
+        command.args(["proxy", "--workers", &workers, "--controller", &format!("http://{grpc}")]);
         command.args(["--id", &format!("proxy-{nth}"), "--admin", &admin.to_string()]);
         let mut server = Server::start(&format!("proxy-{nth}"), command, folder)?;
         server.listens(admin).await?;
@@ -90,7 +91,11 @@ async fn start_with_objects(
     std::fs::create_dir(&objects)?;
     std::fs::write(objects.join("objects.yaml"), objects_text(address, setup, certificate)?)?;
     let mut command = Command::new(program);
-    command.args(["up", "--workers", "1", "--admin", &admin.to_string(), "--no-dashboard"]).arg("-f").arg(&objects);
+    let workers = setup.workers.to_string();
+    command
+        .args(["up", "--workers", &workers, "--admin", &admin.to_string(), "--no-dashboard"])
+        .arg("-f")
+        .arg(&objects);
     add(&mut command, folder, more);
     let mut server = Server::start("trimtab", command, folder)?;
     server.listens(address).await?;
