@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn keys_are_read_in_base64_and_hexadecimal_the_newest_first() {
         let one: Box<[u8]> = (0..32).collect();
-        assert_eq!(parse(ONE).unwrap().0, [one.clone()]);
+        assert_eq!(parse(ONE).unwrap().0, std::slice::from_ref(&one));
         assert_eq!(parse(SAME).unwrap(), parse(ONE).unwrap());
         let other: Box<[u8]> = (0..32).map(|byte| 255 - byte).collect();
         let both = parse(&format!("# the new one\r\n{OTHER}\r\n\r\n {ONE}")).unwrap();
