@@ -40,6 +40,10 @@ soak MINUTES="20":
 fuzz SECONDS="600" *TARGETS:
     fuzz/run.sh {{SECONDS}} {{TARGETS}}
 
+# Whether the fuzz targets build.
+fuzz-check:
+    fuzz/check.sh
+
 # A Kubernetes cluster on this machine, as the tests have it (needs root); `just cluster FILE.yaml` applies objects. Ctrl-C ends it.
 cluster *FILES:
     cargo build --release --workspace --all-targets

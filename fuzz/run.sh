@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 seconds=${1:?how many seconds each}
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request_head response_head chunked ads weights route proxy_protocol)
+[ ${#targets[@]} -gt 0 ] || targets=($(basename -s .rs targets/*.rs))
 host=$(rustc -vV | sed -n 's/^host: //p')
 passes='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1'

@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let descriptors = protox::compile(FILES, ["proto"])?;
     // Keys must not end up in logs.
-    tonic_prost_build::configure().skip_debug(["trimtab.dataplane.v1.Certificate"]).compile_fds(descriptors)?;
+    let with_keys = ["trimtab.dataplane.v1.Certificate", "trimtab.dataplane.v1.SessionPersistence"];
+    tonic_prost_build::configure().skip_debug(with_keys).compile_fds(descriptors)?;
     Ok(())
 }

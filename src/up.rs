@@ -21,6 +21,7 @@ use trimtab_controller::models::ModelsOptions;
 use trimtab_controller::pki::{self, files::PemFiles};
 use trimtab_controller::provider::{self, Cluster, Source};
 use trimtab_controller::recording::RecordingOptions;
+use trimtab_controller::session_keys;
 use trimtab_controller::status;
 use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
@@ -71,6 +72,8 @@ pub struct ControlSettings {
     pub id: String,
     /// The lease that says who leads of several controllers in a cluster; `None`: this one, there is no other.
     pub lease: Option<LeaseSettings>,
+    /// What the tokens of sessions are signed with.
+    pub session_keys: SessionKeySource,
     /// Whether proxies are spoken to by mutual TLS, and whose certificates are used.
     pub tls: ControllerTls,
 }
@@ -85,6 +88,18 @@ pub enum ControllerTls {
     Files(PemFiles),
     /// From Secrets that the controllers keep; `None`: in the namespace of the service account or the kubeconfig.
     Secrets(Option<String>),
+}
+
+/// Where the keys come from that tokens of sessions are signed with.
+#[derive(Debug, Clone, Default)]
+pub enum SessionKeySource {
+    /// One is drawn: sessions end when this controller does.
+    #[default]
+    Own,
+    /// From a file.
+    File(PathBuf),
+    /// From a Secret that the controllers share; `None`: in the namespace of the service account or the kubeconfig.
+    Secret(Option<String>),
 }
 
 /// How a leader is elected.
@@ -110,6 +125,7 @@ impl Default for ControlSettings {
             recordings: None,
             id: "local".to_owned(),
             lease: None,
+            session_keys: SessionKeySource::Own,
             tls: ControllerTls::Off,
         }
     }
@@ -308,6 +324,7 @@ impl ControlPlane {
             tokio::spawn(audit::follow(audit.clone(), running.snapshots.clone()));
         }
         let config = provider::configs(running.snapshots);
+        let several = settings.lease.is_some();
         let mut parts = Parts::default();
         let mut options = ControllerOptions::new(config.clone(), stop.clone());
         if let (Some(cluster), Some(lease)) = (&running.cluster, settings.lease) {
@@ -330,6 +347,22 @@ impl ControlPlane {
                 Some(follow.await?)
             }
             (ControllerTls::Secrets(_), None) => bail!("there is no cluster to keep certificates in"),
+        };
+        options.session_keys = match (settings.session_keys, &running.cluster) {
+            (SessionKeySource::Own, cluster) => {
+                if cluster.is_some() && several {
+                    tracing::info!(
+                        "sessions end when another controller leads: --session-key-secret or --session-key-file give them one key"
+                    );
+                }
+                None
+            }
+            (SessionKeySource::File(path), _) => Some(session_keys::file::follow(path, stop.clone())?),
+            (SessionKeySource::Secret(namespace), Some(Cluster { client, .. })) => {
+                let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+                Some(session_keys::secret::follow(client.clone(), &namespace, stop.clone()).await?)
+            }
+            (SessionKeySource::Secret(_), None) => bail!("there is no cluster to keep keys of sessions in"),
         };
         options.tick_interval = settings.tick;
         options.load_interval = settings.tick / 2;

@@ -29,6 +29,7 @@ use crate::peers::MacKey;
 use crate::policies::{Policies, PolicyError};
 use crate::recording::{Recorder, RecordingError, RecordingOptions, RecordingTask};
 use crate::scrape::{ScrapeResult, Scraper};
+use crate::session_keys::{SessionKeyError, SessionKeys};
 use crate::telemetry::{TelemetryEvent, TelemetryService};
 use crate::view::View;
 use crate::xds::{AdsEvent, AdsService};
@@ -65,6 +66,8 @@ pub struct ControllerOptions {
     pub recording: Option<RecordingOptions>,
     /// Seed of the exploration noise; `None`: from the system.
     pub seed: Option<u64>,
+    /// What the tokens of sessions are signed with, followed; `None`: a key of this controller's own, for its life.
+    pub session_keys: Option<watch::Receiver<Arc<SessionKeys>>>,
     /// Whether this controller leads. One that does not takes no proxies and records nothing.
     pub leadership: watch::Receiver<Leadership>,
     /// Stops everything; the recording is flushed.
@@ -84,6 +87,7 @@ impl ControllerOptions {
             models: None,
             recording: None,
             seed: None,
+            session_keys: None,
             leadership: leader::alone(),
             shutdown,
         }
@@ -103,6 +107,9 @@ pub enum ControllerError {
         /// What would be right.
         allowed: &'static str,
     },
+    /// There is nothing to sign sessions with.
+    #[error(transparent)]
+    SessionKeys(#[from] SessionKeyError),
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -162,6 +169,11 @@ impl Controller {
                 "the system has no randomness to give: proxies will not tell each other what they have in flight"
             );
         }
+        let session_keys = match options.session_keys {
+            Some(keys) => keys,
+            // Nobody sends another one.
+            None => watch::channel(Arc::new(SessionKeys::draw()?)).1,
+        };
         let (view_sender, view) = watch::channel(Arc::default());
         let (ads_sender, ads_events) = mpsc::unbounded_channel();
         let (telemetry_sender, telemetry_events) = mpsc::channel(WAITING_MAX);
@@ -175,6 +187,7 @@ impl Controller {
             view_sender,
             leadership.clone(),
             mac_key,
+            session_keys.borrow().clone(),
             rng,
         );
         let ads = AdsService::new(index.snapshots(), ads_sender.clone(), leadership.clone(), shutdown.clone());
@@ -189,6 +202,7 @@ impl Controller {
             index,
             scraper: Scraper::new(scrape_sender),
             config: options.config,
+            session_keys,
             ads_events,
             telemetry_events,
             scrapes,
@@ -307,6 +321,7 @@ struct Owner {
     index: Index,
     scraper: Scraper,
     config: watch::Receiver<Arc<Config>>,
+    session_keys: watch::Receiver<Arc<SessionKeys>>,
     ads_events: mpsc::UnboundedReceiver<AdsEvent>,
     telemetry_events: mpsc::Receiver<TelemetryEvent>,
     scrapes: mpsc::Receiver<ScrapeResult>,
@@ -319,7 +334,7 @@ impl Owner {
         self.configure();
         let mut ticks = tokio::time::interval(self.tick_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut followed = true;
+        let (mut followed, mut keys_followed) = (true, true);
         let (mut ads, mut telemetry, mut scrapes) = (Vec::new(), Vec::new(), Vec::new());
         loop {
             let due = self.index.due();
@@ -335,6 +350,13 @@ impl Owner {
                         tracing::warn!("configuration is no longer followed");
                         followed = false;
                     }
+                },
+                changed = self.session_keys.changed(), if keys_followed => match changed {
+                    Ok(()) => {
+                        let keys = self.session_keys.borrow_and_update().clone();
+                        self.index.sign_sessions_with(keys, clock::now());
+                    }
+                    Err(_) => keys_followed = false,
                 },
                 _ = self.ads_events.recv_many(&mut ads, BATCH) => {
                     let now = clock::now();

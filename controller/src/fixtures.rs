@@ -8,6 +8,12 @@ use trimtab_proxy::api::v1;
 
 use crate::gateway::{BackendSpec, EndpointSpec, GuardrailSettings};
 use crate::policy::Algorithm;
+use crate::session_keys::SessionKeys;
+
+/// Something to sign sessions with.
+pub fn session_keys() -> SessionKeys {
+    SessionKeys::parse("7a".repeat(32).as_bytes(), "a test").expect("a key")
+}
 
 /// A backend with this many endpoints, ready since long ago, not scraped.
 pub fn backend(name: &str, endpoints: usize) -> BackendSpec {

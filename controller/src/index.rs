@@ -22,6 +22,7 @@ use crate::policies::Policies;
 use crate::proxies::Proxies;
 use crate::recording::Recorder;
 use crate::scrape::ScrapeResult;
+use crate::session_keys::SessionKeys;
 use crate::telemetry::{Lesson, TelemetryEvent};
 use crate::tick::{Backend, Deciders};
 use crate::view::View;
@@ -51,6 +52,8 @@ pub struct Index {
     leadership: watch::Receiver<Leadership>,
     /// What proxies tell each other is signed with it; `None`: they tell each other nothing.
     mac_key: Option<MacKey>,
+    /// What the tokens of sessions are signed with.
+    session_keys: Arc<SessionKeys>,
     rng: StdRng,
     tick: u64,
     /// Backends whose pooled errors have moved since the last push, and when to push.
@@ -72,6 +75,7 @@ impl Index {
         view: watch::Sender<Arc<View>>,
         leadership: watch::Receiver<Leadership>,
         mac_key: Option<MacKey>,
+        session_keys: Arc<SessionKeys>,
         rng: StdRng,
     ) -> Self {
         Self {
@@ -87,6 +91,7 @@ impl Index {
             view,
             leadership,
             mac_key,
+            session_keys,
             rng,
             tick: 0,
             moved: BTreeSet::new(),
@@ -123,7 +128,7 @@ impl Index {
                 }
                 None => self.backends.entry(spec.name().into()).or_insert_with(|| Backend::new(spec.clone(), now)),
             };
-            self.publisher.set_backend(spec);
+            self.publisher.set_backend(spec, &self.session_keys);
             if reordered {
                 self.publisher.set(Kind::WeightTable, spec.name(), &backend.interim_table(self.tick, now));
                 match backend.error_table(true, now) {
@@ -145,6 +150,15 @@ impl Index {
         self.publisher.retain(Kind::HttpRoute, &config.routes.iter().map(|route| route.name.as_str()).collect());
         self.policies.want(config.backends.iter().filter_map(|spec| spec.model.as_deref()));
         self.config = config;
+        self.publish(now);
+    }
+
+    /// Has sessions signed with other keys, at once.
+    pub fn sign_sessions_with(&mut self, keys: Arc<SessionKeys>, now: Now) {
+        self.session_keys = keys;
+        for backend in self.backends.values().filter(|backend| backend.spec.resource.session.is_some()) {
+            self.publisher.set_backend(&backend.spec, &self.session_keys);
+        }
         self.publish(now);
     }
 

@@ -29,6 +29,7 @@ pub mod objective;
 pub mod pki;
 pub mod recording;
 pub mod scrape;
+pub mod session_keys;
 pub mod status;
 pub mod store;
 pub mod telemetry;

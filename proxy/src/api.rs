@@ -16,6 +16,21 @@ impl std::fmt::Debug for v1::Certificate {
     }
 }
 
+impl std::fmt::Debug for v1::SessionPersistence {
+    /// Without the keys.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cookie, header, absolute_timeout_s, idle_timeout_s, permanent, keys: _ } = self;
+        formatter
+            .debug_struct("SessionPersistence")
+            .field("cookie", cookie)
+            .field("header", header)
+            .field("absolute_timeout_s", absolute_timeout_s)
+            .field("idle_timeout_s", idle_timeout_s)
+            .field("permanent", permanent)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Type URL of a [`v1::Listener`].
 pub const LISTENER_TYPE: &str = "type.googleapis.com/trimtab.dataplane.v1.Listener";
 /// Type URL of a [`v1::HttpRoute`].

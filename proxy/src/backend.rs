@@ -31,7 +31,7 @@ use crate::{
         costs::Costs,
         rule::{Terms, expected_wait, in_flight_all},
     },
-    session::{Session, Sessions},
+    session::{Session, Sessions, Unsigned},
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
@@ -188,11 +188,9 @@ impl Backend {
             };
             Arc::new(endpoints.iter().filter_map(failing).collect())
         });
-        let sessions = config
-            .traffic
-            .session
-            .as_ref()
-            .map(|_| Arc::new(Sessions::new(&config.name, config.endpoints.iter().map(|endpoint| endpoint.key))));
+        let sessions = config.traffic.session.as_ref().map(|policy| {
+            Arc::new(Sessions::new(&config.name, policy, config.endpoints.iter().map(|endpoint| endpoint.key)))
+        });
         Parts { config: Arc::new(config), endpoints, state, weights, errors, costs, ejections, failing, sessions }
             .build(now)
     }
@@ -422,13 +420,20 @@ impl Backend {
     }
 
     /// The session that a request belongs to; `None` if it says none that holds, or there are none here.
-    pub fn session(&self, head: &impl RequestHead, now_s: u64) -> Option<Session> {
-        self.sessions.as_ref()?.read(self.config.traffic.session.as_ref()?, head, now_s)
+    ///
+    /// # Errors
+    /// What it says is signed by none of the keys.
+    pub fn session(&self, head: &impl RequestHead, now_s: u64) -> Result<Option<Session>, Unsigned> {
+        match (&self.sessions, &self.config.traffic.session) {
+            (Some(sessions), Some(policy)) => sessions.read(policy, head, now_s),
+            _ => Ok(None),
+        }
     }
 
     /// What tells a client that its session is with the endpoint at `index`.
     pub fn told_session(&self, index: usize, times: (u64, u64), secure: bool) -> Option<(HeaderName, HeaderValue)> {
-        self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, index, times, secure)
+        let endpoint = self.endpoints.get(index)?.config.key;
+        self.sessions.as_ref()?.told(self.config.traffic.session.as_ref()?, endpoint, times, secure)
     }
 
     /// Those that may be picked, in the order of the endpoints.

@@ -67,6 +67,8 @@ pub struct Counters {
     pub retries: Counter,
     /// Retries that were worth it and not allowed: no other endpoint, or too many at a time.
     pub retries_refused: Counter,
+    /// Session tokens that no key of their backend's has signed.
+    pub tokens_refused: Counter,
     /// Connections that became tunnels.
     pub upgrades: Counter,
     /// Copies of requests that were sent to mirrors.

@@ -127,6 +127,9 @@ impl Sources {
             "Failures that were passed on because no other endpoint or no retry was left",
             self.sum(|c| &c.retries_refused),
         )?;
+
+        let help = "Session tokens of clients that no key of the backend's has signed";
+        out.counter("session_tokens_refused", help, self.sum(|c| &c.tokens_refused))?;
         out.counter("mirrored_requests", "Copies of requests sent to mirrors", self.sum(|c| &c.mirrored))?;
         out.counter(
             "mirrored_requests_abandoned",

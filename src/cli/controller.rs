@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use trimtab::up::{ControlSettings, ControllerTls, LeaseSettings};
+use trimtab::up::{ControlSettings, ControllerTls, LeaseSettings, SessionKeySource};
 use trimtab_controller::leader::LEASE_NAME;
 use trimtab_controller::pki::files::PemFiles;
 
@@ -74,6 +74,9 @@ pub struct LeaseArgs {
     /// Lead without asking anybody: there is no other controller
     #[arg(long, help_heading = "Kubernetes")]
     no_leader_election: bool,
+    /// Keep what tokens of sessions are signed with in the Secret trimtab-session-keys of the Lease's namespace, for all controllers
+    #[arg(long, conflicts_with_all = ["session_key_file", "to", "backends", "config"], help_heading = "Kubernetes")]
+    session_key_secret: bool,
 }
 
 impl LeaseArgs {
@@ -98,10 +101,16 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 pub async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
     let stop = super::signals::stop()?;
     let dashboard = args.source.control.dashboard();
+    let namespace = args.lease.lease_namespace.as_ref();
+    let usual = args.source.control.settings();
     let settings = ControlSettings {
         lease: args.lease.settings(),
-        tls: args.tls.settings(args.lease.lease_namespace.as_ref()),
-        ..args.source.control.settings()
+        tls: args.tls.settings(namespace),
+        session_keys: match args.lease.session_key_secret {
+            true => SessionKeySource::Secret(namespace.cloned()),
+            false => usual.session_keys,
+        },
+        ..usual
     };
     let source = args.source.source(true).unwrap_or_else(|error| error.exit());
     let running = tokio::select! {

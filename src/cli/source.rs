@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, ValueEnum};
-use trimtab::up::{ControlSettings, ControllerTls};
+use trimtab::up::{ControlSettings, ControllerTls, SessionKeySource};
 use trimtab_controller::address::HostPort;
 use trimtab_controller::duration::Duration as ObjectDuration;
 use trimtab_controller::gateway::{exposure, ingress::IngressPorts};
@@ -229,6 +229,10 @@ pub struct ControlArgs {
     /// the configuration, each event of the model store, and each change of who leads
     #[arg(long, env = "TRIMTAB_AUDIT_LOG", value_name = "FILE|-", help_heading = "Control")]
     pub audit_log: Option<PathBuf>,
+    /// File of the keys that tokens of sessions (`sessionPersistence`) are signed with: one a line, of at least 32 bytes in base64 or hexadecimal, the
+    /// newest first; all are believed. Followed. By default a key is drawn, and sessions end with this process
+    #[arg(long, env = "TRIMTAB_SESSION_KEY_FILE", value_name = "FILE", help_heading = "Control")]
+    pub session_key_file: Option<PathBuf>,
     /// Do not record
     #[arg(long, conflicts_with = "recordings", help_heading = "Control")]
     pub no_recordings: bool,
@@ -319,6 +323,7 @@ impl ControlArgs {
                 .map(|url| RecordingOptions { file_age_max: self.recordings_file_age, ..RecordingOptions::new(url) }),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
+            session_keys: self.session_key_file.clone().map_or(SessionKeySource::Own, SessionKeySource::File),
             tls: ControllerTls::Off,
         }
     }

@@ -107,6 +107,27 @@ fn yaml_errors_name_file_line_and_field() {
 }
 
 #[test]
+fn keys_of_sessions_that_are_none_are_named_by_flag_file_and_line_and_not_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = |path: &str, wanted: &str| {
+        let args = ["--no-recordings", "--to", "127.0.0.1:9", "--session-key-file", path];
+        for command in ["up", "controller"] {
+            check(&[&[command], &args[..]].concat(), 1, &[&format!("--session-key-file {path}: {wanted}")]);
+        }
+    };
+    said(&folder.path().join("none").display().to_string(), "is not there, expected a file with a key a line");
+    let key = "6b6579206f6620612073657373696f6e20746f6b656e20666f722061207465737421";
+    let short = file(folder.path(), "short", &format!("# the new one\n{key}\n{}\n", &key[..32]));
+    said(&short, "line 3: is a key of 16 bytes, expected at least 32; `openssl rand -base64 32` makes one");
+    let garbled = file(folder.path(), "garbled", &format!("{key}!\n"));
+    said(&garbled, "line 1: is neither base64 nor hexadecimal");
+    let ended = Process::start(["up", "--to", "127.0.0.1:9", "--session-key-file", &garbled]).end();
+    assert!(!ended.text.contains(&key[..16]), "{}", ended.text);
+    check(&["controller", "--session-key-secret", "--to", "a:1"], 2, &["--session-key-secret", "--to"]);
+    check(&["controller", "--session-key-secret", "--session-key-file", "x"], 2, &["--session-key-file"]);
+}
+
+#[test]
 fn a_checkpoint_that_does_not_fit_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let broken = file(folder.path(), "policy.safetensors", "not a checkpoint");

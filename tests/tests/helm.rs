@@ -71,6 +71,7 @@ async fn the_api_server_takes_every_object_of_the_charts() {
             "proxy.service.type=NodePort",
             "proxy.service.ports[0].name=http,proxy.service.ports[0].port=80,proxy.service.ports[0].nodePort=30080",
             "tls.managed=false,tls.controllerSecret=one,tls.proxySecret=two",
+            "sessions.keySecret=three",
             "namespaces={a,b}",
             "networkPolicy.monitoringFrom[0].namespaceSelector.matchLabels.name=monitoring",
             "controller.extraEnv[0].name=A,controller.extraEnv[0].value=b",
@@ -112,6 +113,42 @@ async fn values_decide_which_objects_there_are() {
     assert!(said.contains("tls.proxySecret") || said.contains("tls.controllerSecret"), "{said}");
     let said = render(&["proxy.kind=StatefulSet"]).await.expect_err("it is none of those that there are");
     assert!(said.contains("kind"), "{said}");
+}
+
+#[tokio::test]
+async fn keys_of_sessions_are_the_controllers_own_secret_or_one_that_is_named() {
+    let controller = async |values: &[&str]| {
+        let objects = render(values).await.expect("it renders");
+        let of = |kind: &str| {
+            let found = objects.iter().find(|object| {
+                let is = object.types.as_ref().is_some_and(|types| types.kind == kind);
+                is && object.metadata.name.as_deref() == Some("trimtab-controller")
+            });
+            found.unwrap_or_else(|| panic!("a {kind}")).data.clone()
+        };
+        let pod = of("Deployment")["spec"]["template"]["spec"].clone();
+        let args: Vec<String> = serde_json::from_value(pod["containers"][0]["args"].clone()).expect("arguments");
+        let args: Vec<String> = args.into_iter().filter(|arg| arg.starts_with("--session")).collect();
+        let rules = of("Role")["rules"].as_array().expect("rules").clone();
+        let secrets = rules.into_iter().filter(|rule| rule["resources"] == serde_json::json!(["secrets"]));
+        let secrets: Vec<String> = secrets.map(|rule| format!("{} {}", rule["verbs"], rule["resourceNames"])).collect();
+        (args, pod, secrets)
+    };
+    let (args, pod, secrets) = controller(&[]).await;
+    assert_eq!(args, ["--session-key-secret"]);
+    assert!(secrets.contains(&r#"["get"] ["trimtab-session-keys"]"#.to_owned()), "{secrets:?}");
+    assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
+    let theirs = ["tls.managed=false,tls.controllerSecret=one,tls.proxySecret=two", "sessions.keySecret=three"];
+    let (args, pod, secrets) = controller(&theirs).await;
+    assert_eq!(args, ["--session-key-file=/etc/trimtab/sessions/keys"]);
+    assert!(secrets.is_empty(), "who is given everything makes nothing: {secrets:?}");
+    let volume = pod["volumes"].as_array().expect("volumes").iter().find(|volume| volume["name"] == "sessions");
+    assert_eq!(volume.expect("a volume")["secret"]["secretName"], "three");
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().expect("mounts");
+    let mounted = mounts.iter().find(|mount| mount["name"] == "sessions").expect("it is mounted");
+    assert_eq!((&mounted["mountPath"], &mounted["readOnly"]), (&"/etc/trimtab/sessions".into(), &true.into()));
+    let said = render(&["sessions.key=x"]).await.expect_err("there is no such value");
+    assert!(said.contains("sessions"), "{said}");
 }
 
 #[tokio::test]

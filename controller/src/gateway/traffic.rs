@@ -173,6 +173,8 @@ pub(super) fn session(session: &SessionPersistence) -> v1::SessionPersistence {
         absolute_timeout_s: seconds(session.absolute_timeout),
         idle_timeout_s: seconds(session.idle_timeout),
         permanent: lifetime == LifetimeType::Permanent,
+        // Where it is encoded for proxies they are put in; they stand nowhere else.
+        keys: Vec::new(),
     }
 }
 

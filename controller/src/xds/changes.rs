@@ -8,6 +8,7 @@ use trimtab_proxy::api::{self, v1};
 
 use crate::gateway::{BackendSpec, EndpointSpec};
 use crate::keys::KeyMap;
+use crate::session_keys::SessionKeys;
 
 /// Up to so many endpoints are always sent as a whole: it costs no more, and depends on nothing.
 const WHOLE_MAX: usize = 64;
@@ -47,10 +48,14 @@ impl Step {
 }
 
 impl BackendBody {
-    /// Of this backend, which proxies have as `before`, of that version, if they have it.
-    pub fn new(spec: &BackendSpec, before: Option<(&Arc<str>, &Self)>) -> Self {
+    /// Of this backend, whose clients' sessions are signed with `keys`, and which proxies have as `before`, of that version, if they have it.
+    pub fn new(spec: &BackendSpec, keys: &SessionKeys, before: Option<(&Arc<str>, &Self)>) -> Self {
         let endpoints_version = api::endpoints_version(spec.endpoints.iter().map(|endpoint| endpoint.fingerprint()));
-        let head = v1::Backend { endpoints_version, ..spec.resource.clone() }.encode_to_vec();
+        let mut resource = v1::Backend { endpoints_version, ..spec.resource.clone() };
+        if let Some(session) = &mut resource.session {
+            session.keys = keys.of(spec.name());
+        }
+        let head = resource.encode_to_vec();
         let steps = before.map_or_else(Vec::new, |(version, before)| before.steps_to(version, &spec.endpoints));
         Self { head, endpoints: spec.endpoints.clone(), endpoints_version, whole: OnceLock::new(), steps }
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::fixtures;
+use crate::fixtures::{self, session_keys};
 use crate::xds::Resource;
 use trimtab_model::observation::EndpointKey;
 
@@ -52,7 +52,7 @@ proptest! {
         edits in prop::collection::vec(prop::collection::vec((0usize..400, any::<u16>(), any::<bool>()), 1..12), 1..40),
     ) {
         let mut list: Vec<(u16, bool)> = (0..300).map(|number| (number * 3, true)).collect();
-        let mut resources = vec![Resource::backend(&spec(&list), None)];
+        let mut resources = vec![Resource::backend(&spec(&list), &session_keys(), None)];
         for edit in edits {
             for (at, number, ready) in edit {
                 match list.binary_search_by_key(&number, |(number, _)| *number) {
@@ -62,7 +62,7 @@ proptest! {
                 }
             }
             let last = &resources[resources.len() - 1];
-            let next = Resource::backend(&spec(&list), Some(last));
+            let next = Resource::backend(&spec(&list), &session_keys(), Some(last));
             if next.version != last.version {
                 resources.push(next);
             }
@@ -89,9 +89,9 @@ proptest! {
 #[test]
 fn the_same_content_has_the_same_version_whatever_came_before() {
     let list: Vec<(u16, bool)> = (0..100).map(|number| (number, true)).collect();
-    let fresh = Resource::backend(&spec(&list), None);
-    let other = Resource::backend(&spec(&list[1..]), Some(&fresh));
-    let back = Resource::backend(&spec(&list), Some(&other));
+    let fresh = Resource::backend(&spec(&list), &session_keys(), None);
+    let other = Resource::backend(&spec(&list[1..]), &session_keys(), Some(&fresh));
+    let back = Resource::backend(&spec(&list), &session_keys(), Some(&other));
     assert_eq!(fresh.version, back.version);
     assert_ne!(fresh.version, other.version);
     assert_eq!(fresh.bytes(), back.bytes());
@@ -100,12 +100,24 @@ fn the_same_content_has_the_same_version_whatever_came_before() {
 #[test]
 fn few_endpoints_and_great_changes_are_sent_whole() {
     let list: Vec<(u16, bool)> = (0..200).map(|number| (number, true)).collect();
-    let many = Resource::backend(&spec(&list), None);
-    let few = Resource::backend(&spec(&list[..20]), Some(&many));
+    let many = Resource::backend(&spec(&list), &session_keys(), None);
+    let few = Resource::backend(&spec(&list[..20]), &session_keys(), Some(&many));
     assert!(few.since(&many.version).is_none());
     let others: Vec<(u16, bool)> = (300..500).map(|number| (number, true)).collect();
-    assert!(Resource::backend(&spec(&others), Some(&many)).since(&many.version).is_none());
-    let one_less = Resource::backend(&spec(&list[1..]), Some(&many));
+    assert!(Resource::backend(&spec(&others), &session_keys(), Some(&many)).since(&many.version).is_none());
+    let one_less = Resource::backend(&spec(&list[1..]), &session_keys(), Some(&many));
     assert!(one_less.since(&many.version).is_some_and(|part| part.len() < 200));
     assert!(one_less.since("unknown").is_none());
+}
+
+#[test]
+fn keys_of_sessions_are_put_in_for_proxies_and_others_make_another_version() {
+    let mut spec = spec(&[(1, true)]);
+    let of = |spec: &BackendSpec, keys: &SessionKeys| Resource::backend(spec, keys, None);
+    assert_eq!(decoded(of(&spec, &session_keys()).bytes()).session, None);
+    spec.resource.session = Some(v1::SessionPersistence { cookie: "s".to_owned(), ..Default::default() });
+    let resource = of(&spec, &session_keys());
+    assert_eq!(decoded(resource.bytes()).session.unwrap().keys, session_keys().of("a/b:80"));
+    assert_eq!(resource.version, of(&spec, &session_keys()).version, "controllers with the same keys agree");
+    assert_ne!(resource.version, of(&spec, &SessionKeys::draw().unwrap()).version);
 }

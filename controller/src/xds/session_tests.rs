@@ -217,6 +217,8 @@ fn what_waits_for_an_answer_to_another_type_is_not_forgotten() {
     assert_eq!(drain(&mut session, &newest(&publisher)), ["WeightTable:a"]);
 }
 
+use crate::fixtures::session_keys;
+
 /// A backend of so many endpoints, the first of which has this number.
 fn crowd(first: usize) -> crate::gateway::BackendSpec {
     let mut spec = crate::fixtures::backend("a", 300);
@@ -227,7 +229,7 @@ fn crowd(first: usize) -> crate::gateway::BackendSpec {
 #[test]
 fn what_was_acknowledged_is_sent_as_changes_and_what_was_refused_as_a_whole() {
     let mut publisher = Publisher::default();
-    publisher.set_backend(&crowd(0));
+    publisher.set_backend(&crowd(0), &session_keys());
     publisher.publish();
     let mut session = subscribed();
     drain(&mut session, &newest(&publisher));
@@ -235,12 +237,12 @@ fn what_was_acknowledged_is_sent_as_changes_and_what_was_refused_as_a_whole() {
         prost::Message::decode(&*response.resources[0].resource.as_ref().unwrap().value).unwrap()
     };
 
-    publisher.set_backend(&crowd(1));
+    publisher.set_backend(&crowd(1), &session_keys());
     publisher.publish();
     let part = session.next(&newest(&publisher), false).unwrap();
     assert_eq!((sent(&part).endpoints.len(), sent(&part).changes.unwrap().steps.len()), (0, 1));
     for first in 2..6 {
-        publisher.set_backend(&crowd(first));
+        publisher.set_backend(&crowd(first), &session_keys());
         publisher.publish();
     }
     session.receive(answer(&part, None));
@@ -254,7 +256,7 @@ fn what_was_acknowledged_is_sent_as_changes_and_what_was_refused_as_a_whole() {
     assert!(session.next(&newest(&publisher), false).is_none());
     assert!(session.in_sync(&newest(&publisher)));
 
-    publisher.set_backend(&crowd(6));
+    publisher.set_backend(&crowd(6), &session_keys());
     publisher.publish();
     let part = session.next(&newest(&publisher), false).unwrap();
     assert!(sent(&part).changes.is_some(), "it goes on from there");

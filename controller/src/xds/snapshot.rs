@@ -11,6 +11,7 @@ use trimtab_proxy::api;
 
 use super::changes::BackendBody;
 use crate::gateway::BackendSpec;
+use crate::session_keys::SessionKeys;
 
 /// The resource types, in the order in which a proxy must see additions: what is referred to comes before what refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,13 +97,13 @@ impl Resource {
         Self { version: version(&bytes), body: Body::Encoded(bytes) }
     }
 
-    /// A backend, which proxies have as `before` if they have it.
-    pub fn backend(spec: &BackendSpec, before: Option<&Self>) -> Self {
+    /// A backend, whose clients' sessions are signed with `keys`, and which proxies have as `before` if they have it.
+    pub fn backend(spec: &BackendSpec, keys: &SessionKeys, before: Option<&Self>) -> Self {
         let before = before.and_then(|before| match &before.body {
             Body::Backend(body) => Some((&before.version, body)),
             Body::Encoded(_) => None,
         });
-        let body = BackendBody::new(spec, before);
+        let body = BackendBody::new(spec, keys, before);
         Self { version: version(body.head()), body: Body::Backend(body) }
     }
 
@@ -186,9 +187,9 @@ impl Publisher {
     }
 
     /// Adds or replaces a backend, and remembers how its endpoints came to be what they are.
-    pub fn set_backend(&mut self, spec: &BackendSpec) {
+    pub fn set_backend(&mut self, spec: &BackendSpec, keys: &SessionKeys) {
         let kept = self.next.of(Kind::Backend).get(spec.name());
-        let resource = Resource::backend(spec, kept.map(|kept| &**kept));
+        let resource = Resource::backend(spec, keys, kept.map(|kept| &**kept));
         self.put(Kind::Backend, spec.name(), resource);
     }
 

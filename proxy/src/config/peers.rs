@@ -30,7 +30,7 @@ pub struct Peer {
     pub epoch: u64,
 }
 
-/// A secret that is never shown.
+/// A secret for HMAC-SHA-256 that is never shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct MacKey(pub [u8; 32]);
 

@@ -1,6 +1,7 @@
 //! What is fuzzed, each with an oracle: a slow twin, another reader of the same bytes, or a round trip. A function here takes any bytes and
 //! panics where the oracle disagrees. `fuzz/` runs them with coverage, for minutes (`just fuzz`); the tests below run each for a moment on
-//! its corpus and on what comes of it by chance, so that a submission cannot break a target or an oracle unseen.
+//! its corpus and on what comes of it by chance, so that a submission cannot break a target or an oracle unseen; `fuzz/check.sh` checks that
+//! the targets build, which are made of all this with another flag and other dependencies than tests.
 //!
 //! To add one: a function in a file here, its name in [`TARGETS`], a line in `fuzz/Cargo.toml`, three lines in `fuzz/targets/`, and a few
 //! inputs in `fuzz/corpus/NAME/`.
@@ -105,6 +106,21 @@ mod tests {
             corpus.iter().for_each(|input| check(input));
             (0..set("FUZZ_ROUNDS", ROUNDS)).for_each(|_| check(&mutated(&corpus, &mut rng)));
         }
+    }
+
+    #[test]
+    fn what_is_fuzzed_is_what_is_tested() {
+        let fuzz = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+        for (name, _) in TARGETS {
+            let path = format!("targets/{name}.rs");
+            let target = std::fs::read_to_string(fuzz.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            assert!(target.contains(&format!("trimtab_proxy::fuzzing::{name}(data)")), "{path}: {target}");
+            let binary = format!("[[bin]]\nname = \"{name}\"\npath = \"{path}\"\n");
+            assert!(manifest.contains(&binary), "fuzz/Cargo.toml has no {binary}");
+        }
+        assert_eq!(manifest.matches("[[bin]]").count(), TARGETS.len());
+        assert_eq!(std::fs::read_dir(fuzz.join("targets")).unwrap().count(), TARGETS.len());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{
         filter::Filters,
         rule::{RequestTimeout, STALL_TIMEOUT},
     },
-    session::cookie,
+    session::{Unsigned, cookie},
     table::BackendEntry,
     time::Timestamp,
     worker::{LocalTable, Socket, Worker},
@@ -144,10 +144,13 @@ pub fn arrive(
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);
     let hash_key = hash_key(&entry.backend, address, head);
-    let session = match traffic.session {
-        Some(_) => entry.backend.session(head, u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default()),
-        None => None,
-    };
+    let session = traffic.session.as_ref().and_then(|_| {
+        let now_s = u64::try_from(clock::unix_ms() / 1_000).unwrap_or_default();
+        entry.backend.session(head, now_s).unwrap_or_else(|Unsigned| {
+            worker.counters.tokens_refused.add(1);
+            None
+        })
+    });
     let (class, kind) = tell_apart(worker, &entry.backend, head, length, started);
     let admitted = entry.backend.admit(class).map_err(|shed| refused(Reason::Shed(shed)))?;
     client.note(|record| record.goes(&target.series.route, &target.series.backend));

@@ -379,6 +379,7 @@ async fn a_client_goes_back_to_the_endpoint_that_answered_it_while_it_is_there()
         let session = v1::SessionPersistence {
             cookie: if by_cookie { "sid".to_owned() } else { String::new() },
             header: if by_cookie { String::new() } else { "x-sid".to_owned() },
+            keys: vec![vec![7; 32]],
             ..Default::default()
         };
         let setup = Setup::to(&all).fast_path(fast_path).backend(|backend| backend.session = Some(session.clone()));
@@ -415,6 +416,86 @@ async fn a_client_goes_back_to_the_endpoint_that_answered_it_while_it_is_there()
         for _ in 0..4 {
             assert_eq!(ask(&token).await, (second.clone(), None));
         }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_was_not_signed_for_this_backend_is_none_and_keys_are_replaced_under_those_that_are() {
+    let (a, b, c) = (named("a").await, named("b").await, named("c").await);
+    let all = [a.address, b.address, c.address];
+    let signed_with = |keys: &[u8]| v1::SessionPersistence {
+        cookie: "sid".to_owned(),
+        keys: keys.iter().map(|key| vec![*key; 32]).collect(),
+        ..Default::default()
+    };
+    for fast_path in [true, false] {
+        let mut setup = Setup::to(&all).fast_path(fast_path).with_admin();
+        setup.workers = 1;
+        let proxy = setup.backend(|backend| backend.session = Some(signed_with(&[1]))).start().await;
+        let ask = async |token: &str| {
+            let request = format!("GET / HTTP/1.1\r\nhost: t\r\ncookie: sid={token}\r\nconnection: close\r\n\r\n");
+            let answer = proxy.send(&request).await;
+            let told =
+                answer.header("set-cookie").map(|told| told["sid=".len()..].split(';').next().unwrap().to_owned());
+            (answer.body, told)
+        };
+        let refused = async || {
+            let mut raw = crate::harness::Raw::connect(proxy.admin_address()).await;
+            raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+            let name = "trimtab_proxy_session_tokens_refused_total ";
+            raw.answer().await.body.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse::<u32>().unwrap()
+        };
+        let (first, token) = ask("").await;
+        let token = token.expect("a session begins");
+        assert_eq!(ask(&token).await, (first.clone(), None));
+        let before = refused().await;
+        // One digit of it is another, in the name of the endpoint, in the times, in the signature; and one that was good elsewhere.
+        let digit = |at: usize| {
+            let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+            format!("{}{other}{}", &token[..at], &token[at + 1..])
+        };
+        let mut setup = Setup::to(&all).backend(|backend| backend.session = Some(signed_with(&[1])));
+        setup.backends[0].name = "test/other:80".to_owned();
+        setup.route.rules = vec![crate::harness::proxy::rule("test/other:80")];
+        let elsewhere = setup.start().await;
+        let foreign = elsewhere.get("/").await.header("set-cookie").unwrap()["sid=".len()..]
+            .split(';')
+            .next()
+            .unwrap()
+            .to_owned();
+        for forged in [digit(3), digit(20), digit(30), digit(60), foreign] {
+            assert_ne!(forged, token);
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                let (endpoint, told) = ask(&forged).await;
+                assert!(told.is_some_and(|told| told != forged), "{forged} begins a session");
+                seen.push(endpoint);
+            }
+            seen.sort();
+            assert_eq!(seen, ["a", "b", "c"], "the algorithm chooses");
+        }
+        assert_eq!(refused().await - before, 15);
+
+        // Another key signs, and the old one is believed: clients are given a new token for the same endpoint.
+        let mut other = crate::harness::proxy::backend(crate::harness::proxy::BACKEND, &all);
+        let mut sign_with = |keys: &[u8]| {
+            other.session = Some(signed_with(keys));
+            proxy.controller.set_backend(&other);
+        };
+        sign_with(&[2, 1]);
+        eventually("another key signs", async || ask(&token).await.1.is_some()).await;
+        let (endpoint, renewed) = ask(&token).await;
+        let renewed = renewed.expect("the old key signs no more");
+        assert_eq!(endpoint, first);
+        assert_eq!(ask(&renewed).await, (first.clone(), None));
+        sign_with(&[2]);
+        let before = refused().await;
+        eventually("the old key is believed no more", async || {
+            ask(&token).await;
+            refused().await > before
+        })
+        .await;
+        assert_eq!(ask(&renewed).await, (first.clone(), None));
     }
 }
 

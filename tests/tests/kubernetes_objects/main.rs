@@ -10,4 +10,5 @@ mod permissions;
 mod policies;
 mod rotation;
 mod routes;
+mod sessions;
 mod tls;

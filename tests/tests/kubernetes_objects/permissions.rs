@@ -105,7 +105,7 @@ async fn everything_that_is_granted_is_used_and_nothing_else_is_tried() {
     world.route("app", "app").await;
     let ingress = format!("--ingress-http-port={}", free_port());
     // In all namespaces, as the chart has it.
-    let (controller, _) = world.controller_everywhere("one", &["--tls-secrets", &ingress]);
+    let (controller, _) = world.controller_everywhere("one", &["--tls-secrets", "--session-key-secret", &ingress]);
     controller.wait_for("proxies connect to");
     world.route_says("app", "Accepted", "True Accepted").await;
     // The same thing goes wrong twice: the second time the Event is patched.
