@@ -1,9 +1,6 @@
 //! Routes compiled for lookup: by socket, by listener, by host, by match, in the Gateway API's order of precedence.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     filter::Filters,
@@ -22,7 +19,8 @@ use crate::{
 /// All routes, by the number of the socket that a request came in on.
 #[derive(Debug, Default)]
 pub struct Routing {
-    sockets: HashMap<u32, SocketRoutes>,
+    /// Few, and looked at for every request.
+    sockets: BTreeMap<u32, SocketRoutes>,
     /// Where requests are counted that match no route; `None` before there is a configuration.
     pub unrouted: Option<Arc<Series>>,
     other: Option<Arc<Series>>,

@@ -115,12 +115,16 @@ pub async fn begin(attack: Attack, target: &Target, clients: usize) -> JoinSet<(
     match attack {
         Attack::None => {}
         Attack::SlowHeads => {
-            (0..clients).for_each(|_| drop(all.spawn(slow(address, b"GET / HTTP/1.1\r\nhost: t\r\nx: "))))
+            let first = b"GET / HTTP/1.1\r\nhost: t\r\nx: ";
+            staggered(clients, BYTE_EVERY).for_each(|late| drop(all.spawn(slow(address, first, late))));
         }
-        Attack::SlowBodies => (0..clients).for_each(|_| {
-            all.spawn(slow(address, b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n"));
-        }),
-        Attack::Unread => (0..clients).for_each(|_| drop(all.spawn(unread(address)))),
+        Attack::SlowBodies => {
+            let first = b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 100000\r\n\r\n";
+            staggered(clients, BYTE_EVERY).for_each(|late| drop(all.spawn(slow(address, first, late))));
+        }
+        Attack::Unread => {
+            staggered(clients, REQUEST_EVERY).for_each(|late| drop(all.spawn(unread(address, late))));
+        }
         Attack::Idle => {
             for _ in 0..clients {
                 if let Ok(idle) = idle::open(target, Kind::Http1).await {
@@ -151,26 +155,39 @@ pub async fn begin(attack: Attack, target: &Target, clients: usize) -> JoinSet<(
     all
 }
 
-/// One byte every 100 ms, again from the start when cut off.
-async fn slow(address: SocketAddr, first: &'static [u8]) {
+/// Between two bytes of a client that sends slowly.
+const BYTE_EVERY: Duration = Duration::from_millis(100);
+
+/// Between two requests of a client that reads no answers.
+const REQUEST_EVERY: Duration = Duration::from_secs(1);
+
+/// How late each of `clients` begins, so that what each does `every` so often does not come from all of them at once.
+fn staggered(clients: usize, every: Duration) -> impl Iterator<Item = Duration> {
+    (0..clients).map(move |client| every.mul_f64(client as f64 / clients as f64))
+}
+
+/// A byte now and then, again from the start when cut off.
+async fn slow(address: SocketAddr, first: &'static [u8], late: Duration) {
+    tokio::time::sleep(late).await;
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await
             && stream.write_all(first).await.is_ok()
         {
             while stream.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(BYTE_EVERY).await;
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(BYTE_EVERY).await;
     }
 }
 
 /// Requests whose answers are left where they are: one a second, so that it is no flood of requests, and the buffers fill.
-async fn unread(address: SocketAddr) {
+async fn unread(address: SocketAddr, late: Duration) {
+    tokio::time::sleep(late).await;
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await {
             while stream.write_all(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n").await.is_ok() {
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(REQUEST_EVERY).await;
             }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 use http::{HeaderName, Method};
+use memchr::memchr;
 
 use super::{
     super::{
@@ -58,6 +59,8 @@ pub(super) enum Body {
 pub(super) struct Request<'h, 'b> {
     pub method: Method,
     target: &'b str,
+    /// Bytes of the target before its query.
+    path_len: usize,
     /// Without the port, as the client wrote it.
     pub host: &'b str,
     pub authority: &'b [u8],
@@ -149,7 +152,8 @@ impl<'h, 'b> Request<'h, 'b> {
         }
         let authority = authority.ok_or(Unusual)?;
         let host = plain_host(authority).ok_or(Unusual)?;
-        Ok(Some(Self { method, target, host, authority, body, last, len, fields, kinds }))
+        let path_len = memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+        Ok(Some(Self { method, target, path_len, host, authority, body, last, len, fields, kinds }))
     }
 
     /// Writes the head for an endpoint: what `headers::prepare_request` and then `edits` make of it on hyper's path. `passed` is what the
@@ -269,11 +273,11 @@ impl RequestHead for Request<'_, '_> {
     }
 
     fn path(&self) -> &str {
-        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+        &self.target[..self.path_len]
     }
 
     fn query(&self) -> Option<&str> {
-        self.target.split_once('?').map(|(_, query)| query)
+        self.target.get(self.path_len + 1..)
     }
 
     fn values<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
@@ -317,12 +321,10 @@ static PLAIN: [bool; 256] = {
 
 /// The name in a `Host` that is a DNS name or an IPv4 address, with or without a port.
 fn plain_host(authority: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(authority).ok()?;
-    let (name, port) = match text.split_once(':') {
-        Some((name, port)) => (name, Some(port)),
-        None => (text, None),
-    };
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
-    (!name.is_empty() && name.len() <= 255 && name.bytes().all(plain) && port.is_none_or(is_port)).then_some(name)
+    let len = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+    let (name, port) = (&authority[..len], authority.get(len + 1..));
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let is_port = |port: &[u8]| (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    let is_plain = !name.is_empty() && name.len() <= 255 && name.iter().all(plain) && port.is_none_or(is_port);
+    if is_plain { std::str::from_utf8(name).ok() } else { None }
 }
