@@ -120,6 +120,8 @@ pub struct Worker {
     pub plain_pool: Pool<fast::Endpoint>,
     /// How late it is.
     pub heart: Heart,
+    /// What serves streams of HTTP/2.
+    pub runners: http2::Runners,
     /// Prequal's probes.
     pub probing: Probing,
     /// For picking.
@@ -232,6 +234,7 @@ async fn main(parts: Parts) {
         shared: SharedPool::default(),
         plain_pool: Pool::default(),
         heart: Heart::default(),
+        runners: http2::Runners::default(),
         probing: Probing::default(),
         counters,
         sampler,

@@ -19,7 +19,7 @@ use super::{
     connection::Connection,
     edits::Edits,
     error::{Reason, Refused},
-    fast::{self, stream},
+    fast::{self, head, stream},
     framing::Refusal,
     grpc, headers, max_forwards, orca,
     upgrade::Tunnel,
@@ -33,7 +33,7 @@ use crate::{
     observe::{
         self,
         record::Record,
-        trace::{Passed, TRACEPARENT, TRACESTATE},
+        trace::{self, Passed, TRACEPARENT, TRACESTATE},
     },
     time::Timestamp,
     worker::{Socket, Worker},
@@ -155,23 +155,55 @@ async fn forward(
     answered.map_err(|reason| Edits::refused(edits.as_deref(), reason))
 }
 
-/// Passes a request that was let in on, and its answer back.
+/// Passes a request that was let in on, and its answer back: by a connection of the fast path's if it is plain and came over HTTP/2, which
+/// costs less, and by hyper's otherwise.
 async fn relay(
     worker: &Rc<Worker>,
     client: &Rc<Connection>,
     request: Request<Incoming>,
+    arrived: Arrived,
+    edits: Option<&Edits>,
+    grpc: bool,
+    websocket: Option<WebSocket>,
+) -> Result<Response<ResponseBody>, Reason> {
+    let plain = request.version() == Version::HTTP_2
+        && worker.fast_path
+        && arrived.account.entry().backend.config().protocol == Protocol::Http1
+        && request.body().is_end_stream()
+        && !(grpc || websocket.is_some() || arrived.mirroring.is_some());
+    let (head, incoming) = request.into_parts();
+    if plain {
+        let passed = client.recorded(Record::passed_on);
+        let mut flight = Vec::with_capacity(FLIGHT);
+        let written = head::write(&head, &client.client, edits, passed.as_ref(), || named(worker, client), &mut flight);
+        if let Ok(span_at) = written {
+            let asks = (head.method == Method::HEAD, head.method.is_idempotent());
+            drop((head, incoming));
+            return relay_plain(worker, client, asks, (flight, span_at), arrived.account, edits).await;
+        }
+    }
+    // In a box of its own: it is larger than all the rest, which is what most requests of HTTP/2 need.
+    Box::pin(relay_by_hyper(worker, client, (head, incoming), arrived, edits, grpc, websocket)).await
+}
+
+/// The name of a request that has none.
+fn named(worker: &Worker, client: &Connection) -> [u8; 24] {
+    let made = client.recorded(|record| record.made_id);
+    made.unwrap_or_else(|| worker.next_request_id())
+}
+
+async fn relay_by_hyper(
+    worker: &Rc<Worker>,
+    client: &Rc<Connection>,
+    (mut head, incoming): (http::request::Parts, Incoming),
     Arrived { mut account, progress, body_bytes_max, mirroring, .. }: Arrived,
     edits: Option<&Edits>,
     grpc: bool,
     websocket: Option<WebSocket>,
 ) -> Result<Response<ResponseBody>, Reason> {
-    let (mut head, incoming) = request.into_parts();
     let has_body = !incoming.is_end_stream();
     let version = head.version;
-    let request_id = || {
-        let made = client.recorded(|record| record.made_id);
-        worker.named(made.unwrap_or_else(|| worker.next_request_id()))
-    };
+    let request_id = || worker.named(named(worker, client));
     let prepared = headers::prepare_request(&mut head.headers, version, &client.client, has_body, request_id);
     let passed = client.recorded(Record::passed_on);
     if let Some(passed) = &passed {
@@ -189,16 +221,6 @@ async fn relay(
         Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
         _ => Vec::new(),
     };
-    let plain = version == Version::HTTP_2
-        && worker.fast_path
-        && account.entry().backend.config().protocol == Protocol::Http1
-        && !(has_body || grpc || prepared.upgrade || websocket.is_some())
-        && taps.is_empty()
-        // Who can take trailers gets them.
-        && !head.headers.contains_key(header::TE);
-    if plain {
-        return relay_plain(worker, client, head, account, edits, traced).await;
-    }
     let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max));
     request.body_mut().set_taps(taps);
     if prepared.expects_continue {
@@ -289,24 +311,24 @@ async fn relay(
     Ok(response)
 }
 
-/// Passes a request without a body on by a connection of the fast path's, which costs less than hyper's.
+/// Passes a request without a body on by a connection of the fast path's. `flight` is its head, and where in it the span of an attempt stands;
+/// it is to be told whether it is HEAD, and whether it may be sent twice without harm.
 async fn relay_plain(
     worker: &Rc<Worker>,
     client: &Rc<Connection>,
-    mut head: http::request::Parts,
+    asks: (bool, bool),
+    (mut flight, span_at): (Vec<u8>, Option<usize>),
     mut account: Box<Account>,
     edits: Option<&Edits>,
-    traced: bool,
 ) -> Result<Response<ResponseBody>, Reason> {
-    let asks = (head.method == Method::HEAD, head.method.is_idempotent());
-    let mut flight = Vec::with_capacity(FLIGHT);
     let exchange = async |account: &Account, endpoint: &mut fast::Endpoint, (): (), reused| {
         // Each attempt is a span of its own.
-        if let Some(passed) = account.passed_on().filter(|_| traced) {
-            pass_on(&passed, &mut head.headers);
+        if let Some(at) = span_at
+            && let Some(passed) = account.passed_on()
+        {
+            let span = at..at + trace::SPAN_LEN;
+            flight[span].copy_from_slice(&passed.header[trace::SPAN_AT..trace::SPAN_AT + trace::SPAN_LEN]);
         }
-        flight.clear();
-        stream::write_head(&head, &mut flight);
         stream::exchange((worker, client), account, endpoint, &flight, asks, reused).await
     };
     let (mut answer, endpoint) = attempts(worker, client, &mut account, (), exchange).await?;

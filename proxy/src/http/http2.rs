@@ -16,17 +16,13 @@ use std::{
 use bytes::{Buf, BytesMut};
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::flood::{Flood, Watch};
-use super::{
-    connection::{Connection, Phase},
-    forward,
-    stream::ClientStream,
+use self::{
+    flood::{Flood, Watch},
+    runner::Stream,
 };
+use super::{connection::Connection, forward, stream::ClientStream};
 use crate::{
     clock,
     route::rule::Limits,
@@ -35,6 +31,9 @@ use crate::{
 };
 
 pub mod flood;
+mod runner;
+
+pub use runner::Runners;
 
 /// What a client that speaks HTTP/2 says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -89,7 +88,7 @@ pub async fn serve(Speaks { worker, socket, client, limits, stream, read }: Spea
     };
     let watch = Rc::new(RefCell::new(Watch::new(clock::now())));
     let header_list_max = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
-    let mut connection = http2::Builder::new(Spawn(streams.clone()))
+    let mut connection = http2::Builder::new(Spawn { worker: worker.clone(), streams: streams.clone() })
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -212,88 +211,21 @@ impl Drop for Active {
     }
 }
 
-/// Spawns the streams of one connection, each with its deadline.
+/// Has the streams of one connection served, each with its deadline.
 #[derive(Debug, Clone)]
-struct Spawn(Rc<Streams>);
+struct Spawn {
+    worker: Rc<Worker>,
+    streams: Rc<Streams>,
+}
 
 impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Spawn {
-    fn execute(&self, stream: F) {
-        let Some(client) = self.0.next.take() else {
-            tokio::task::spawn_local(stream);
+    fn execute(&self, future: F) {
+        let Some(client) = self.streams.next.take() else {
+            tokio::task::spawn_local(future);
             return;
         };
-        let active = Active::new(self.0.clone());
-        tokio::task::spawn_local(async move {
-            let _active = active;
-            let mut alarm = Alarm { client: client.clone(), armed: Timestamp::MAX, timer: None };
-            {
-                let mut stream = pin!(stream);
-                std::future::poll_fn(|cx| {
-                    loop {
-                        if stream.as_mut().poll(cx).is_ready() {
-                            return Poll::Ready(());
-                        }
-                        if alarm.poll(cx).is_pending() {
-                            return Poll::Pending;
-                        }
-                        // Its answer is over, or it was told and could not act: the client does not take what it is sent.
-                        if client.phase() != Phase::Request || client.is_expired() {
-                            return Poll::Ready(());
-                        }
-                        client.expire();
-                    }
-                })
-                .await;
-            }
-            // It has become a tunnel, and is a stream of its connection for as long as that lasts.
-            if let Some(tunnel) = client.take_tunnel() {
-                Box::pin(tunnel.join()).await;
-            }
-        });
-    }
-}
-
-/// Rings when a stream's deadline has passed.
-struct Alarm {
-    client: Rc<Connection>,
-    armed: Timestamp,
-    /// Made when it is first waited for.
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Alarm {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            // Once it was told, it has had its turn.
-            if self.client.is_expired() {
-                return Poll::Ready(());
-            }
-            let deadline = self.client.deadline();
-            if deadline == Timestamp::MAX {
-                self.timer = None;
-                return Poll::Pending;
-            }
-            let timer = match &mut self.timer {
-                Some(timer) if deadline >= self.armed => timer,
-                Some(timer) => {
-                    timer.as_mut().reset(clock::instant(deadline));
-                    self.armed = deadline;
-                    timer
-                }
-                None => {
-                    self.armed = deadline;
-                    self.timer.insert(Box::pin(tokio::time::sleep_until(clock::instant(deadline))))
-                }
-            };
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if clock::now() >= deadline {
-                return Poll::Ready(());
-            }
-            // It was moved meanwhile.
-            self.timer = None;
-        }
+        let active = Active::new(self.streams.clone());
+        runner::start(&self.worker, Stream { future: Box::pin(future), client, active });
     }
 }
 

@@ -14,6 +14,7 @@ mod endpoint;
 mod exchange;
 mod field;
 mod flow;
+pub mod head;
 mod request;
 mod response;
 mod scratch;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request};
+use http::{HeaderMap, StatusCode};
 use hyper::body::Frame;
 use memchr::memmem;
 use tokio::io::AsyncWrite;
@@ -50,19 +50,6 @@ pub struct Answer {
     content: Bytes,
     /// The endpoint's connection may be used again once the body is over.
     keeps: bool,
-}
-
-/// Writes a head that is ready for an endpoint.
-pub fn write_head(head: &request::Parts, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method.as_str().as_bytes());
-    out.push(b' ');
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        super::field::write(out, name.as_str(), value.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
 }
 
 /// One request on one connection. `flight` is its head; it is to be told whether it is HEAD, and whether it may be sent twice without harm.

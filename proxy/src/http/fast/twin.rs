@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-const ID: [u8; 24] = *b"0123456789abcdef00000007";
+pub(crate) const ID: [u8; 24] = *b"0123456789abcdef00000007";
 
 /// Reads a chunked body in steps: its content, the bytes that belong to it, and whether it has ended.
 pub(crate) fn read_chunks(bytes: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), Malformed> {
@@ -53,7 +53,7 @@ pub(crate) fn write_chunk(content: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Fields as a map, as hyper makes it.
-fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
+pub(crate) fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
     let mut map = HeaderMap::new();
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).unwrap();
@@ -63,7 +63,7 @@ fn map(fields: &[httparse::Header<'_>]) -> HeaderMap {
 }
 
 /// Filters that touch what the proxy writes itself, what it copies, and what is not there.
-fn edits() -> Edits {
+pub(crate) fn edits() -> Edits {
     let mut filters = Filters::default();
     for edits in [&mut filters.request_headers, &mut filters.response_headers] {
         for name in ["x-forwarded-for", "x-request-id", "x-a", "date", "x-new"] {
@@ -79,7 +79,7 @@ fn edits() -> Edits {
 }
 
 /// Names, and values of each in order.
-fn sorted(headers: &HeaderMap) -> Vec<(String, Vec<Vec<u8>>)> {
+pub(crate) fn sorted(headers: &HeaderMap) -> Vec<(String, Vec<Vec<u8>>)> {
     let mut all: Vec<_> = headers
         .keys()
         .map(|name| {
