@@ -116,12 +116,10 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let logs: Vec<f64> = pairs.iter().map(|(own, prior)| (value(&own.0) / value(&prior.0)).ln()).collect();
                 Interval::of_logarithms(&logs)
             };
-            let mean = |value: &dyn Fn(&(Summary, f64), &(Summary, f64)) -> f64| {
-                pairs.iter().map(|(own, prior)| value(own, prior)).sum::<f64>() / pairs.len().max(1) as f64
-            };
-            let (p99, p50) = (ratio(|run| run.latency_ms_p99), ratio(|run| run.latency_ms_p50));
-            let aside = mean(&|own, _| own.1);
-            let goodput = mean(&|own, prior| 100.0 * (own.0.goodput_share - prior.0.goodput_share));
+            let runs_each = pairs.len().max(1) as f64;
+            let aside = pairs.iter().map(|(own, _)| own.1).sum::<f64>() / runs_each;
+            let more_good = pairs.iter().map(|(own, prior)| own.0.goodput_share - prior.0.goodput_share).sum::<f64>();
+            let goodput = 100.0 * more_good / runs_each;
             let title = world(number, 0).name;
             println!("{title:28} {name:24} {:>5.0}%  {}  {}  {goodput:+.2}", 100.0 * aside, told(p99), told(p50));
             let ratio = p99.map_or(f64::NAN, |interval| interval.mean);
