@@ -116,6 +116,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let logs: Vec<f64> = pairs.iter().map(|(own, prior)| (value(&own.0) / value(&prior.0)).ln()).collect();
                 Interval::of_logarithms(&logs)
             };
+            let (p99, p50) = (ratio(|run| run.latency_ms_p99), ratio(|run| run.latency_ms_p50));
             let runs_each = pairs.len().max(1) as f64;
             let aside = pairs.iter().map(|(own, _)| own.1).sum::<f64>() / runs_each;
             let more_good = pairs.iter().map(|(own, prior)| own.0.goodput_share - prior.0.goodput_share).sum::<f64>();

@@ -1,5 +1,5 @@
 //! The head of a request that came over HTTP/2 without a body, written for an endpoint straight from the map that h2 has made of it. Changing
-//! the map first and writing it then, as hyper's path does, costs four times as much: each field that is looked for, dropped or added is hashed.
+//! the map first and writing it then, as hyper's path does, costs six times as much: each field that is looked for, dropped or added is hashed.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
