@@ -40,17 +40,17 @@ impl Cores {
     /// As many for the proxy as it has workers, and of those beyond `reserved` one half each for load and endpoint, so that neither is what limits.
     ///
     /// # Errors
-    /// If there are too few cores: load and endpoint need as many each as the proxy, and one more.
+    /// If there are too few cores: load and endpoint need as many each as are reserved, and one more.
     pub fn all(workers: usize, reserved: usize) -> anyhow::Result<Self> {
         Self::split(workers, reserved, available())
     }
 
     fn split(workers: usize, reserved: usize, available: usize) -> anyhow::Result<Self> {
-        let (first, needed) = (reserved.max(workers), workers + 1);
+        let first = reserved.max(workers);
+        let needed = first + 2 * (first + 1);
         ensure!(
-            available >= first + 2 * needed,
-            "{workers} workers need {} cores here, so that load and endpoint do not limit them; there are {available}",
-            first + 2 * needed
+            available >= needed,
+            "a proxy that has {first} of the cores to itself needs {needed} in all, so that load and endpoint do not limit it; there are {available}"
         );
         let middle = first + (available - first) / 2;
         Ok(Self {
@@ -84,7 +84,9 @@ mod tests {
         let two = Cores::split(2, 2, 16).unwrap();
         assert_eq!((two.proxy.as_str(), two.load.as_str(), two.threads), ("0-1", "2-8", 7));
         assert_eq!((two.endpoint.as_str(), two.endpoint_workers), ("9-15", 7));
-        let few = Cores::split(2, 2, 4).unwrap_err().to_string();
-        assert_eq!(few, "2 workers need 8 cores here, so that load and endpoint do not limit them; there are 4");
+        let few = "a proxy that has 2 of the cores to itself needs 8 in all, so that load and endpoint do not limit it; there are 4";
+        for workers in [1, 2] {
+            assert_eq!(Cores::split(workers, 2, 4).unwrap_err().to_string(), few, "said by the largest of them");
+        }
     }
 }

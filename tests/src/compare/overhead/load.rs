@@ -29,18 +29,24 @@ pub async fn run(tools: &Tools, protocol: Protocol, cores: &Cores, url: &str, le
 
 /// Runs wrk; tells how many requests it completed.
 async fn wrk(tools: &Tools, cores: &Cores, url: &str, length: Duration) -> anyhow::Result<u64> {
+    let (connections, length) = (CONNECTIONS * cores.workers, length.as_secs());
+    let args = [format!("-t{}", cores.threads), format!("-c{connections}"), format!("-d{length}s"), url.to_owned()];
+    requests_completed(&said(tools, cores, "wrk", &args).await?)
+}
+
+/// What a program says that sends requests from its cores.
+async fn said(tools: &Tools, cores: &Cores, program: &str, args: &[String]) -> anyhow::Result<String> {
     let output = Command::new(tools.path("taskset")?)
         .args(["-c", &cores.load])
-        .arg(tools.path("wrk")?)
-        .args([&format!("-t{}", cores.threads), &format!("-c{}", CONNECTIONS * cores.workers)])
-        .args([&format!("-d{}s", length.as_secs()), url])
+        .arg(tools.path(program)?)
+        .args(args)
         .kill_on_drop(true)
         .output()
         .await
-        .context("cannot run wrk")?;
+        .with_context(|| format!("cannot run {program}"))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "wrk failed: {said}{}", String::from_utf8_lossy(&output.stderr));
-    requests_completed(&said)
+    ensure!(output.status.success(), "{program} failed: {said}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(said)
 }
 
 /// Reads wrk's report.
@@ -55,19 +61,10 @@ fn requests_completed(said: &str) -> anyhow::Result<u64> {
 
 /// Runs h2load; tells how many requests it completed.
 async fn h2load(tools: &Tools, cores: &Cores, url: &str, length: Duration) -> anyhow::Result<u64> {
-    let output = Command::new(tools.path("taskset")?)
-        .args(["-c", &cores.load])
-        .arg(tools.path("h2load")?)
-        .args([&format!("-t{}", cores.threads), &format!("-c{}", HTTP2_CONNECTIONS * cores.workers)])
-        .arg(format!("-m{HTTP2_STREAMS}"))
-        .args([&format!("-D{}", length.as_secs()), "--warm-up-time=0", url])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .context("cannot run h2load")?;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "h2load failed: {said}{}", String::from_utf8_lossy(&output.stderr));
-    h2load_completed(&said)
+    let (connections, length) = (HTTP2_CONNECTIONS * cores.workers, length.as_secs());
+    let how = [format!("-t{}", cores.threads), format!("-c{connections}"), format!("-m{HTTP2_STREAMS}")];
+    let args = how.into_iter().chain([format!("-D{length}"), "--warm-up-time=0".to_owned(), url.to_owned()]);
+    h2load_completed(&said(tools, cores, "h2load", &args.collect::<Vec<_>>()).await?)
 }
 
 /// Reads h2load's report: every request must have been answered with 2xx. Those that were cut off at the end do not count.
