@@ -1,13 +1,14 @@
 //! Trimtab as the chart deploys it: installed by Helm into the test cluster, its pods run as the chart says: without root, with read-only
 //! roots, with the rights of their service accounts, and with certificates that the controllers issue.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::events::v1::Event;
 use kube::Api;
 use kube::api::ListParams;
@@ -289,18 +290,19 @@ async fn two_gateways_have_addresses_of_their_own_and_the_same_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn proxies_of_a_daemon_set_listen_on_the_addresses_of_their_nodes() {
+async fn proxies_of_a_daemon_set_listen_on_the_addresses_of_their_nodes_and_know_their_zones() {
     let values = "proxy.kind=DaemonSet,proxy.hostNetwork=true,proxy.service.type=ClusterIP,\
                   proxy.service.ports[0].name=http,proxy.service.ports[0].port=8080";
     let cluster = deploy(values, 8080, 2 + 3 + 3).await;
     let nodes: Api<Node> = Api::all(cluster.client().await);
-    let (requests, mut known) = (Client::default(), BTreeSet::new());
+    let (requests, mut known, mut proxies) = (Client::default(), BTreeSet::new(), Vec::new());
     for node in nodes.list(&ListParams::default()).await.expect("nodes").items {
         let addresses = node.status.and_then(|status| status.addresses).expect("addresses");
         let address = addresses.iter().find(|one| one.type_ == "InternalIP").expect("an address of the node");
         let at = SocketAddr::new(address.address.parse().expect("an address"), 8080);
         assert_eq!(requests.get(at, "/").await.map(|answer| answer.status), Ok(200), "{at}");
         known.insert(address.address.clone());
+        proxies.push((node.metadata.labels.expect("labels")["topology.kubernetes.io/zone"].clone(), at));
     }
     // And these are the addresses that the Gateway says.
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"));
@@ -311,4 +313,58 @@ async fn proxies_of_a_daemon_set_listen_on_the_addresses_of_their_nodes() {
         addresses.iter().filter_map(|one| one["value"].as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
     };
     eventually("the Gateway says the nodes' addresses", PATIENCE, said, |found| *found == known).await;
+
+    // Each knows the zone of its node, and where it is to prefer what is near it sends everything there.
+    cluster.apply(NEAR).await.expect("the policy is taken");
+    let pods = pods_and_zones(&cluster).await;
+    assert_eq!(pods.len(), 3, "{pods:?}");
+    let zones: BTreeSet<&str> = pods.iter().map(|(zone, _)| &**zone).collect();
+    assert!(zones.len() > 1, "there is something to choose from: {pods:?}");
+    for (zone, at) in proxies.into_iter().filter(|(zone, _)| zones.contains(&**zone)) {
+        let near = || async {
+            let before = answered(&requests, &pods).await;
+            for _ in 0..40 {
+                assert_eq!(requests.get(at, "/").await.map(|answer| answer.status), Ok(200), "{zone}");
+            }
+            let mut counts = answered(&requests, &pods).await;
+            counts.iter_mut().for_each(|(zone, count)| *count -= before[zone]);
+            counts
+        };
+        let there = format!("what the proxy of {zone} gets is answered in {zone}");
+        eventually(&there, PATIENCE, near, |counts| counts[&zone] == 40).await;
+    }
+}
+
+const NEAR: &str = "
+apiVersion: trimtab.dev/v1alpha1
+kind: BackendTrafficPolicy
+metadata: {name: near, namespace: shop}
+spec:
+  targetRefs: [{name: web}]
+  loadBalancer: {type: Locality}
+";
+
+/// The pods behind the Service: the zone of each, and where it listens.
+async fn pods_and_zones(cluster: &Cluster) -> Vec<(String, SocketAddr)> {
+    let slices: Api<EndpointSlice> = Api::namespaced(cluster.client().await, "shop");
+    let slices = slices.list(&ListParams::default().labels("kubernetes.io/service-name=web")).await.expect("slices");
+    let endpoints = slices.items.into_iter().flat_map(|slice| slice.endpoints);
+    endpoints
+        .map(|endpoint| {
+            let address = endpoint.addresses[0].parse().expect("an address");
+            (endpoint.zone.expect("a zone"), SocketAddr::new(address, 8080))
+        })
+        .collect()
+}
+
+/// How many requests the pods of each zone have answered.
+async fn answered(requests: &Client, pods: &[(String, SocketAddr)]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for (zone, at) in pods {
+        let text = requests.get(*at, "/metrics").await.expect("the pod's metrics").text();
+        let lines = text.lines().filter(|line| line.starts_with("http_requests_total{"));
+        *counts.entry(zone.clone()).or_default() +=
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>();
+    }
+    counts
 }

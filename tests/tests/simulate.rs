@@ -130,3 +130,23 @@ fn mistakes_are_named_with_what_would_be_right() {
         }
     }
 }
+
+#[test]
+fn what_a_grid_has_done_is_kept_and_not_done_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("runs.jsonl");
+    let path = path.to_str().expect("a path");
+    let small = [&SMALL[..], &["--family", "gray", "--policy", "trimtab,c3-local"]].concat();
+    let first = json(&[&small[..], &["--seeds", "1", "--keep", path]].concat());
+    let lines = |path: &str| std::fs::read_to_string(path).expect("it is there").lines().count();
+    assert_eq!(lines(path), 1 + first["runs"].as_array().map_or(0, Vec::len));
+    let progress = run(&[&small[..], &["--seeds", "2", "--keep", path, "--progress", "always"]].concat());
+    let told = String::from_utf8_lossy(&progress.stderr);
+    assert!(told.contains(&format!("{} runs are kept from before", lines(path) / 2)), "{told}");
+    assert_eq!(json(&[&small[..], &["--seeds", "1", "--keep", path]].concat())["cells"], first["cells"]);
+
+    std::fs::write(path, "notes of mine\n").expect("it is written");
+    let refused = run(&[&small[..], &["--keep", path]].concat());
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && told.contains("--keep") && told.contains("runs.jsonl"), "{told}");
+}

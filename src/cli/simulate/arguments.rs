@@ -21,6 +21,8 @@ const EXAMPLES: &str = "Examples:
       p99, p50, mean, errors, goodput and shed of two policies in two families
   trimtab simulate --family testing --proxies 1,4,16 --endpoints 8,32,200 --load 0.7,0.85 --plot plots
       the families that nothing was trained on, in 18 settings each, with plots
+  trimtab simulate --family all --endpoints 200 --keep runs.jsonl
+      hours of work that may be stopped: the same command goes on where it was
   trimtab simulate --family deploy --seeds 1 --baseline none --plot plots --timeline
       latency over time in a rolling restart, in milliseconds
   trimtab simulate --family churn --first-seed 1000007 --seeds 1 --policy trimtab --baseline none
@@ -84,6 +86,9 @@ pub struct SimulateArgs {
     /// List every run with its fingerprint, as is done anyway for up to 12 runs
     #[arg(long)]
     pub runs: bool,
+    /// Keep every run in this file as it ends, and do not run again what it holds: a grid that was stopped goes on with the same command
+    #[arg(long, value_name = "FILE")]
+    pub keep: Option<PathBuf>,
     /// Threads [default: one a core]; results do not depend on it
     #[arg(long, value_name = "COUNT")]
     pub jobs: Option<NonZeroUsize>,

@@ -7,13 +7,14 @@ mod tables;
 
 pub use arguments::SimulateArgs;
 
+use std::hash::{DefaultHasher, Hasher};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use trimtab_training::contest::{self, Contest};
-use trimtab_training::report::{Baseline, Cell, Metric, Results, Run, plot, timeline};
+use trimtab_training::report::{Baseline, Cell, KeptRuns, Metric, Results, Run, plot, timeline};
 use trimtab_training::scenario::Family;
 
 use super::{Output, say};
@@ -42,8 +43,15 @@ pub fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let jobs = args.jobs.or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN);
+    let kept = match &args.keep {
+        Some(path) => Some(KeptRuns::open(path, &build()?).context("--keep")?),
+        None => None,
+    };
     let meter = Meter::start(args.progress, jobs);
-    let runs = grid.run(&policies, jobs, &|progress| meter.tell(progress));
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.found() > 0) {
+        meter.note(&format!("{} runs are kept from before", kept.found()));
+    }
+    let runs = grid.run(&policies, jobs, kept.as_ref(), &|progress| meter.tell(progress));
     meter.end();
 
     let results = Results { grid: &grid, policies: &policies, baseline, runs: &runs };
@@ -59,11 +67,23 @@ pub fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
             say(&files.iter().map(|file| format!("wrote {}", file.display())).collect::<Vec<_>>());
         }
     }
+    if let Some(kept) = kept {
+        kept.close().context("not all runs are kept: --keep")?;
+    }
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
     let problem = anyhow::anyhow!("{}", failures.join("\n"));
     Err(problem.context(format!("{} of {} runs failed", failures.len(), runs.len())))
+}
+
+/// Tells builds of this program apart: what two of them find may differ.
+fn build() -> anyhow::Result<String> {
+    let path = std::env::current_exe().context("the path of this program")?;
+    let program = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&program);
+    Ok(format!("{} {:016x}", env!("CARGO_PKG_VERSION"), hasher.finish()))
 }
 
 /// What is told, and to whom.

@@ -30,6 +30,13 @@ struct State {
 }
 
 impl Meter {
+    /// A line of its own, if progress is shown.
+    pub fn note(&self, text: &str) {
+        if self.shown {
+            let _ = writeln!(std::io::stderr(), "{text}");
+        }
+    }
+
     /// Begins to count time.
     pub fn start(when: ProgressWhen, jobs: NonZeroUsize) -> Self {
         let terminal = std::io::stderr().is_terminal();

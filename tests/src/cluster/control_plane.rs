@@ -252,6 +252,8 @@ fn api_args(network: &Network) -> Vec<String> {
         "--allow-privileged=true".to_owned(),
         // New nodes would be tainted until the controller that watches over nodes, which does not run, has seen them.
         "--disable-admission-plugins=TaintNodesByCondition".to_owned(),
+        // Pods get the zone of their node as a label, as they do by default from Kubernetes 1.35 on (KEP-4742).
+        "--feature-gates=PodTopologyLabelsAdmission=true".to_owned(),
         "--profiling=false".to_owned(),
     ]
 }

@@ -13,6 +13,7 @@ use std::{
     thread,
 };
 
+use super::kept::{KeptRuns, Task};
 use crate::{
     contest::Contest,
     scenario::{Family, Scenario, Setting},
@@ -106,11 +107,13 @@ impl Grid {
     }
 
     /// Runs every policy through every cell with every seed on `jobs` threads: by cell, then seed, then policy. `tell` hears of
-    /// the progress after every run, from any of the threads. A run that fails or panics is told as failed; the others go on.
+    /// the progress after every run, from any of the threads. A run that fails or panics is told as failed; the others go on. What `kept` holds
+    /// is taken from it, and what goes well is added.
     pub fn run(
         &self,
         policies: &[Box<dyn Contest>],
         jobs: NonZeroUsize,
+        kept: Option<&KeptRuns>,
         tell: &(dyn Fn(&Progress) + Sync),
     ) -> Vec<Run> {
         let mut tasks = Vec::new();
@@ -126,7 +129,7 @@ impl Grid {
         let done: Mutex<Vec<(usize, Run)>> = Mutex::new(Vec::with_capacity(tasks.len()));
         let work = || {
             while let Some(&(cell, seed, policy, requests)) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = run(&*policies[policy], &self.scenario(&self.cells[cell], seed));
+                let result = self.run_or_recall(&*policies[policy], &self.cells[cell], seed, kept);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 let place = (cell * self.seed_count() + (seed - self.seeds.start) as usize) * policies.len() + policy;
                 done.push((place, Run { cell, seed, policy, result }));
@@ -146,6 +149,25 @@ impl Grid {
         let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         done.sort_by_key(|(place, _)| *place);
         done.into_iter().map(|(_, run)| run).collect()
+    }
+
+    fn run_or_recall(
+        &self,
+        policy: &dyn Contest,
+        cell: &Cell,
+        seed: u64,
+        kept: Option<&KeptRuns>,
+    ) -> Result<Summary, String> {
+        let Some(kept) = kept else {
+            return run(policy, &self.scenario(cell, seed));
+        };
+        let task = Task::new(self, cell, seed, policy.name());
+        if let Some(summary) = kept.get(&task) {
+            return Ok(summary.clone());
+        }
+        let summary = run(policy, &self.scenario(cell, seed))?;
+        kept.keep(task, &summary);
+        Ok(summary)
     }
 
     /// How many seeds there are.
@@ -189,7 +211,7 @@ mod tests {
     #[test]
     fn results_are_in_order_and_the_same_on_one_thread_and_on_three() {
         let policies = ["trimtab", "c3-local"].map(|name| contest::by_name(name).unwrap());
-        let on = |jobs| grid().run(&policies, NonZeroUsize::new(jobs).unwrap(), &|_| {});
+        let on = |jobs| grid().run(&policies, NonZeroUsize::new(jobs).unwrap(), None, &|_| {});
         let runs = on(1);
         assert_eq!(runs, on(3));
         let order: Vec<(usize, u64, usize)> = runs.iter().map(|run| (run.cell, run.seed, run.policy)).collect();
@@ -228,8 +250,8 @@ mod tests {
     fn a_run_that_panics_is_told_as_failed_and_the_others_go_on() {
         let told = AtomicUsize::new(0);
         let policies: [Box<dyn Contest>; 1] = [Box::new(Faulty)];
-        let runs =
-            grid().run(&policies, NonZeroUsize::MIN, &|progress| told.store(progress.runs_done, Ordering::Relaxed));
+        let runs = grid()
+            .run(&policies, NonZeroUsize::MIN, None, &|progress| told.store(progress.runs_done, Ordering::Relaxed));
         for run in &runs {
             match &run.result {
                 Ok(_) => assert_ne!(run.seed, 6),

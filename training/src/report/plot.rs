@@ -228,7 +228,7 @@ mod tests {
         let policies = ["c3-local", "shortest-expected-delay"].map(|name| contest::by_name(name).unwrap());
         let cells = Grid::product(&[Family::Homogeneous, Family::Gray], &[1], &[4], &[Some(0.5)]);
         let grid = Grid { cells, seeds: 1..3, seconds: Some(1), reports_in_flight: None, slots_told: true };
-        let runs = grid.run(&policies, NonZeroUsize::MIN, &|_| {});
+        let runs = grid.run(&policies, NonZeroUsize::MIN, None, &|_| {});
         let results = Results {
             grid: &grid,
             policies: &policies,

@@ -2,6 +2,7 @@
 //! the scenario's measured window count, whenever they end.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use super::{
     router::Outcome,
@@ -28,7 +29,7 @@ pub struct Statistics {
 }
 
 /// Requests of one class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct OfClass {
     /// That ended.
     pub ended: u64,
@@ -112,7 +113,7 @@ impl Statistics {
 
 /// The result of a run. Latencies are those of successful answers, from the request's arrival at its proxy to the last of
 /// its response there.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Requests that arrived in the measured window.
     pub arrived: u64,
