@@ -17,7 +17,7 @@ use super::names::Lexicon;
 use super::rates::rates;
 use super::{ScrapeError, ScrapeResult};
 use crate::clock;
-use crate::gateway::{BackendSpec, Config, ScrapeSettings};
+use crate::gateway::{BackendSpec, Config, EndpointSpec, ScrapeSettings};
 use crate::keys::KeyMap;
 
 /// Scrapes under way at once: enough for 5,000 pods at 10 ms each within a tick, few enough to bound sockets and memory.
@@ -36,10 +36,14 @@ struct Target {
     lexicon: Arc<Lexicon>,
 }
 
-impl Target {
-    fn is(&self, other: &Self) -> bool {
-        self.url == other.url && self.interval == other.interval && Arc::ptr_eq(&self.lexicon, &other.lexicon)
-    }
+/// The scrapes of one endpoint.
+#[derive(Debug)]
+struct Running {
+    /// As it was when they began, or later where nothing that they depend on was different.
+    endpoint: Arc<EndpointSpec>,
+    /// Of the configuration that it was part of last.
+    round: u64,
+    _scrapes: AbortOnDropHandle<()>,
 }
 
 /// A backend as it is scraped.
@@ -47,7 +51,9 @@ impl Target {
 struct Scraped {
     spec: Arc<BackendSpec>,
     lexicon: Arc<Lexicon>,
-    running: KeyMap<(Target, AbortOnDropHandle<()>)>,
+    running: KeyMap<Running>,
+    /// Configurations so far.
+    round: u64,
 }
 
 /// Connections are kept while endpoints are scraped as often as they should be, and not where there are too many for that.
@@ -101,7 +107,7 @@ impl Scraper {
             let held = before.remove_entry(spec.name());
             let (name, mut backend) = held.unwrap_or_else(|| {
                 let lexicon = Arc::new(Lexicon::new(&settings.names));
-                (spec.name().into(), Scraped { spec: spec.clone(), lexicon, running: KeyMap::default() })
+                (spec.name().into(), Scraped { spec: spec.clone(), lexicon, running: KeyMap::default(), round: 0 })
             });
             if !Arc::ptr_eq(&backend.spec, spec) || backend.running.is_empty() {
                 self.follow_backend(&name, spec, settings, &mut backend);
@@ -125,18 +131,27 @@ impl Scraper {
     ) {
         if backend.spec.scrape.as_ref() != Some(settings) {
             backend.lexicon = Arc::new(Lexicon::new(&settings.names));
+            backend.running.clear();
         }
         backend.spec = spec.clone();
-        let mut running = KeyMap::default();
-        running.reserve(spec.endpoints.len());
+        backend.round += 1;
+        let (running, round, lexicon) = (&mut backend.running, backend.round, &backend.lexicon);
+        // Of thousands of endpoints a few are others than before, several times a second: what stays is looked at, and not made anew.
         for endpoint in &spec.endpoints {
             let Some(url) = &endpoint.scrape_url else { continue };
-            let target = Target { url: url.clone(), interval: interval_of(settings), lexicon: backend.lexicon.clone() };
-            let same = backend.running.remove(&endpoint.key).filter(|(held, _)| held.is(&target));
-            let scrape = same.unwrap_or_else(|| (target.clone(), self.start(name, endpoint.key, target)));
-            running.insert(endpoint.key, scrape);
+            let same = |running: &&mut Running| {
+                Arc::ptr_eq(&running.endpoint, endpoint) || running.endpoint.scrape_url.as_ref() == Some(url)
+            };
+            if let Some(running) = running.get_mut(&endpoint.key).filter(same) {
+                running.endpoint.clone_from(endpoint);
+                running.round = round;
+                continue;
+            }
+            let target = Target { url: url.clone(), interval: interval_of(settings), lexicon: lexicon.clone() };
+            let scrapes = self.start(name, endpoint.key, target);
+            running.insert(endpoint.key, Running { endpoint: endpoint.clone(), round, _scrapes: scrapes });
         }
-        backend.running = running;
+        running.retain(|_, running| running.round == round);
     }
 
     fn start(&self, backend: &Arc<str>, key: EndpointKey, target: Target) -> AbortOnDropHandle<()> {

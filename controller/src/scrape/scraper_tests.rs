@@ -188,3 +188,36 @@ async fn with_more_endpoints_than_can_be_scraped_in_time_each_is_scraped_less_of
     assert_eq!(scraper.stretch.get(), 1.0);
     assert_eq!(scraper.backends["a/b:80"].running.len(), 10);
 }
+
+#[tokio::test]
+async fn scrapes_go_on_where_nothing_that_they_depend_on_is_different() {
+    let mut spec = fixtures::backend("a/b:80", 4);
+    spec.scrape = Some(ScrapeSettings { interval: Duration::from_secs(5), names: MetricNames::default() });
+    let url = |number: usize| Some(format!("http://10.0.0.{number}/metrics").parse().unwrap());
+    for (number, endpoint) in spec.endpoints.iter_mut().enumerate() {
+        Arc::make_mut(endpoint).scrape_url = url(number);
+    }
+    let (sender, _results) = mpsc::channel(1);
+    let mut scraper = Scraper::new(sender);
+    let keys: Vec<EndpointKey> = spec.endpoints.iter().map(|endpoint| endpoint.key).collect();
+    let mut follow = |spec: &BackendSpec| {
+        scraper.follow(&Config { backends: vec![Arc::new(spec.clone())], ..Default::default() });
+        let running = &scraper.backends["a/b:80"].running;
+        keys.iter().map(|key| running.get(key).map(|running| running._scrapes.abort_handle().id())).collect::<Vec<_>>()
+    };
+    let first = follow(&spec);
+    assert!(first.iter().all(Option::is_some));
+
+    // One says something else of itself, one is elsewhere, and one is gone.
+    Arc::make_mut(&mut spec.endpoints[1]).restarts = Some(7);
+    Arc::make_mut(&mut spec.endpoints[2]).scrape_url = url(20);
+    spec.endpoints.pop();
+    let second = follow(&spec);
+    assert_eq!((second[0], second[1]), (first[0], first[1]));
+    assert!(second[2].is_some() && second[2] != first[2]);
+    assert_eq!(second[3], None);
+
+    spec.scrape = Some(ScrapeSettings { interval: Duration::from_secs(6), names: MetricNames::default() });
+    let third = follow(&spec);
+    assert!((0..3).all(|at| third[at].is_some() && third[at] != second[at]));
+}

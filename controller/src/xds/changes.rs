@@ -14,6 +14,8 @@ use crate::session_keys::SessionKeys;
 const WHOLE_MAX: usize = 64;
 /// So many steps back changes are kept; a proxy that is further behind is sent the whole.
 const STEPS_MAX: usize = 32;
+/// Among so many it is looked for where an endpoint stood before: as many may have left side by side.
+const LEFT_MAX: usize = 16;
 /// About what an endpoint takes on the wire.
 const ENDPOINT_BYTES: usize = 80;
 
@@ -23,6 +25,8 @@ pub struct BackendBody {
     /// Everything but the endpoints.
     head: Vec<u8>,
     endpoints: Vec<Arc<EndpointSpec>>,
+    /// Fingerprints of each of them.
+    fingerprints: Vec<u64>,
     /// Fingerprint of `endpoints`.
     endpoints_version: u64,
     /// Encoded when the first proxy needs it: most need only the changes.
@@ -50,14 +54,18 @@ impl Step {
 impl BackendBody {
     /// Of this backend, whose clients' sessions are signed with `keys`, and which proxies have as `before`, of that version, if they have it.
     pub fn new(spec: &BackendSpec, keys: &SessionKeys, before: Option<(&Arc<str>, &Self)>) -> Self {
-        let endpoints_version = api::endpoints_version(spec.endpoints.iter().map(|endpoint| endpoint.fingerprint()));
+        let fingerprints = match before {
+            Some((_, before)) => before.fingerprints_of(&spec.endpoints),
+            None => spec.endpoints.iter().map(|endpoint| endpoint.fingerprint()).collect(),
+        };
+        let endpoints_version = api::endpoints_version(fingerprints.iter().copied());
         let mut resource = v1::Backend { endpoints_version, ..spec.resource.clone() };
         if let Some(session) = &mut resource.session {
             session.keys = keys.of(spec.name());
         }
         let head = resource.encode_to_vec();
         let steps = before.map_or_else(Vec::new, |(version, before)| before.steps_to(version, &spec.endpoints));
-        Self { head, endpoints: spec.endpoints.clone(), endpoints_version, whole: OnceLock::new(), steps }
+        Self { head, endpoints: spec.endpoints.clone(), fingerprints, endpoints_version, whole: OnceLock::new(), steps }
     }
 
     /// All that can be told apart about it.
@@ -98,6 +106,22 @@ impl BackendBody {
         bytes.extend_from_slice(&self.head);
         rest.encode_raw(&mut bytes);
         bytes
+    }
+
+    /// Fingerprints of `endpoints`, of which most are those that are here, in the same order.
+    fn fingerprints_of(&self, endpoints: &[Arc<EndpointSpec>]) -> Vec<u64> {
+        let mut next = 0;
+        let fingerprint = |endpoint: &Arc<EndpointSpec>| {
+            let near = self.endpoints.iter().enumerate().skip(next).take(LEFT_MAX);
+            match near.into_iter().find(|(_, here)| Arc::ptr_eq(here, endpoint)) {
+                Some((place, _)) => {
+                    next = place + 1;
+                    self.fingerprints[place]
+                }
+                None => endpoint.fingerprint(),
+            }
+        };
+        endpoints.iter().map(fingerprint).collect()
     }
 
     /// The steps from older versions to `endpoints`, by way of this one.
