@@ -157,8 +157,16 @@ impl Controller {
         };
         let (recorder, recording) = match options.recording.clone() {
             Some(recording) => {
-                let (recorder, task) = Recorder::start(recording, metrics.clone(), shutdown.clone())?;
-                (Some(recorder), Some(task))
+                let optional = recording.optional;
+                match Recorder::start(recording, metrics.clone(), shutdown.clone()) {
+                    Ok((recorder, task)) => (Some(recorder), Some(task)),
+                    Err(error) if optional => {
+                        let cause = std::error::Error::source(&error).map(ToString::to_string);
+                        tracing::warn!(%error, cause, "nothing is recorded");
+                        (None, None)
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             None => (None, None),
         };

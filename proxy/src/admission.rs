@@ -90,6 +90,8 @@ pub struct Admission {
     shares: [AtomicU32; CLASSES_MAX],
     sums: Sums,
     window_end: AtomicU64,
+    /// Since when every window has given reason to lower the limit; 0: the last one gave none.
+    pressed_since: AtomicU64,
     /// When the limit sank last. Requests that began before tell about the time before.
     lowered_at: AtomicU64,
     demand: Demand,
@@ -107,6 +109,7 @@ impl Admission {
             shares: [const { AtomicU32::new(1f32.to_bits()) }; CLASSES_MAX],
             sums: Sums::default(),
             window_end: AtomicU64::new(0),
+            pressed_since: AtomicU64::new(0),
             lowered_at: AtomicU64::new(0),
             demand: Demand::default(),
             shed_of: [const { AtomicU64::new(0) }; CLASSES_MAX],
@@ -212,9 +215,16 @@ impl Admission {
     fn move_limit(&self, rules: &AdmissionRules, window: &Window, now: Timestamp) {
         let Some(limit) = self.limit(rules) else { return };
         let lowered_at = Timestamp(self.lowered_at.load(Relaxed));
-        let moved = match window.cut(rules, self.demand.shed()) {
+        let cut = window.cut(rules, self.demand.shed());
+        let since = self.pressed_since.load(Relaxed);
+        let since = if since == 0 { now.0.max(1) } else { since };
+        self.pressed_since.store(if cut.is_some() { since } else { 0 }, Relaxed);
+        let moved = match cut {
+            Some(_) if rules.is_largest(limit) && now < Timestamp(since) + rules.patience() => limit,
             Some(cut) => {
                 self.lowered_at.store(now.0, Relaxed);
+                // A queue that has had time to grow is not shortened step by step: each step shows only once what waits has been answered.
+                let cut = if rules.is_largest(limit) { cut.min(window.to_mark(rules)) } else { cut };
                 // From what was in use: a limit far above it would take many windows to bind.
                 limit.min(window.peak / rules.target()) * cut
             }

@@ -5,7 +5,7 @@
 //!   the capacity that it tells, or else the mean endpoint's. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
 //!   is behind it. In no second that begins while it is new does it get more than 1.5 times its share. Where more than a quarter of the endpoints are new
 //!   nobody is held.
-//! - **Until it has answered, it is taken for slow** (`UNKNOWN` in `pick/rule.rs`), the less so the longer nothing else would send it anything.
+//! - **Until it has answered, it is taken for slow** (`UNKNOWN` in `pick/rule.rs`), the less so the longer it has been left in peace.
 //! - **What algorithms do that have a slow start of their own**: decaying weights begin where they were told to (`pick/decaying_weights.rs`), and a sliding
 //!   window takes one that has come in it for the average of the others (`pick/sliding_window.rs`).
 //!
@@ -61,6 +61,12 @@ impl Arrival {
     /// Since when it has been ready; `None`: it was there from the start.
     pub fn ready_since(&self) -> Option<Timestamp> {
         Some(self.ready_since.load(Relaxed)).filter(|since| *since != 0).map(Timestamp)
+    }
+
+    /// For how many seconds it has been ready beside others that were before; `None`: it was there from the start.
+    #[inline]
+    pub(crate) fn ready_for_s(&self, now: Coarse) -> Option<f32> {
+        self.ready_since().map(|since| now.seconds_since(Coarse::of(since)))
     }
 
     /// Until when its share is held, if it ever was.

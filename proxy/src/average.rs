@@ -17,8 +17,11 @@ const LATENCY_TAU_S: f32 = 0.5;
 const LATENCY_GAIN_MAX: f32 = 0.2;
 /// What took less counts as this long: a logarithm needs a floor.
 const LATENCY_MS_MIN: f32 = 1e-3;
-/// An average without news for this long counts half: an endpoint that was slow gets tried again some time.
-const LATENCY_IDLE_S: f32 = 10.0;
+/// Without news for ten seconds an average counts half, see [`faded`]: an endpoint that was slow gets tried again some time.
+const LATENCY_IDLE_S: f32 = 52.85;
+/// From so long without news on, what comes next is told to an average that has aged: an endpoint that was slow once, and has been tried again
+/// and found quick, would otherwise wait as long once more, and for each such trial.
+const LATENCY_STALE_S: f32 = 5.0;
 
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;
@@ -76,8 +79,10 @@ impl LatencyAverage {
             Some(match before {
                 None => latency_ms.max(LATENCY_MS_MIN),
                 Some((value, elapsed_s)) => {
+                    let left = faded(elapsed_s - LATENCY_STALE_S);
+                    let value = value * left;
                     // dt/(dt+τ) stands in for 1 − exp(−dt/τ): the same for short intervals, and cheaper.
-                    let gain = (elapsed_s / (elapsed_s + LATENCY_TAU_S)).min(LATENCY_GAIN_MAX);
+                    let gain = (elapsed_s / (elapsed_s + LATENCY_TAU_S)).min(1.0 - (1.0 - LATENCY_GAIN_MAX) * left);
                     value * (latency_ms.max(LATENCY_MS_MIN) / value).powf(gain)
                 }
             })
@@ -101,8 +106,22 @@ impl LatencyAverage {
     #[inline]
     pub(crate) fn at(&self, now: Coarse, haste: f32) -> Option<f32> {
         let (value, at) = self.0.load()?;
-        Some(value * LATENCY_IDLE_S / (LATENCY_IDLE_S + now.seconds_since(at) * haste))
+        Some(value * faded(now.seconds_since(at) * haste))
     }
+
+    /// The average as it was when the last answer came.
+    #[inline]
+    pub(crate) fn unaged(&self) -> Option<f32> {
+        self.0.load().map(|(value, _)| value)
+    }
+}
+
+/// What is left of a latency average after so many seconds without news: half after ten, a quarter after 22, a twentieth after a minute. A fourth power stands in
+/// for an exponential and is cheaper.
+#[inline]
+pub(crate) fn faded(idle_s: f32) -> f32 {
+    let root = LATENCY_IDLE_S / (LATENCY_IDLE_S + idle_s.max(0.0));
+    root * root * (root * root)
 }
 
 impl Default for LatencyAverage {
@@ -276,6 +295,11 @@ impl ErrorAverage {
         self.at(Coarse::of(now))
     }
 
+    /// Seconds since it changed last; an answer that is no error changes it only as long as there is an error to forget. `None`: there was no error.
+    pub(crate) fn news_s(&self, now: Coarse) -> Option<f32> {
+        self.value.load().map(|(_, at)| now.seconds_since(at))
+    }
+
     #[inline]
     pub(crate) fn at(&self, now: Coarse) -> f32 {
         match self.value.load() {
@@ -299,13 +323,22 @@ mod tests {
         assert_eq!(average.get(ms(0)), None);
         average.answered(ms(0), 10.0);
         assert_eq!(average.get(ms(0)), Some(10.0));
-        average.answered(ms(10_000), 110.0);
-        let value = average.get(ms(10_000)).unwrap();
+        average.answered(ms(2_000), 110.0);
+        let value = average.get(ms(2_000)).unwrap();
         assert!((16.0..=16.3).contains(&value), "one answer moves its logarithm by a fifth at most: {value}");
         for n in 0..3_000 {
             average.answered(ms(10_000 + n), 110.0);
         }
         assert!(average.get(ms(13_000)).unwrap() > 108.0);
+    }
+
+    #[test]
+    fn an_average_that_was_slow_long_ago_believes_the_next_answer_rather_than_itself() {
+        let average = LatencyAverage::new();
+        average.answered(ms(0), 100.0);
+        average.answered(ms(40_000), 1.0);
+        let value = average.get(ms(40_000)).unwrap();
+        assert!(value < 3.0, "it had been left alone for long enough to look three times as quick as it was: {value}");
     }
 
     #[test]

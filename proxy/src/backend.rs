@@ -719,7 +719,8 @@ impl Parts {
             slots,
             pool.proxies,
             objective(&self.config, self.weights.as_ref()),
-        );
+        )
+        .derived(self.config.objective.is_none());
         let admission = match &self.costs {
             Some(costs) if terms.class_shedding => admission.with_classes(costs),
             _ => admission,

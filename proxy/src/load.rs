@@ -388,6 +388,12 @@ impl EndpointLoad {
         self.latency.at(now, haste)
     }
 
+    /// For how many seconds it has been left in peace without ever having answered well: since it became ready, or since its last error.
+    pub(crate) fn untried_s(&self, now: Coarse) -> f32 {
+        let known_s = self.arrival.ready_for_s(now).unwrap_or_else(|| self.arrival.known_for_s(now));
+        self.errors_fast.news_s(now).map_or(known_s, |error_s| error_s.min(known_s))
+    }
+
     /// Peak-sensitive average latency in milliseconds (Linkerd's).
     pub fn peak_ms(&self, now: Timestamp) -> f32 {
         self.peak.get(now)

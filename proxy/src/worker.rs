@@ -36,12 +36,16 @@ use crate::{
     probing::{self, Probing},
     sample::Sampler,
     table::{BackendEntry, Table},
+    time::Timestamp,
 };
 
 /// How often a worker looks after its idle connections.
 const SWEEP: Duration = Duration::from_secs(1);
 /// After an accept that failed (no file descriptors, most likely).
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// The log hears of failed accepts this often: without file descriptors there are twenty a second and worker.
+const FAILURES_EVERY: Duration = Duration::from_secs(10);
 
 /// A worker's own reference to the table: counting it touches no cache line that other cores touch.
 pub type LocalTable = Rc<Arc<Table>>;
@@ -322,6 +326,7 @@ fn listen(worker: &Rc<Worker>, listening: Listening, accepting: &CancellationTok
 
 /// Accepts until told to stop; then takes what has already connected, so that closing the socket resets nobody.
 async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, stop: CancellationToken) {
+    let mut failures = Failures::default();
     loop {
         tokio::select! {
             biased;
@@ -329,7 +334,7 @@ async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, s
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => admit(&worker, &socket, stream, peer),
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
+                    failures.tell(&error, clock::now());
                     if !is_transient(&error) {
                         tokio::time::sleep(ACCEPT_BACKOFF).await;
                     }
@@ -349,6 +354,24 @@ async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, s
         Err(error) => tracing::warn!(%error, "the backlog cannot be served"),
     }
     socket.drain();
+}
+
+/// Accepts that failed. The log hears of the first of them, and then of how many there were.
+#[derive(Default)]
+struct Failures {
+    told_at: Option<Timestamp>,
+    untold: u64,
+}
+
+impl Failures {
+    fn tell(&mut self, error: &io::Error, now: Timestamp) {
+        if self.told_at.is_some_and(|at| now < at + FAILURES_EVERY) {
+            self.untold += 1;
+            return;
+        }
+        tracing::warn!(%error, others = self.untold, "accept failed");
+        (self.told_at, self.untold) = (Some(now), 0);
+    }
 }
 
 /// Errors of the connection that was to be accepted, not of the listener.

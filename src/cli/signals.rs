@@ -29,8 +29,8 @@ pub fn stop() -> anyhow::Result<CancellationToken> {
                 if token.is_cancelled() {
                     std::process::exit(130);
                 }
-                tracing::info!("draining; once more to stop at once");
                 token.cancel();
+                tracing::info!("draining; once more to stop at once");
             }
         }
     });

@@ -52,8 +52,9 @@ pub struct SourceArgs {
     #[arg(long, value_name = "DURATION", value_parser = objective, help_heading = "Routing")]
     pub slo: Option<ObjectDuration>,
     /// How far the learned policy may act: off, shadow (decide, record, apply the fallback), active
-    #[arg(long, value_name = "MODE", default_value = "active", value_parser = mode, help_heading = "Routing")]
-    pub mode: AdaptiveMode,
+    /// [default: active where the algorithm heeds weights, else off]
+    #[arg(long, value_name = "MODE", value_parser = mode, help_heading = "Routing")]
+    pub mode: Option<AdaptiveMode>,
     /// What the rule shall not take into account; several with commas between them
     #[arg(
         long,
@@ -220,6 +221,7 @@ pub struct ControlArgs {
     #[arg(long, value_name = "N", help_heading = "Control")]
     pub seed: Option<u64>,
     /// Where to record ticks and sampled requests as Parquet: a folder, or a URL such as s3://bucket/prefix
+    /// [default: trimtab/recordings in $XDG_STATE_HOME or ~/.local/state, if it can be written]
     #[arg(long, env = "TRIMTAB_RECORDINGS", value_name = "URL", help_heading = "Control")]
     pub recordings: Option<String>,
     /// How long a file of the recording is written before it is closed and can be read: at most so much is lost if this process is killed
@@ -270,7 +272,7 @@ impl SourceArgs {
             backends: self.backends.clone(),
             algorithm: self.algorithm,
             objective: self.slo,
-            mode: Some(self.mode),
+            mode: self.mode,
             metrics: Metrics {
                 scrape: Some(!self.metrics.no_metrics),
                 path: Some(self.metrics.metrics_path.clone()),
@@ -318,9 +320,11 @@ impl ControlArgs {
             }),
             audit_log: self.audit_log.clone(),
             seed: self.seed,
-            recordings: self
-                .recordings()
-                .map(|url| RecordingOptions { file_age_max: self.recordings_file_age, ..RecordingOptions::new(url) }),
+            recordings: self.recordings().map(|url| RecordingOptions {
+                file_age_max: self.recordings_file_age,
+                optional: self.recordings.is_none(),
+                ..RecordingOptions::new(url)
+            }),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
             session_keys: self.session_key_file.clone().map_or(SessionKeySource::Own, SessionKeySource::File),

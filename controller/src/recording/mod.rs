@@ -43,12 +43,14 @@ pub struct RecordingOptions {
     pub file_bytes_max: u64,
     /// A file is closed when it has been open for this long.
     pub file_age_max: Duration,
+    /// Nobody asked for it: where nothing can be written, nothing is recorded, and a warning says so.
+    pub optional: bool,
 }
 
 impl RecordingOptions {
     /// The usual sizes: 64 MiB, 5 minutes.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), file_bytes_max: 64 << 20, file_age_max: Duration::from_secs(300) }
+        Self { url: url.into(), file_bytes_max: 64 << 20, file_age_max: Duration::from_secs(300), optional: false }
     }
 }
 

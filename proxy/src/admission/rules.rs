@@ -17,6 +17,12 @@ pub(super) const UNIT: f32 = 64.0;
 const WEIGHT_MAX: f64 = 1_000.0;
 /// Share of the objective above which an answer counts as slow.
 const SLOW_SHARE: f64 = 0.8;
+/// More slow answers than this share are too many.
+const SLOW_ANSWERS: f64 = 0.05;
+/// The same where nobody asked for the objective: before anybody is turned away, and while somebody is.
+const SLOW_SHARES_DERIVED: (f64, f64) = (0.5, 0.25);
+/// How long it must go on there before anybody is turned away.
+const PATIENCE_DERIVED: Duration = Duration::from_secs(2);
 /// What a request takes by itself counts against that up to this share of the objective; a class that takes longer is given the rest on top, or
 /// it would count as slow by its own nature.
 const OWN_SHARE: f64 = 0.4;
@@ -43,6 +49,8 @@ pub struct AdmissionRules {
     max: f32,
     max_parallel: Option<u32>,
     objective: Option<Duration>,
+    /// Nobody asked for the objective: it is what the service usually does.
+    derived: bool,
     /// What is known of the classes; `None`: all requests are alike.
     classes: Option<Box<ClassRules>>,
 }
@@ -83,8 +91,17 @@ impl AdmissionRules {
             max,
             max_parallel: breaker.max_parallel_requests,
             objective,
+            derived: false,
             classes: None,
         }
+    }
+
+    /// The same for an objective that nobody asked for. Then nobody is turned away unless it is plain that more comes than can be done: most answers
+    /// are slow, and have been for a while. A few requests that take their time by nature (long polls, streams), and endpoints that stop for
+    /// a moment and go on (a collection of garbage, a CPU quota that is used up), would otherwise have others turned away for a number that nobody has set.
+    #[must_use]
+    pub fn derived(self, derived: bool) -> Self {
+        Self { derived, ..self }
     }
 
     /// The same with what is known of the classes: costly ones are shed first.
@@ -162,6 +179,22 @@ impl AdmissionRules {
     /// Share of the limit that is in use where shares decide; 1 where the limit does.
     pub(super) fn target(&self) -> f32 {
         self.classes().map_or(1.0, |classes| classes.target)
+    }
+
+    /// More slow answers than this share of a window are too many; `shed`: while requests are turned away.
+    pub(super) fn slow_share(&self, shed: bool) -> f64 {
+        let (before, meanwhile) = if self.derived { SLOW_SHARES_DERIVED } else { (SLOW_ANSWERS, SLOW_ANSWERS) };
+        if shed { meanwhile } else { before }
+    }
+
+    /// For so long each window must give reason to lower the limit before it is lowered for the first time.
+    pub(super) fn patience(&self) -> Duration {
+        if self.derived { PATIENCE_DERIVED } else { Duration::ZERO }
+    }
+
+    /// Whether the objective is one that nobody asked for.
+    pub(super) fn is_derived(&self) -> bool {
+        self.derived
     }
 
     /// Whether a limit is the largest there is: it was never lowered, or has risen again all the way.

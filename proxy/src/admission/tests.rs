@@ -129,6 +129,48 @@ fn in_overload_most_of_the_capacity_stays_good() {
     }
 }
 
+/// A request every 10 ms for 20 seconds that takes as long as `latency_ms` says of its number and its arrival in milliseconds; which share is shed.
+fn shed_of_steady(rules: &AdmissionRules, latency_ms: impl Fn(u64, u64) -> u64) -> f64 {
+    let admission = Admission::new();
+    let mut under_way: BinaryHeap<Reverse<(u64, u64)>> = BinaryHeap::new();
+    let mut shed = 0;
+    for number in 0..2_000 {
+        let arrival = 10 * number;
+        while let Some(Reverse((end, began))) = under_way.peek().copied().filter(|next| next.0.0 <= arrival) {
+            under_way.pop();
+            let token = Admitted { class: CLASS, weight: rules.weight(CLASS) };
+            let latency = Duration::from_millis(end - began);
+            admission.finish(token, rules, Timestamp::from_millis(1_000 + end), Outcome::Success, latency);
+        }
+        match admission.admit(rules, CLASS) {
+            Ok(Admitted { .. }) => under_way.push(Reverse((arrival + latency_ms(number, arrival), arrival))),
+            Err(_) => shed += 1,
+        }
+    }
+    f64::from(shed) / 2_000.0
+}
+
+#[test]
+fn an_objective_that_nobody_asked_for_turns_nobody_away_for_a_pause_or_a_long_poll() {
+    // Two or three requests at a time; endpoints stop for 300 ms of every 1,000, as with a CPU quota that is used up.
+    let pauses = |_, arrival: u64| (300 - arrival.min(arrival / 1_000 * 1_000 + 300) % 1_000).max(2) % 300;
+    // One of ten is a long poll of five seconds.
+    let polls = |number: u64, _| if number % 10 == 0 { 5_000 } else { 2 };
+    for latency_ms in [&pauses as &dyn Fn(u64, u64) -> u64, &polls] {
+        assert_eq!(shed_of_steady(&rules(Some(OBJECTIVE)).derived(true), latency_ms), 0.0);
+        assert!(shed_of_steady(&rules(Some(OBJECTIVE)), latency_ms) > 0.05, "somebody who asked for 150 ms means it");
+    }
+}
+
+#[test]
+fn in_overload_an_objective_that_nobody_asked_for_is_held_after_a_while() {
+    for load in [1.2, 1.5, 3.0] {
+        let run = simulate(&rules(Some(OBJECTIVE)).derived(true), 48, load, 0.0, 20.0);
+        let good = run.good * load / run.offered;
+        assert!(good > 0.5, "load {load}: {good} of the capacity, {run:?}");
+    }
+}
+
 #[test]
 fn a_few_slow_servers_are_no_reason_to_shed() {
     // A quarter of the servers takes 100 ms on average. About one answer in twenty is slow, with no request ever waiting.

@@ -6,10 +6,11 @@ use super::{
     ENDED_MIN,
     rules::{AdmissionRules, UNIT},
 };
-use crate::load::{CLASSES_MAX, RequestClass};
+use crate::{
+    load::{CLASSES_MAX, RequestClass},
+    time::nanos,
+};
 
-/// More slow answers than one in this many are too many.
-const SLOW_ONE_IN: f64 = 20.0;
 /// Where nothing is known of costs: slow answers mean a queue only if the mean answer takes this share of the objective. Below it is a few slow
 /// endpoints: routing's business.
 const MEAN_SHARE_MIN: f64 = 0.32;
@@ -136,14 +137,29 @@ impl Sums {
 }
 
 impl Window {
+    /// The share of what was in use with which the mean answer would be just not slow, by Little's law; 1 where nobody waits for long before the limit
+    /// is lowered for the first time.
+    pub fn to_mark(&self, rules: &AdmissionRules) -> f32 {
+        if !rules.is_derived() {
+            return 1.0;
+        }
+        let latency_us = self.latency_us / self.answers;
+        let mark_us = nanos(rules.slow_mark()) as f64 / 1e3 + self.cost_us / self.answers;
+        (mark_us / latency_us.max(1.0)).min(1.0) as f32
+    }
+
     /// To which share of what was in use the limit must sink; `None`: there is no reason to. `shed_share` is the share of the work that was turned
     /// away lately.
     pub fn cut(&self, rules: &AdmissionRules, shed_share: f32) -> Option<f32> {
         let objective_us = rules.objective_us();
         let latency_us = self.latency_us / self.answers;
-        let slow = self.slow * SLOW_ONE_IN > self.answers;
+        let slow = self.slow > rules.slow_share(self.shed) * self.answers;
+        if rules.is_derived() && !slow {
+            return None;
+        }
         let Some(classes) = rules.classes() else {
-            return (slow && latency_us >= MEAN_SHARE_MIN * objective_us).then_some(CUT as f32);
+            let queueing = slow && latency_us >= MEAN_SHARE_MIN * objective_us;
+            return queueing.then_some(CUT as f32);
         };
         let cost_us = self.cost_us / self.answers;
         let wait_us = latency_us - cost_us;

@@ -25,22 +25,30 @@ struct Quiet<'a> {
     mean_ms: f64,
     per_s: f64,
     slowness: &'a [f64],
+    /// When the last of them comes.
+    last_joins_s: u64,
 }
 
 impl Quiet<'_> {
-    /// Each endpoint's part of the requests after the first ten seconds.
+    /// Each endpoint's part of the requests after the first ten seconds in which all were there.
     fn shares(&self, seed: u64) -> Vec<f64> {
         let pool = pool(&vec![IDLE; self.slowness.len()], 1.0);
+        let last = &pool.candidates[self.slowness.len() - 1].load;
+        let (joins, excluded) = (NOW + Duration::from_secs(self.last_joins_s), [last.key()]);
+        if joins > NOW {
+            last.arrival().became_ready(joins);
+        }
         let rule = Rule::new(&pool, &RuleParameters::LOCAL);
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut answered = vec![0u32; self.slowness.len()];
         let mut running = Running::default();
         let mut counts = vec![0u32; self.slowness.len()];
         let mut now = NOW;
-        while now < NOW + Duration::from_secs(60) {
+        while now < joins + Duration::from_secs(60) {
             running.finish(&pool, now.0);
-            let position = rule.pick(&pool, &PickRequest::default(), now, &mut rng).unwrap();
-            counts[position] += u32::from(now >= NOW + Duration::from_secs(10));
+            let exclude = if now < joins { &excluded[..] } else { &[] };
+            let position = rule.pick(&pool, &PickRequest { exclude, ..Default::default() }, now, &mut rng).unwrap();
+            counts[position] += u32::from(now >= joins + Duration::from_secs(10));
             let cold = if answered[position] == 0 { 4.0 } else { 1.0 };
             answered[position] += 1;
             let ms = self.mean_ms * self.slowness[position] * cold * (0.5 + 0.5 * exponential(&mut rng));
@@ -88,9 +96,12 @@ impl Running {
 
 #[test]
 fn few_requests_at_a_time_spread_over_equals() {
-    for (mean_ms, per_s) in [(0.5, 400.0), (10.0, 100.0), (10.0, 10.0), (100.0, 5.0)] {
+    let few = [(0.5, 400.0), (0.3, 50.0), (2.0, 60.0), (10.0, 100.0), (10.0, 10.0), (10.0, 1.0), (100.0, 5.0)];
+    // And somewhat more than few: half a request at each of three endpoints, where counts begin to say something.
+    let not_so_few = [(50.0, 25.0), (50.0, 35.0), (5.0, 300.0)];
+    for (mean_ms, per_s) in few.into_iter().chain(not_so_few) {
         for seed in 0..5 {
-            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3] }.shares(seed);
+            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], last_joins_s: 0 }.shares(seed);
             let least = shares.iter().copied().fold(1.0, f64::min);
             assert!(least > 0.1, "{per_s}/s of {mean_ms} ms, seed {seed}: {shares:?}");
         }
@@ -100,7 +111,17 @@ fn few_requests_at_a_time_spread_over_equals() {
 #[test]
 fn an_endpoint_that_is_twice_as_slow_is_left_alone_but_not_forgotten() {
     for seed in 0..5 {
-        let shares = Quiet { mean_ms: 10.0, per_s: 100.0, slowness: &[1.0, 1.0, 2.0] }.shares(seed);
+        let shares = Quiet { mean_ms: 10.0, per_s: 100.0, slowness: &[1.0, 1.0, 2.0], last_joins_s: 0 }.shares(seed);
         assert!(shares[2] > 0.0 && shares[2] < 0.1, "seed {seed}: {shares:?}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_joins_gets_its_share() {
+    for (mean_ms, per_s) in [(50.0, 35.0), (10.0, 10.0), (10.0, 400.0)] {
+        for seed in 0..5 {
+            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], last_joins_s: 20 }.shares(seed);
+            assert!(shares[2] > 0.15, "{per_s}/s of {mean_ms} ms, seed {seed}: {shares:?}");
+        }
     }
 }
