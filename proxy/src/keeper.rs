@@ -273,7 +273,9 @@ impl Keeper {
                 continue;
             }
             if let Some(next) = entry.backend.with_outlier_event(&event, now) {
-                tracing::info!(backend, endpoint = %event.endpoint, kind = ?event.kind, "outlier");
+                let of = entry.backend.endpoints().iter().find(|endpoint| endpoint.config.key == event.endpoint);
+                let name = of.map(|endpoint| &*endpoint.config.name);
+                tracing::info!(backend, endpoint = name, key = %event.endpoint, kind = ?event.kind, "outlier");
                 *entry = Arc::new(entry.with_backend(next));
                 changed = true;
             }

@@ -100,7 +100,6 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 }
 
 /// Prints an error and its causes, one a line.
-#[expect(clippy::print_stderr, reason = "the last word of a command that failed")]
 pub fn say_error(error: &anyhow::Error) {
     let mut stderr = std::io::stderr().lock();
     let _ = writeln!(stderr, "trimtab: {error}");

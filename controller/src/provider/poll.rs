@@ -55,14 +55,10 @@ pub async fn follow<S: Send + 'static>(
     }
 }
 
-/// Publishes a snapshot and logs what is new in it.
+/// Publishes a snapshot. Its problems are logged where it is translated, with those that are found there.
 fn publish(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>) {
-    let before = snapshots.borrow().clone();
-    if *before == snapshot {
+    if **snapshots.borrow() == snapshot {
         return;
-    }
-    for problem in snapshot.problems.iter().filter(|problem| !before.problems.contains(problem)) {
-        tracing::warn!(%problem, "configuration problem");
     }
     let count = snapshot.objects.len();
     tracing::info!(objects = count, problems = snapshot.problems.len(), "configuration changed");

@@ -166,7 +166,8 @@ impl One {
             let news = turned
                 || (failure.is_some() && matches!(&said, Some(Some(before)) if Some(before) != failure.as_ref()));
             if news {
-                tracing::info!(backend = self.backend, endpoint = %self.endpoint, failing = failure, "health check");
+                let address = &self.target.address;
+                tracing::info!(backend = self.backend, %address, key = %self.endpoint, failing = failure, "health check");
                 said = Some(failure.clone());
                 let checked = Checked { backend: self.backend.clone(), endpoint: self.endpoint, failing: failure };
                 let (reply, applied) = oneshot::channel();

@@ -10,7 +10,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::{body::Progress, connection::Connection, error::Reason, grpc, pool::Pooled};
+use super::{attempts, body::Progress, connection::Connection, error::Reason, grpc, pool::Pooled};
 use crate::{
     admission::Admitted,
     api::v1,
@@ -379,8 +379,7 @@ impl Account {
     /// The present attempt got no answer that is passed on, and another follows.
     pub fn fail_attempt(&mut self, reason: &Reason) {
         self.note_failure(reason);
-        let answered = matches!(reason, Reason::UpstreamStatus(_));
-        self.end_attempt(if answered { Outcome::ServerError } else { Outcome::Failure }, clock::now());
+        self.end_attempt(attempts::outcome(reason), clock::now());
         self.worker.counters.retries.add(1);
     }
 

@@ -1,7 +1,7 @@
 //! Endpoints are tried until one answers or nothing is left to try: pick → connection → exchange. Which request may be tried again, and
 //! where, is decided here, for hyper's requests and the fast path's alike.
 
-use std::{pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{io, pin::pin, rc::Rc, sync::Arc, task::Poll};
 
 use super::{
     account::Account,
@@ -47,8 +47,7 @@ pub async fn attempts<C: Pooled, R, A>(
 ) -> Result<(A, Box<C>), Reason> {
     let result = endpoints(worker, client, account, request, exchange).await;
     if let Err(reason) = &result {
-        let clients_fault = matches!(reason, Reason::BodyTooLarge | Reason::RequestTimeout | Reason::ClientGone);
-        account.fail(reason, if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+        account.fail(reason, outcome(reason), clock::now());
     }
     result
 }
@@ -200,7 +199,7 @@ async fn connect<C: Pooled>(
         }
         connecting.as_mut().poll(cx).map_err(|error| {
             tracing::debug!(address = %target.address, %error, "connect failed");
-            Reason::ConnectFailed
+            if is_own(&error) { Reason::TooManyConnections } else { Reason::ConnectFailed }
         })
     })
     .await;
@@ -208,6 +207,26 @@ async fn connect<C: Pooled>(
         worker.counters.connect_failures.add(1);
     }
     connected.map(Box::new)
+}
+
+/// What an attempt without an answer says of its endpoint: nothing, where the client is to blame, or this proxy, which may not or cannot connect.
+pub fn outcome(reason: &Reason) -> Outcome {
+    match reason {
+        Reason::BodyTooLarge | Reason::RequestTimeout | Reason::ClientGone | Reason::TooManyConnections => {
+            Outcome::Cancelled
+        }
+        Reason::UpstreamStatus(_) => Outcome::ServerError,
+        _ => Outcome::Failure,
+    }
+}
+
+/// Whether a connection could not be made for want of something here: file descriptors, ports, memory.
+fn is_own(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    code.is_some_and(|code| {
+        [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM].contains(&code)
+    })
 }
 
 /// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way.
@@ -218,4 +237,20 @@ fn permit(worker: &Worker, entry: &BackendEntry) -> Option<ConnectionPermit> {
             || worker.shared.evict(&entry.targets);
         if made_room { entry.open_connection() } else { None }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_not_blamed_for_what_this_proxy_is_short_of() {
+        let reason = |code: i32| is_own(&io::Error::from_raw_os_error(code));
+        assert!(reason(24) && reason(23) && reason(99), "file descriptors of the process and of the machine, ports");
+        assert!(!reason(111) && !reason(113), "refused, no route");
+        assert!(!is_own(&io::Error::other("TLS")));
+        assert_eq!(outcome(&Reason::TooManyConnections), Outcome::Cancelled);
+        assert_eq!(outcome(&Reason::ConnectFailed), Outcome::Failure);
+        assert_eq!(outcome(&Reason::UpstreamStatus(http::StatusCode::BAD_GATEWAY)), Outcome::ServerError);
+    }
 }
