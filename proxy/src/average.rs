@@ -19,9 +19,6 @@ const LATENCY_GAIN_MAX: f32 = 0.2;
 const LATENCY_MS_MIN: f32 = 1e-3;
 /// Without news for ten seconds an average counts half, see [`faded`]: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 52.85;
-/// From so long without news on, what comes next is told to an average that has aged: an endpoint that was slow once, and has been tried again
-/// and found quick, would otherwise wait as long once more, and for each such trial.
-const LATENCY_STALE_S: f32 = 5.0;
 
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;
@@ -75,12 +72,17 @@ impl LatencyAverage {
 
     /// A request was answered after `latency_ms`.
     pub fn answered(&self, now: Timestamp, latency_ms: f32) {
+        self.answered_in_haste(now, latency_ms, 1.0);
+    }
+
+    /// The same where time without news counts `haste` times. What is forgotten sooner must be learned sooner: an endpoint that was slow once, and has been
+    /// tried again and found quick, would otherwise wait for its next trial as long as it did for this one.
+    pub(crate) fn answered_in_haste(&self, now: Timestamp, latency_ms: f32, haste: f32) {
         self.0.update(now, |before| {
             Some(match before {
                 None => latency_ms.max(LATENCY_MS_MIN),
                 Some((value, elapsed_s)) => {
-                    let left = faded(elapsed_s - LATENCY_STALE_S);
-                    let value = value * left;
+                    let left = faded(elapsed_s * (haste - 1.0));
                     // dt/(dt+τ) stands in for 1 − exp(−dt/τ): the same for short intervals, and cheaper.
                     let gain = (elapsed_s / (elapsed_s + LATENCY_TAU_S)).min(1.0 - (1.0 - LATENCY_GAIN_MAX) * left);
                     value * (latency_ms.max(LATENCY_MS_MIN) / value).powf(gain)
@@ -333,12 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn an_average_that_was_slow_long_ago_believes_the_next_answer_rather_than_itself() {
-        let average = LatencyAverage::new();
-        average.answered(ms(0), 100.0);
-        average.answered(ms(40_000), 1.0);
-        let value = average.get(ms(40_000)).unwrap();
-        assert!(value < 3.0, "it had been left alone for long enough to look three times as quick as it was: {value}");
+    fn in_haste_an_average_that_was_slow_long_ago_believes_the_next_answer_rather_than_itself() {
+        let after = |haste: f32| {
+            let average = LatencyAverage::new();
+            average.answered(ms(0), 100.0);
+            average.answered_in_haste(ms(10_000), 1.0, haste);
+            average.get(ms(10_000)).unwrap()
+        };
+        assert!(after(10.0) < 2.0 && after(1.0) > 30.0, "{} and {}", after(10.0), after(1.0));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
     pick::{
         Candidate, Pick, PickRequest, Picker, Pool, Shared,
         costs::Costs,
-        rule::{Terms, expected_wait, in_flight_all},
+        rule::{self, Terms, expected_wait, in_flight_all},
     },
     session::{Session, Sessions, Unsigned},
     sketch::AtomicSketch,
@@ -402,6 +402,9 @@ impl Backend {
             }
             self.state.shared.in_flight.ended(now, latency);
         }
+        // A baseline forgets and learns as its original does.
+        let adaptive = self.config.algorithm == Algorithm::Adaptive;
+        let attempt = if adaptive { attempt.in_haste(rule::haste(&self.pool, Coarse::of(now))) } else { attempt };
         self.endpoints[index].load.finish(attempt, now, outcome, latency, orca, &self.config.outlier_detection)
     }
 

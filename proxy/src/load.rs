@@ -72,9 +72,16 @@ pub struct Attempt {
     relative_cost: f32,
     /// What it was expected to wait for a slot, in milliseconds; `None`: so long that its latency does not tell what it costs.
     wait_ms: Option<f32>,
+    /// How many times faster averages grow old where it is, see [`LatencyAverage::answered_in_haste`].
+    haste: f32,
 }
 
 impl Attempt {
+    /// At a backend where averages grow old so many times faster.
+    pub(crate) fn in_haste(self, haste: f32) -> Self {
+        Self { haste, ..self }
+    }
+
     /// With what is known of its class: what such a request costs at this endpoint relative to the mean request (1 where nothing is known),
     /// and what it must expect to wait for a slot, in milliseconds; `None` if that is so much that its latency will not tell what it costs.
     pub fn known(self, relative_cost: f32, wait_ms: Option<f32>) -> Self {
@@ -258,7 +265,7 @@ impl EndpointLoad {
         self.in_flight.begin(now);
         self.in_flight_by_class.begin(class);
         self.reported.sent();
-        Attempt { class, trial: self.trial.start(), relative_cost: 1.0, wait_ms: Some(0.0) }
+        Attempt { class, trial: self.trial.start(), relative_cost: 1.0, wait_ms: Some(0.0), haste: 1.0 }
     }
 
     /// The request ended: the endpoint took `latency` for it, which goes into no average where it is not known (`None`). With what the endpoint
@@ -312,7 +319,7 @@ impl EndpointLoad {
         // What the mean request would have taken: a pod that gets the costly ones is not a slow pod.
         let mean_ms = latency_ms / attempt.relative_cost;
         if outcome == Outcome::Success {
-            self.latency.answered(now, mean_ms);
+            self.latency.answered_in_haste(now, mean_ms, attempt.haste);
             self.latency_us_sum.fetch_add(nanos(latency) / 1_000, Relaxed);
             self.sketch.record(latency);
             self.service[attempt.class.index()].answered(latency_ms, attempt.wait_ms);

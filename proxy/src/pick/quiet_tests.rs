@@ -11,12 +11,13 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
     Pick, PickRequest, Pool,
-    rule::Rule,
+    rule::{Rule, haste},
     testing::{IDLE, NOW, pool},
 };
 use crate::{
     config::{OutlierDetection, RuleParameters},
     load::{Attempt, Outcome, RequestClass},
+    time::Coarse,
 };
 
 /// A minute of Poisson arrivals at new endpoints that serve all they get at once. An answer takes half of the mean time and an exponential rest,
@@ -87,6 +88,7 @@ impl Running {
             let (position, began_ns, attempt) = self.attempts.remove(&number).unwrap();
             let (end, latency) = (crate::time::Timestamp(end_ns), Duration::from_nanos(end_ns - began_ns));
             let load = &pool.candidates[position].load;
+            let attempt = attempt.in_haste(haste(pool, Coarse::of(end)));
             load.finish(attempt, end, Outcome::Success, latency, None, &OutlierDetection::default());
             pool.shared.latency.answered(end, latency.as_secs_f32() * 1e3);
             pool.shared.in_flight.ended(end, latency);

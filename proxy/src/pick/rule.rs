@@ -8,7 +8,7 @@
 //! - `(n̂ + g) · f_x` otherwise: all requests count alike but for what the request's class costs more there than elsewhere. With one class and
 //!   one slot both say `n̂ + g`.
 //!
-//! Where there is little to do ([`Look::quiet`]), the score of an idle endpoint is raised by up to [`QUIET_SPREAD`] at random, latencies are told apart less finely, and what
+//! Where there is little to do ([`quiet`]), the score of an idle endpoint is raised by up to [`QUIET_SPREAD`] at random, latencies are told apart less finely, and what
 //! is known of those that get nothing grows old sooner: requests spread over all that are about as good.
 //!
 //! Up to [`SCAN_MAX`] candidates all are scanned; of more, [`SAMPLES`] are drawn in proportion to their weights, and the [`NEAR`] best of the sample before,
@@ -165,10 +165,9 @@ impl Rule {
             Some((_, factor)) => (pool.proxies, factor),
             None => (pool.proxies, 1.0),
         };
-        let haste = 1.0 + QUIET_HASTE * look.quiet;
         let latency_ms = load
-            .latency_at(now, haste)
-            .or_else(|| pool.shared.latency.unaged().map(|ms| ms * unknown(load, now, haste)))
+            .latency_at(now, look.haste)
+            .or_else(|| pool.shared.latency.unaged().map(|ms| ms * unknown(load, now, look.haste)))
             .unwrap_or(self.reference_ms);
         let latency_ms = latency_ms.max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * look.fade).min(ERROR_MAX);
@@ -223,8 +222,9 @@ struct Look {
     now: Coarse,
     /// Of the pooled errors.
     fade: f32,
-    /// How little there is to do: from 0, enough, to 1, nothing.
     quiet: f32,
+    /// How many times faster averages without news grow old.
+    haste: f32,
     /// Of latencies.
     resolution_ms: f32,
     noise: u64,
@@ -233,9 +233,9 @@ struct Look {
 impl Look {
     #[inline]
     fn at(pool: &Pool, now: Coarse, noise: u64) -> Self {
-        let each = pool.shared.in_flight.at(now) * pool.proxies / pool.candidates.len() as f32;
-        let quiet = (1.0 - each / QUIET_BELOW).max(0.0);
-        Self { now, fade: pooled_fade(pool, now), quiet, resolution_ms: QUIET_RESOLUTION_MS * quiet, noise }
+        let quiet = quiet(pool, now);
+        let (haste, resolution_ms) = (1.0 + QUIET_HASTE * quiet, QUIET_RESOLUTION_MS * quiet);
+        Self { now, fade: pooled_fade(pool, now), quiet, haste, resolution_ms, noise }
     }
 
     /// The factor of an idle endpoint's score, by chance: at least 1.
@@ -244,6 +244,17 @@ impl Look {
         let chance = (mixed(self.noise.wrapping_add(own)) >> 32) as f64 / f64::from(u32::MAX);
         1.0 + QUIET_SPREAD * f64::from(self.quiet) * chance
     }
+}
+
+/// How little there is to do: from 0, enough, to 1, nothing.
+fn quiet(pool: &Pool, now: Coarse) -> f32 {
+    let each = pool.shared.in_flight.at(now) * pool.proxies / pool.candidates.len() as f32;
+    (1.0 - each / QUIET_BELOW).max(0.0)
+}
+
+/// How many times faster than usual averages without news grow old.
+pub(crate) fn haste(pool: &Pool, now: Coarse) -> f32 {
+    1.0 + QUIET_HASTE * quiet(pool, now)
 }
 
 /// How many times slower than the others an endpoint is taken for that has not answered yet.
