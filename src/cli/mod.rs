@@ -125,3 +125,29 @@ pub enum Output {
     /// One JSON document
     Json,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    fn check(command: &clap::Command) {
+        let mut seen = BTreeSet::new();
+        for argument in command.get_arguments() {
+            let names = argument.get_long().into_iter().chain(argument.get_visible_aliases().unwrap_or_default());
+            let names = names.map(str::to_owned).chain(argument.get_short().map(|short| short.to_string()));
+            for name in names {
+                assert!(seen.insert(name.clone()), "{} has two flags of the name {name}", command.get_name());
+            }
+        }
+        command.get_subcommands().for_each(check);
+    }
+
+    #[test]
+    fn every_flag_has_a_name_of_its_own() {
+        check(&Cli::command());
+    }
+}

@@ -47,7 +47,7 @@ pub struct ObserveArgs {
     metrics_collector: Option<http::Uri>,
     /// How often they are sent [default: 15s]
     #[arg(long, value_name = "DURATION", requires = "metrics_collector", value_parser = duration, help_heading = "Pushed metrics")]
-    metrics_interval: Option<Duration>,
+    metrics_collector_interval: Option<Duration>,
     /// Certificates of the authorities, in PEM, that collectors at `https://` must have theirs of [default: those that this machine trusts]
     #[arg(long, env = "TRIMTAB_COLLECTOR_CA", value_name = "FILE", help_heading = "Traces")]
     collector_ca: Option<PathBuf>,
@@ -91,8 +91,8 @@ impl ObserveArgs {
     /// Where metrics are sent.
     pub fn metrics(&self) -> anyhow::Result<Option<MetricsOptions>> {
         let collector = self.collector(self.metrics_collector.as_ref())?;
-        Ok(collector
-            .map(|collector| MetricsOptions { collector, interval: self.metrics_interval.unwrap_or(METRICS_INTERVAL) }))
+        let interval = self.metrics_collector_interval.unwrap_or(METRICS_INTERVAL);
+        Ok(collector.map(|collector| MetricsOptions { collector, interval }))
     }
 
     fn collector(&self, uri: Option<&http::Uri>) -> anyhow::Result<Option<Collector>> {

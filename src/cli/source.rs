@@ -227,6 +227,9 @@ pub struct ControlArgs {
     /// How long a file of the recording is written before it is closed and can be read: at most so much is lost if this process is killed
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = file_age, help_heading = "Control")]
     pub recordings_file_age: Duration,
+    /// Delete recordings that are older than this, e.g. 720h [default: 168h where --recordings is not said, otherwise never]
+    #[arg(long, value_name = "DURATION", value_parser = keep, help_heading = "Control")]
+    pub recordings_keep: Option<Duration>,
     /// Write who changed what the proxies do to this file, or to standard output if it is `-`: a JSON object a line, for each changed object of
     /// the configuration, each event of the model store, and each change of who leads
     #[arg(long, env = "TRIMTAB_AUDIT_LOG", value_name = "FILE|-", help_heading = "Control")]
@@ -300,6 +303,9 @@ impl Term {
     }
 }
 
+/// How long recordings are kept that nobody has asked for.
+const RECORDINGS_KEEP: Duration = Duration::from_secs(7 * 86_400);
+
 impl ControlArgs {
     /// As the library takes them.
     pub fn settings(&self) -> ControlSettings {
@@ -322,6 +328,7 @@ impl ControlArgs {
             seed: self.seed,
             recordings: self.recordings().map(|url| RecordingOptions {
                 file_age_max: self.recordings_file_age,
+                keep: self.recordings_keep.or_else(|| self.recordings.is_none().then_some(RECORDINGS_KEEP)),
                 optional: self.recordings.is_none(),
                 ..RecordingOptions::new(url)
             }),
@@ -374,6 +381,11 @@ fn at_least(text: &str, ms_min: u32) -> Result<ObjectDuration, String> {
 /// Fewer than 50 ms would be more ticks than there is news.
 fn tick(text: &str) -> Result<Duration, String> {
     at_least(text, 50).map(ObjectDuration::get)
+}
+
+/// An hour at least: what is being written must not be deleted.
+fn keep(text: &str) -> Result<Duration, String> {
+    at_least(text, 3_600_000).map(ObjectDuration::get)
 }
 
 fn file_age(text: &str) -> Result<Duration, String> {

@@ -5,6 +5,7 @@
 
 mod file;
 pub mod reader;
+mod retention;
 mod writer;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -43,6 +44,8 @@ pub struct RecordingOptions {
     pub file_bytes_max: u64,
     /// A file is closed when it has been open for this long.
     pub file_age_max: Duration,
+    /// Files are deleted that were begun longer ago than this; `None`: never.
+    pub keep: Option<Duration>,
     /// Nobody asked for it: where nothing can be written, nothing is recorded, and a warning says so.
     pub optional: bool,
 }
@@ -50,7 +53,13 @@ pub struct RecordingOptions {
 impl RecordingOptions {
     /// The usual sizes: 64 MiB, 5 minutes.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), file_bytes_max: 64 << 20, file_age_max: Duration::from_secs(300), optional: false }
+        Self {
+            url: url.into(),
+            file_bytes_max: 64 << 20,
+            file_age_max: Duration::from_secs(300),
+            keep: None,
+            optional: false,
+        }
     }
 }
 
@@ -162,6 +171,9 @@ impl Recorder {
             warned_ms: AtomicI64::new(0),
             metrics,
         });
+        if let Some(keep) = options.keep {
+            tokio::spawn(retention::run(store.clone(), prefix.clone(), keep, shutdown.clone()));
+        }
         let writer = writer::Writer::new(store, prefix, options, shared.clone());
         let task = tokio::spawn(writer.run(messages, shutdown));
         (Self { messages: sender, shared }, RecordingTask { task })
