@@ -85,11 +85,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_older_than_is_kept_goes_and_nothing_else() {
-        let (old, young) = (file("ticks", 8), file("requests", 6));
+        let (old, young, today) = (file("ticks", 8), file("requests", 6), file("ticks", 0));
         let strange = "ticks/date=any/notes.parquet";
         let elsewhere = "reports/ticks-1-2-3.parquet";
-        let left = left(&[&old, &young, strange, elsewhere], NOW_MS).await;
-        assert_eq!(left, [elsewhere, &young, strange].map(|file| format!("here/{file}")));
+        let left = left(&[&old, &young, &today, strange, elsewhere], NOW_MS).await;
+        assert_eq!(left, [elsewhere, &young, strange, &today].map(|file| format!("here/{file}")));
     }
 
     #[tokio::test]
