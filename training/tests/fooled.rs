@@ -72,7 +72,7 @@ fn judged(scenario: &Scenario, name: &str, checkpoint: &Checkpoint) -> Option<Ga
     let gate = refined.judged.into_iter().find(|judged| judged.candidate.name == name).unwrap().gate;
     println!("{name}: gate: {}", why(&gate));
     assert!(!gate.promotes(), "{name} passes the gate");
-    let fate = try_out(scenario, &Policy::prior_only(), &Policy::new(checkpoint).unwrap(), 90);
+    let fate = try_out(scenario, &Policy::prior_only(), &Policy::new(checkpoint).unwrap(), 230);
     println!("{name}: live: {}", fate.text());
     assert!(fate.harmed <= 0.01, "{name}: {}", fate.text());
     Some(gate)
@@ -219,7 +219,7 @@ fn what_a_recording_promotes_that_was_changed_in_every_place_is_stopped_live() {
     let refined = refine(&recording, to_slow_pods());
     let scenario = silent(unequal_pods(7, 1, 0.8));
     for judged in &refined.judged {
-        let fate = try_out(&scenario, &Policy::prior_only(), &Policy::new(&judged.candidate.checkpoint).unwrap(), 90);
+        let fate = try_out(&scenario, &Policy::prior_only(), &Policy::new(&judged.candidate.checkpoint).unwrap(), 230);
         println!("all forged, {}: gate: {}; live: {}", judged.candidate.name, why(&judged.gate), fate.text());
         assert!(fate.harmed <= 0.01, "{}: {}", judged.candidate.name, fate.text());
     }

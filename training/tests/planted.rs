@@ -151,7 +151,7 @@ fn rolled_back_live() -> Vec<Stopped> {
     let models = planted().into_iter().filter(|(name, _)| pushed.contains(name));
     models
         .map(|(name, checkpoint)| {
-            let fate = try_out(&scenario, &Policy::prior_only(), &Policy::new(&checkpoint).unwrap(), 60);
+            let fate = try_out(&scenario, &Policy::prior_only(), &Policy::new(&checkpoint).unwrap(), 200);
             let soon = fate.why == Some(Why::Unfit) || fate.lasted_s.is_some_and(|s| s <= 5.0);
             assert!(soon, "{name}: {}", fate.text());
             assert!(fate.harmed <= 0.01, "{name}: {}", fate.text());

@@ -32,7 +32,7 @@ fn plant(service: &str, scenarios: &[Scenario]) -> Vec<(&'static str, Vec<Fate>)
                 scope.spawn(move || {
                     let fate = |checkpoint: &Checkpoint| {
                         let candidate = Policy::new(checkpoint).unwrap();
-                        scenarios.iter().map(|s| try_out(s, &Policy::prior_only(), &candidate, 270)).collect()
+                        scenarios.iter().map(|s| try_out(s, &Policy::prior_only(), &candidate, 330)).collect()
                     };
                     half.iter().map(|(name, checkpoint)| (*name, fate(checkpoint))).collect::<Vec<_>>()
                 })
@@ -65,15 +65,15 @@ fn check(service: &str, scenarios: &[Scenario], within_5_s: usize) {
 /// Where nothing else is going on, what does harm is out within seconds; the rest does none that could be seen.
 #[test]
 fn of_twenty_planted_models_those_that_harm_a_steady_service_are_out_within_seconds() {
-    // Eleven, most at the first look; the others harm at most one request in a thousand of that minute.
-    check("unequal pods, one proxy", &[unequal_pods(1, 1, 0.8)], 10);
+    // Fifteen, most at the first look; the others harm nobody in that minute.
+    check("unequal pods, one proxy", &[unequal_pods(1, 1, 0.8)], 12);
 }
 
 #[test]
 fn the_same_without_metrics_of_the_pods() {
     let mut scenario = unequal_pods(3, 2, 0.8);
     scenario.telemetry.scraped = false;
-    check("unequal pods without metrics, two proxies", &[scenario], 4);
+    check("unequal pods without metrics, two proxies", &[scenario], 5);
 }
 
 /// Three pods in ten are slowed down by 4 times, others every 3 s: a service in which half a second says nothing. There it is the time between first
@@ -81,7 +81,7 @@ fn the_same_without_metrics_of_the_pods() {
 #[test]
 fn the_same_where_pods_are_slowed_down_all_the_time() {
     let scenarios = [2, 5, 6].map(|seed| rotating_slow_pods(seed, 3, 0.75));
-    check("slow pods that change, three proxies", &scenarios, 1);
+    check("slow pods that change, three proxies", &scenarios, 2);
 }
 
 #[test]

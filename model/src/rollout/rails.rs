@@ -15,14 +15,19 @@ use super::outcome::Interval;
 /// Ticks that are remembered: a minute.
 const REMEMBERED: usize = 120;
 /// Ticks that must be remembered before anything is compared with them.
-pub const REMEMBERED_MIN: usize = 20;
+const REMEMBERED_MIN: usize = 20;
+/// Ticks of somebody who has only just begun to decide, which are not remembered: who has not tried the endpoints yet tries slow ones too, and what was in
+/// flight belongs to somebody else.
+const SETTLING: u32 = 10;
 /// Ticks that are looked at together, at most: two seconds, in which slow answers come back.
 const WINDOW: usize = 4;
 /// Standard errors of a count.
 const ERRORS: f64 = 4.0;
 /// Count below which no share means anything.
 const COUNT_MIN: f64 = 5.0;
-/// Share of failures beyond the worst that is remembered.
+/// The worst share that is remembered, times this: where half of the requests are lost anyway, some more are soon lost by chance.
+const SHARE_FACTOR: f64 = 1.25;
+/// Share of failures beyond that.
 const FAILED_MARGIN: f64 = 0.02;
 /// The same of requests turned away.
 const SHED_MARGIN: f64 = 0.05;
@@ -38,9 +43,17 @@ const STEADY_LOST: f64 = 0.05;
 const PILE_UP: (f64, f64) = (2.0, 8.0);
 
 /// What has come of the last ticks of who is usually in force.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Rails {
     ticks: VecDeque<Interval>,
+    /// Ticks that are still not to be remembered.
+    settling: u32,
+}
+
+impl Default for Rails {
+    fn default() -> Self {
+        Self { ticks: VecDeque::new(), settling: SETTLING }
+    }
 }
 
 /// A part of an interval's requests.
@@ -87,6 +100,10 @@ impl Rails {
         if tick.requests() <= 0.0 {
             return;
         }
+        if self.settling > 0 {
+            self.settling -= 1;
+            return;
+        }
         if self.ticks.len() == REMEMBERED {
             self.ticks.pop_front();
         }
@@ -96,6 +113,11 @@ impl Rails {
     /// Whether enough is remembered to compare with.
     pub fn ready(&self) -> bool {
         self.ticks.len() >= REMEMBERED_MIN
+    }
+
+    /// Whether as much is remembered as can be: nobody should be tried before, as what is normal is known by halves only.
+    pub fn full(&self) -> bool {
+        self.ticks.len() >= REMEMBERED
     }
 
     /// Whether a tick is no worse than the middle of what is remembered.
@@ -115,12 +137,12 @@ impl Rails {
 
     /// Whether so little has happened lately that a few ticks tell a visitor's doing from it.
     pub fn steady(&self) -> bool {
-        self.ready() && self.ticks.iter().all(|tick| tick.lost() <= STEADY_LOST)
+        self.full() && self.ticks.iter().all(|tick| tick.lost() <= STEADY_LOST)
     }
 
     /// Forgets everything: somebody else is in force.
     pub fn clear(&mut self) {
-        self.ticks.clear();
+        *self = Self::default();
     }
 
     /// Whether the last ticks of `visit`, which are not remembered here, are plainly bad: so many at least, or a few more together.
@@ -148,10 +170,11 @@ impl Rails {
         ];
         for (why, margin, part) in shares {
             let worst = worst(&|window| window.share(part(window)));
-            let expected = worst * seen.requests();
+            let usual = SHARE_FACTOR * worst;
+            let expected = usual * seen.requests();
             let surplus = part(&seen) - expected;
             let chance = COUNT_MIN.max(ERRORS * expected.sqrt());
-            if seen.share(part(&seen)) > worst + margin && surplus > chance {
+            if seen.share(part(&seen)) > usual + margin && surplus > chance {
                 return trip(why, seen.share(part(&seen)), worst);
             }
         }
@@ -188,7 +211,7 @@ mod tests {
 
     fn check(visit: &[Interval], expected: Option<Why>) {
         let mut rails = Rails::default();
-        (0..60).for_each(|n| rails.add(tick(f64::from(n % 7), 50.0 + f64::from(n % 10))));
+        (0..60 + SETTLING).for_each(|n| rails.add(tick(f64::from(n % 7), 50.0 + f64::from(n % 10))));
         assert_eq!(rails.judge(visit, 1).map(|trip| trip.why), expected, "{visit:?}");
     }
 
@@ -209,9 +232,29 @@ mod tests {
     }
 
     #[test]
+    fn where_much_is_lost_anyway_some_more_is_no_sign() {
+        let mut rails = Rails::default();
+        let shed = |shed| Interval { answers: 100.0 - shed, within_objective: None, shed, ..tick(0.0, 50.0) };
+        (0..60 + SETTLING).for_each(|n| rails.add(shed(f64::from(40 + n % 20))));
+        assert_eq!(rails.judge(&[shed(68.0)], 1), None);
+        assert_eq!(rails.judge(&[shed(90.0)], 1).map(|trip| trip.why), Some(Why::Shed));
+    }
+
+    #[test]
     fn nothing_is_judged_by_nothing() {
         let mut rails = Rails::default();
-        (0..REMEMBERED_MIN - 1).for_each(|_| rails.add(tick(0.0, 50.0)));
+        (1..REMEMBERED_MIN + SETTLING as usize).for_each(|_| rails.add(tick(0.0, 50.0)));
         assert_eq!(rails.judge(&[tick(100.0, 9e9)], 1), None);
+    }
+
+    #[test]
+    fn how_somebody_began_is_not_what_is_normal() {
+        let mut rails = Rails::default();
+        (0..SETTLING).for_each(|_| rails.add(tick(80.0, 900.0)));
+        (0..REMEMBERED - 1).for_each(|_| rails.add(tick(0.0, 50.0)));
+        assert!(rails.ready() && !rails.full() && !rails.steady());
+        rails.add(tick(0.0, 50.0));
+        assert!(rails.full() && rails.steady());
+        assert_eq!(rails.judge(&[tick(0.0, 400.0)], 1).map(|trip| trip.why), Some(Why::Latency));
     }
 }

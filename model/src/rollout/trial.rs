@@ -26,6 +26,8 @@ const RECOVERED: usize = 4;
 const DISTURBED: usize = 10;
 /// Ticks that a first look waits at most for the service to be calm.
 const HOLD_TICKS: u32 = 60;
+/// Ticks in the shadow that tell anything.
+const SHADOW_TICKS_MIN: u64 = 20;
 /// Faults in the shadow that are enough.
 const FAULTS_MAX: u64 = 5;
 /// Ticks after which the log is asked again for what it has not taken.
@@ -329,9 +331,10 @@ impl Rollout {
         }
         if self.trying() {
             // Who is in force may stumble as it takes over again. After the first looks, which are too short for that, that is not held
-            // against the candidate: a tick of its own must be among what is judged.
+            // against the candidate: half of what is judged must be its own, or all of its visit among it.
             let peeking = self.stage() == Some(Stage::Five) && self.peeked.is_none();
-            let ticks_min = if peeking { 1 } else { self.visit_over as usize + 1 };
+            let own = (self.visit.len() - self.visit_over as usize).min(self.visit_over.max(1) as usize);
+            let ticks_min = if peeking { 1 } else { self.visit_over as usize + own };
             if let Some(trip) = self.rails.judge(&self.visit, ticks_min) {
                 self.end_block();
                 self.visit.clear();
@@ -520,18 +523,20 @@ impl Rollout {
             if faults >= FAULTS_MAX {
                 return self.roll_back(Why::Unfit, format!("it failed in {faults} of {ticks} ticks"), seen);
             }
-            if since_s >= self.settings.shadow_s && self.rails.ready() && ticks >= super::rails::REMEMBERED_MIN as u64 {
+            if since_s >= self.settings.shadow_s && ticks >= SHADOW_TICKS_MIN && self.rails.ready() {
                 if unfamiliar as f64 > self.settings.unfamiliar_share_max * ticks as f64 {
                     let detail =
                         format!("in {unfamiliar} of {ticks} ticks the input was unlike what it was trained on");
                     return self.roll_back(Why::Unfit, detail, seen);
                 }
-                return Some((What::StageEntered { version, stage: Stage::Five }, self.with_exposure(seen)));
+                if self.rails.full() {
+                    return Some((What::StageEntered { version, stage: Stage::Five }, self.with_exposure(seen)));
+                }
             }
         }
         if since_s > self.settings.stage_s_max {
             let hours = self.settings.stage_s_max / 3600.0;
-            let detail = match (trial.stage, self.rails.ready()) {
+            let detail = match (trial.stage, self.rails.full()) {
                 (_, false) => format!("there was too little traffic to judge by in {hours:.1} h"),
                 (stage, true) => {
                     format!("after {hours:.1} h and {} blocks of stage {stage} it could not be told apart", self.blocks)
@@ -563,7 +568,9 @@ impl Rollout {
 
     fn next_arm(&mut self, applies: bool, now_ms: i64, rng: &mut impl Rng) -> Arm {
         let usual = if *self.in_force() == Choice::Fallback { Arm::Fallback } else { Arm::Incumbent };
-        let waiting = self.asked.is_some() || self.suspended.is_some() || !self.rails.ready();
+        let first = self.stage() == Some(Stage::Five) && self.blocks == 0 && self.block.is_none();
+        let known = if first { self.rails.full() } else { self.rails.ready() };
+        let waiting = self.asked.is_some() || self.suspended.is_some() || !known;
         let trying = self.trying() && applies;
         if waiting || !(trying || self.watching()) {
             self.end_block();

@@ -19,7 +19,9 @@ const WEIGHT_MAX: f64 = 1_000.0;
 const SLOW_SHARE: f64 = 0.8;
 /// More slow answers than this share are too many.
 const SLOW_ANSWERS: f64 = 0.05;
-/// The same where nobody asked for the objective: before anybody is turned away, and while somebody is.
+/// And so many standard errors of their number: of the twenty answers of a window two are slow by chance where a few endpoints are.
+const SLOW_ERRORS: f64 = 1.0;
+/// The share where nobody asked for the objective: before anybody is turned away, and while somebody is.
 const SLOW_SHARES_DERIVED: (f64, f64) = (0.5, 0.25);
 /// How long it must go on there before anybody is turned away.
 const PATIENCE_DERIVED: Duration = Duration::from_secs(2);
@@ -181,10 +183,15 @@ impl AdmissionRules {
         self.classes().map_or(1.0, |classes| classes.target)
     }
 
-    /// More slow answers than this share of a window are too many; `shed`: while requests are turned away.
-    pub(super) fn slow_share(&self, shed: bool) -> f64 {
-        let (before, meanwhile) = if self.derived { SLOW_SHARES_DERIVED } else { (SLOW_ANSWERS, SLOW_ANSWERS) };
-        if shed { meanwhile } else { before }
+    /// More slow answers among so many of a window are too many; `shed`: while requests are turned away.
+    pub(super) fn slow_max(&self, answers: f64, shed: bool) -> f64 {
+        if self.derived {
+            // Patience sees to chance.
+            let (before, meanwhile) = SLOW_SHARES_DERIVED;
+            return answers * if shed { meanwhile } else { before };
+        }
+        let usual = SLOW_ANSWERS * answers;
+        usual + SLOW_ERRORS * usual.sqrt()
     }
 
     /// For so long each window must give reason to lower the limit before it is lowered for the first time.

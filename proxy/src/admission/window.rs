@@ -153,7 +153,7 @@ impl Window {
     pub fn cut(&self, rules: &AdmissionRules, shed_share: f32) -> Option<f32> {
         let objective_us = rules.objective_us();
         let latency_us = self.latency_us / self.answers;
-        let slow = self.slow > rules.slow_share(self.shed) * self.answers;
+        let slow = self.slow > rules.slow_max(self.answers, self.shed);
         if rules.is_derived() && !slow {
             return None;
         }
