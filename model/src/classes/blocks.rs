@@ -1,40 +1,52 @@
 //! What an endpoint is like by nature: the median of how slow it was in each of the last blocks of a few seconds. A mean would
-//! take in every spell; the median moves only when more than half of the blocks say so.
+//! take in every spell; the median moves only when more than half of the blocks say so. An endpoint of which nothing is heard any more is forgotten block
+//! by block: who was thought slow by mistake gets next to nothing, and nothing else would ever correct it.
+
+use std::collections::VecDeque;
 
 /// Blocks that are remembered.
 const BLOCKS: usize = 15;
 /// A block with fewer answers goes on: its mean would be noise.
 const ANSWERS_MIN: f64 = 6.0;
+/// So many blocks in a row may pass without an answer before the oldest that is remembered is forgotten with each further one.
+const SILENT: u32 = 5;
 /// From so many blocks on their median counts.
 const TELLING: usize = 2;
 
 /// How slow an endpoint was in the last blocks, in logarithms.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Blocks {
-    recent: [f64; BLOCKS],
-    /// Blocks so far.
-    count: usize,
+    recent: VecDeque<f64>,
+    /// Blocks in a row without an answer.
+    silent: u32,
 }
 
 impl Blocks {
     /// A block with so many answers is over; `false` if they are too few.
     pub fn push(&mut self, answers: f64, slowness: f64) -> bool {
         if answers < ANSWERS_MIN {
+            self.silent = if answers < 1.0 { self.silent.saturating_add(1) } else { 0 };
+            if self.silent > SILENT {
+                self.recent.pop_front();
+            }
             return false;
         }
-        self.recent[self.count % BLOCKS] = slowness;
-        self.count += 1;
+        self.silent = 0;
+        if self.recent.len() == BLOCKS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(slowness);
         true
     }
 
     /// The median; `None` before there are enough. While they are few one more that says "average" is counted in: a pod that starts cold is slow
     /// for a block or two.
     pub fn nature(&self) -> Option<f64> {
-        if self.count < TELLING {
+        if self.recent.len() < TELLING {
             return None;
         }
-        let mut sorted: Vec<f64> = self.recent[..self.count.min(BLOCKS)].to_vec();
-        if self.count < BLOCKS {
+        let mut sorted: Vec<f64> = self.recent.iter().copied().collect();
+        if sorted.len() < BLOCKS {
             sorted.push(0.0);
         }
         sorted.sort_unstable_by(f64::total_cmp);
@@ -69,6 +81,19 @@ mod tests {
         assert_eq!(nature(&[1.4]), None);
         assert_eq!(nature(&[1.4, 0.1]), Some(0.1));
         assert_eq!(nature(&[1.4, 1.4, 1.4]), Some(1.4));
+    }
+
+    #[test]
+    fn who_is_not_heard_of_any_more_is_forgotten_and_who_answers_now_and_then_is_not() {
+        let mut told = Blocks::default();
+        (0..BLOCKS).for_each(|_| assert!(told.push(50.0, 1.4)));
+        for _ in 0..20 {
+            (0..SILENT).for_each(|_| assert!(!told.push(0.0, 0.0)));
+            assert!(!told.push(1.0, 0.0));
+        }
+        assert_eq!(told.nature(), Some(1.4));
+        (0..SILENT as usize + BLOCKS).for_each(|_| assert!(!told.push(0.0, 0.0)));
+        assert_eq!(told.nature(), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,11 +12,12 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
     Pick, PickRequest, Pool,
+    costs::Costs,
     rule::{Rule, haste},
     testing::{IDLE, NOW, pool},
 };
 use crate::{
-    config::{OutlierDetection, RuleParameters},
+    config::{ClassTable, OutlierDetection, RuleParameters},
     load::{Attempt, Outcome, RequestClass},
     time::Coarse,
 };
@@ -26,14 +28,30 @@ struct Quiet<'a> {
     mean_ms: f64,
     per_s: f64,
     slowness: &'a [f64],
+    /// What the controller takes requests to cost at each, over the mean; empty: it has told nothing.
+    costs: &'a [f32],
     /// When the last of them comes.
     last_joins_s: u64,
 }
 
 impl Quiet<'_> {
+    fn class_table(&self) -> ClassTable {
+        ClassTable {
+            backend: "b".into(),
+            generation: 1,
+            classes: Vec::new(),
+            other_cost_ms: self.mean_ms as f32,
+            factors: self.costs.to_vec(),
+            slots: Vec::new(),
+        }
+    }
+
     /// Each endpoint's part of the requests after the first ten seconds in which all were there.
     fn shares(&self, seed: u64) -> Vec<f64> {
-        let pool = pool(&vec![IDLE; self.slowness.len()], 1.0);
+        let mut pool = pool(&vec![IDLE; self.slowness.len()], 1.0);
+        if !self.costs.is_empty() {
+            pool.costs = Some(Arc::new(Costs::new(&self.class_table(), self.costs.len())));
+        }
         let last = &pool.candidates[self.slowness.len() - 1].load;
         let (joins, excluded) = (NOW + Duration::from_secs(self.last_joins_s), [last.key()]);
         if joins > NOW {
@@ -103,7 +121,7 @@ fn few_requests_at_a_time_spread_over_equals() {
     let not_so_few = [(50.0, 25.0), (50.0, 35.0), (5.0, 300.0)];
     for (mean_ms, per_s) in few.into_iter().chain(not_so_few) {
         for seed in 0..5 {
-            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], last_joins_s: 0 }.shares(seed);
+            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], costs: &[], last_joins_s: 0 }.shares(seed);
             let least = shares.iter().copied().fold(1.0, f64::min);
             assert!(least > 0.1, "{per_s}/s of {mean_ms} ms, seed {seed}: {shares:?}");
         }
@@ -111,9 +129,23 @@ fn few_requests_at_a_time_spread_over_equals() {
 }
 
 #[test]
+fn costs_that_were_learned_by_fractions_of_a_millisecond_starve_nobody() {
+    for seed in 0..5 {
+        let costs = &[0.63, 0.91, 0.8];
+        let shares = Quiet { mean_ms: 0.5, per_s: 200.0, slowness: &[1.0; 3], costs, last_joins_s: 0 }.shares(seed);
+        assert!(shares.iter().all(|share| *share > 0.1), "seed {seed}: {shares:?}");
+        // Where they are tens of milliseconds they count.
+        let costs = &[0.5, 1.0, 1.5];
+        let shares = Quiet { mean_ms: 40.0, per_s: 2.0, slowness: &[1.0; 3], costs, last_joins_s: 0 }.shares(seed);
+        assert!(shares[0] > 1.5 * shares[1] && shares[1] > 0.05, "seed {seed}: {shares:?}");
+    }
+}
+
+#[test]
 fn an_endpoint_that_is_twice_as_slow_is_left_alone_but_not_forgotten() {
     for seed in 0..5 {
-        let shares = Quiet { mean_ms: 10.0, per_s: 100.0, slowness: &[1.0, 1.0, 2.0], last_joins_s: 0 }.shares(seed);
+        let shares =
+            Quiet { mean_ms: 10.0, per_s: 100.0, slowness: &[1.0, 1.0, 2.0], costs: &[], last_joins_s: 0 }.shares(seed);
         assert!(shares[2] > 0.0 && shares[2] < 0.1, "seed {seed}: {shares:?}");
     }
 }
@@ -122,7 +154,7 @@ fn an_endpoint_that_is_twice_as_slow_is_left_alone_but_not_forgotten() {
 fn an_endpoint_that_joins_gets_its_share() {
     for (mean_ms, per_s) in [(50.0, 35.0), (10.0, 10.0), (10.0, 400.0)] {
         for seed in 0..5 {
-            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], last_joins_s: 20 }.shares(seed);
+            let shares = Quiet { mean_ms, per_s, slowness: &[1.0; 3], costs: &[], last_joins_s: 20 }.shares(seed);
             assert!(shares[2] > 0.15, "{per_s}/s of {mean_ms} ms, seed {seed}: {shares:?}");
         }
     }

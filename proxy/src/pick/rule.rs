@@ -49,7 +49,7 @@ const QUIET_BELOW: f32 = 0.5;
 /// In complete quiet, idle endpoints whose scores differ by less than this share get their turns by chance. One of the equals would otherwise get all
 /// requests, because its last answers happened to be the quickest, and what is known of the others would grow old (`quiet_tests.rs`).
 const QUIET_SPREAD: f64 = 1.0;
-/// Latencies are then compared as if each were so many milliseconds longer. Below, differences come from a connection that has cooled down or from whose turn it was
+/// Latencies, and what requests cost, are then compared as if each were so many milliseconds longer. Below, differences come from a connection that has cooled down or from whose turn it was
 /// on a busy machine, and no client notices them; raised to a power they would decide everything.
 const QUIET_RESOLUTION_MS: f32 = 1.0;
 /// And a latency average without news grows old so many times faster, in addition.
@@ -131,7 +131,7 @@ impl Rule {
         let there = There::look(&candidate.load, look.now, factors.sharing, pool.peers);
         let (base, wait, cost) = match &pool.costs {
             None => (there.in_flight + self.offset, 0.0, 1.0),
-            Some(costs) => self.expected(costs, candidate.index as usize, &there, class),
+            Some(costs) => self.expected(costs, candidate.index as usize, &there, class, look.resolution),
         };
         Terms { in_flight: there.in_flight, wait, cost, count_factor: self.count.of(base), ..factors.terms }
     }
@@ -142,14 +142,14 @@ impl Rule {
         let factors = self.factors(pool, candidate, look);
         let product = factors.terms.score();
         let index = candidate.index as usize;
-        let least = pool.costs.as_ref().map_or(self.offset, |costs| self.least(costs, index, class));
+        let least = pool.costs.as_ref().map_or(self.offset, |costs| self.least(costs, index, class, look.resolution));
         if self.count.of(least) * product > best {
             return f64::INFINITY;
         }
         let there = There::look(&candidate.load, look.now, factors.sharing, pool.peers);
         let base = match &pool.costs {
             None => there.in_flight + self.offset,
-            Some(costs) => self.expected(costs, index, &there, class).0,
+            Some(costs) => self.expected(costs, index, &there, class, look.resolution).0,
         };
         let score = self.count.of(base) * product;
         if look.quiet > 0.0 && there.in_flight <= 0.0 { score * look.spread(candidate.index) } else { score }
@@ -190,24 +190,31 @@ impl Rule {
 
     /// The base of an idle endpoint; nothing is scored 0.
     #[inline]
-    fn least(&self, costs: &Costs, index: usize, class: RequestClass) -> f32 {
-        let cost = costs.at(index, class);
+    fn least(&self, costs: &Costs, index: usize, class: RequestClass, resolution: f32) -> f32 {
         if costs.slots(index) <= 0.0 {
-            self.offset * cost / costs.relative(class)
+            self.offset * dearer(costs, index, class, resolution)
         } else {
+            let cost = (costs.at(index, class) + resolution) / (1.0 + resolution);
             (cost + self.offset - 1.0).max(1e-3)
         }
     }
 
     /// Base, wait and cost of a request where classes are known.
     #[inline]
-    fn expected(&self, costs: &Costs, index: usize, there: &There, class: RequestClass) -> (f32, f32, f32) {
+    fn expected(
+        &self,
+        costs: &Costs,
+        index: usize,
+        there: &There,
+        class: RequestClass,
+        resolution: f32,
+    ) -> (f32, f32, f32) {
         let cost = costs.at(index, class);
         let slots = costs.slots(index);
         if slots <= 0.0 {
-            return ((there.in_flight + self.offset) * cost / costs.relative(class), 0.0, cost);
+            return ((there.in_flight + self.offset) * dearer(costs, index, class, resolution), 0.0, cost);
         }
-        let own = self.least(costs, index, class);
+        let own = self.least(costs, index, class, resolution);
         if there.in_flight <= 0.0 {
             return (own, 0.0, cost);
         }
@@ -215,6 +222,12 @@ impl Rule {
         let wait = queue.wait(slots);
         (wait + self.work_share * queue.work() / slots + own, wait, cost)
     }
+}
+
+/// How many times more a class costs at one endpoint than at the average one.
+#[inline]
+fn dearer(costs: &Costs, index: usize, class: RequestClass, resolution: f32) -> f32 {
+    (costs.at(index, class) + resolution) / (costs.relative(class) + resolution)
 }
 
 /// What is the same for all candidates of one pick.
@@ -227,6 +240,8 @@ struct Look {
     haste: f32,
     /// Of latencies.
     resolution_ms: f32,
+    /// Of costs: the same, in units of the mean request's cost.
+    resolution: f32,
     noise: u64,
 }
 
@@ -235,7 +250,8 @@ impl Look {
     fn at(pool: &Pool, now: Coarse, noise: u64) -> Self {
         let quiet = quiet(pool, now);
         let (haste, resolution_ms) = (1.0 + QUIET_HASTE * quiet, QUIET_RESOLUTION_MS * quiet);
-        Self { now, fade: pooled_fade(pool, now), quiet, haste, resolution_ms, noise }
+        let resolution = pool.costs.as_ref().map_or(0.0, |costs| resolution_ms / costs.mean_ms().max(1e-3));
+        Self { now, fade: pooled_fade(pool, now), quiet, haste, resolution_ms, resolution, noise }
     }
 
     /// The factor of an idle endpoint's score, by chance: at least 1.
