@@ -143,6 +143,8 @@ pub struct Worker {
     pub scratch: RefCell<fast::Scratch>,
     /// Whether plain requests take the fast path.
     pub fast_path: bool,
+    /// Connections to endpoints that could not be made.
+    pub unconnected: Cell<Failures>,
     request_ids: Cell<u64>,
     request_id_prefix: u64,
 }
@@ -247,6 +249,7 @@ async fn main(parts: Parts) {
         outliers,
         scratch: RefCell::default(),
         fast_path,
+        unconnected: Cell::default(),
         request_ids: Cell::new(0),
         request_id_prefix: rng.next_u64(),
         rng: RefCell::new(rng),
@@ -334,7 +337,9 @@ async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, s
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => admit(&worker, &socket, stream, peer),
                 Err(error) => {
-                    failures.tell(&error, clock::now());
+                    if let Some(others) = failures.tell(clock::now()) {
+                        tracing::warn!(%error, others, "accept failed");
+                    }
                     if !is_transient(&error) {
                         tokio::time::sleep(ACCEPT_BACKOFF).await;
                     }
@@ -356,21 +361,22 @@ async fn accept(worker: Rc<Worker>, socket: Rc<Socket>, listener: TcpListener, s
     socket.drain();
 }
 
-/// Accepts that failed. The log hears of the first of them, and then of how many there were.
-#[derive(Default)]
-struct Failures {
+/// Something that fails again and again. The log hears of the first time, and then of how often it was.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Failures {
     told_at: Option<Timestamp>,
     untold: u64,
 }
 
 impl Failures {
-    fn tell(&mut self, error: &io::Error, now: Timestamp) {
+    /// It failed once more. If the log is to hear of it: how often it did since the log heard last.
+    pub fn tell(&mut self, now: Timestamp) -> Option<u64> {
         if self.told_at.is_some_and(|at| now < at + FAILURES_EVERY) {
             self.untold += 1;
-            return;
+            return None;
         }
-        tracing::warn!(%error, others = self.untold, "accept failed");
-        (self.told_at, self.untold) = (Some(now), 0);
+        self.told_at = Some(now);
+        Some(std::mem::take(&mut self.untold))
     }
 }
 

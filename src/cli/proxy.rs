@@ -103,6 +103,10 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     if let (Some(uri), None) = (encrypted, &tls) {
         anyhow::bail!("--controller {uri} needs a certificate, expected --tls-cert, --tls-key and --tls-ca");
     }
+    let clear = args.controller.iter().find(|uri| uri.scheme_str() == Some("http"));
+    if let (Some(uri), Some(_)) = (clear, &tls) {
+        anyhow::bail!("--controller {uri} is not encrypted and has no use for --tls-cert, expected https://");
+    }
     let running = trimtab::up::start_proxy(args.controller, tls, settings).await?;
     super::say(
         &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),

@@ -164,7 +164,10 @@ impl<'a> BackendTls<'a> {
                     if !same {
                         report.unresolved(
                             "spec.tls.backend.clientCertificateRef",
-                            format!("{backend} is shown that of Gateway {}, which is older", name_of(&other.metadata)),
+                            format!(
+                                "{backend} is shown that of Gateway {}, which comes first (by age, then by name)",
+                                name_of(&other.metadata)
+                            ),
                         );
                     }
                 }

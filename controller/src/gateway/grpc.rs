@@ -111,7 +111,9 @@ impl Hosts {
             let holders = self.by_listener.get(listener).into_iter().flatten();
             let other = holders.into_iter().find(|other| other.kind != kind && other.meets(hostnames));
             if let Some(other) = other {
-                clash.get_or_insert_with(|| format!("{} {}, which is older", other.kind.name(), other.name));
+                clash.get_or_insert_with(|| {
+                    format!("{} {}, which comes first (by age, then by name)", other.kind.name(), other.name)
+                });
             }
             other.is_none()
         });

@@ -155,7 +155,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     report.refused(
                         reason::PORT_UNAVAILABLE,
                         &field,
-                        format!("has the address, port and hostname of listener {other}, which is older and is served"),
+                        format!("has the address, port and hostname of listener {other}, which comes first (by age, then by name) and is served"),
                     );
                     continue;
                 }
@@ -165,7 +165,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                         reason::PROTOCOL_CONFLICT,
                         format!("{field}.protocol"),
                         format!(
-                            "{} does not go with an older listener of the same address and port: it is not served",
+                            "{} does not go with one that comes first (by age, then by name) at the same address and port: it is not served",
                             spec.protocol
                         ),
                     );
@@ -177,7 +177,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     report.refused(
                         reason::PROTOCOL_CONFLICT,
                         format!("{field}.tls"),
-                        "spec.tls.frontend asks clients for something else than an older listener of the same address and port: it is not served",
+                        "spec.tls.frontend asks clients for something else than one that comes first (by age, then by name) at the same address and port: it is not served",
                     );
                     continue;
                 }

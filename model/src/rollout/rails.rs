@@ -234,7 +234,12 @@ mod tests {
     #[test]
     fn where_much_is_lost_anyway_some_more_is_no_sign() {
         let mut rails = Rails::default();
-        let shed = |shed| Interval { answers: 100.0 - shed, within_objective: None, shed, ..tick(0.0, 50.0) };
+        let shed = |percent: f64| Interval {
+            answers: 1_000.0 - 10.0 * percent,
+            within_objective: None,
+            shed: 10.0 * percent,
+            ..tick(0.0, 50.0)
+        };
         (0..60 + SETTLING).for_each(|n| rails.add(shed(f64::from(40 + n % 20))));
         assert_eq!(rails.judge(&[shed(68.0)], 1), None);
         assert_eq!(rails.judge(&[shed(90.0)], 1).map(|trip| trip.why), Some(Why::Shed));

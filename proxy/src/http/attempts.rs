@@ -198,7 +198,11 @@ async fn connect<C: Pooled>(
             return Poll::Ready(Err(if late { Reason::UpstreamTimeout } else { Reason::ConnectFailed }));
         }
         connecting.as_mut().poll(cx).map_err(|error| {
-            tracing::debug!(address = %target.address, %error, "connect failed");
+            let mut failures = worker.unconnected.get();
+            if let Some(others) = failures.tell(clock::now()) {
+                tracing::warn!(address = %target.address, %error, others, "no connection to an endpoint");
+            }
+            worker.unconnected.set(failures);
             if is_own(&error) { Reason::TooManyConnections } else { Reason::ConnectFailed }
         })
     })

@@ -336,10 +336,12 @@ fn in_words(stage: &Stage) -> String {
 
 fn lines(summary: &Summary<'_>, models: Option<&str>) -> Vec<String> {
     let twin = summary.twin;
+    let found = match (twin.p50, twin.p99) {
+        (Some(p50), Some(p99)) => format!("is at {p50:.2} of the recorded p50 and {p99:.2} of the p99"),
+        _ => "cannot be compared with what was recorded".to_owned(),
+    };
     let mut lines = vec![format!(
-        "the twin is at {:.2} of the recorded p50 and {:.2} of the p99 in {} held-out stretches{}",
-        twin.p50.unwrap_or(f64::NAN),
-        twin.p99.unwrap_or(f64::NAN),
+        "the twin {found} in {} held-out stretches{}",
         twin.stretches,
         twin.objection().map_or(String::new(), |why| format!("; it does not vote: {why}"))
     )];

@@ -51,7 +51,7 @@ stringData: {tls.crt: no, tls.key: no}
         ! Gateway default/g: spec.listeners[1].tls.certificateRefs[3].namespace: no ReferenceGrant in other lets a Gateway of default refer to Secret other/c
         ! Gateway default/g: spec.listeners[2].tls.certificateRefs: none resolves: the listener is not served
         ! Gateway default/g: spec.listeners[2].tls.certificateRefs[0].name: Secret default/opaque is of type \"\", expected kubernetes.io/tls
-        ! Gateway default/g: spec.listeners[3].protocol: HTTP does not go with an older listener of the same address and port: it is not served
+        ! Gateway default/g: spec.listeners[3].protocol: HTTP does not go with one that comes first (by age, then by name) at the same address and port: it is not served
         ! Gateway default/g: spec.listeners[4].tls.certificateRefs: none resolves: the listener is not served
         ! Gateway default/g: spec.listeners[4].tls.certificateRefs[0].name: Secret default/broken: tls.crt has no certificate in PEM
         ",

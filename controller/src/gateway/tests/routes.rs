@@ -229,7 +229,7 @@ spec: {{parentRefs: [{{name: g}}], hostnames: [{host}], rules: [{{backendRefs: [
         rule 0 [] -> \"default/s:80\"*1
         backend default/s:80 trimtab Active h2c admission
         endpoint 10.0.0.1:8080 10.0.0.1:8080 Ready scrape=http://10.0.0.1:8080/metrics
-        ! HTTPRoute default/younger: spec.hostnames: GRPCRoute default/older, which is older, has one of them there: no HTTPRoute can share it
+        ! HTTPRoute default/younger: spec.hostnames: GRPCRoute default/older, which comes first (by age, then by name), has one of them there: no HTTPRoute can share it
         ",
     );
 }
