@@ -154,8 +154,8 @@ fn shed_of_steady(rules: &AdmissionRules, latency_ms: impl Fn(u64, u64) -> u64) 
 fn an_objective_that_nobody_asked_for_turns_nobody_away_for_a_pause_or_a_long_poll() {
     // Two or three requests at a time; endpoints stop for 300 ms of every 1,000, as with a CPU quota that is used up.
     let pauses = |_, arrival: u64| (300 - arrival.min(arrival / 1_000 * 1_000 + 300) % 1_000).max(2) % 300;
-    // One of ten is a long poll of five seconds.
-    let polls = |number: u64, _| if number.is_multiple_of(10) { 5_000 } else { 2 };
+    // One of five is a long poll of five seconds.
+    let polls = |number: u64, _| if number.is_multiple_of(5) { 5_000 } else { 2 };
     for latency_ms in [&pauses as &dyn Fn(u64, u64) -> u64, &polls] {
         assert_eq!(shed_of_steady(&rules(Some(OBJECTIVE)).derived(true), latency_ms), 0.0);
         assert!(shed_of_steady(&rules(Some(OBJECTIVE)), latency_ms) > 0.05, "somebody who asked for 150 ms means it");
