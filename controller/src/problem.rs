@@ -117,19 +117,21 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Collects what is found wrong while one object is looked at. Two sorts are told apart: what is wrong whatever else there is
-/// (a file with it is refused), and what is only not supported yet or refers to something that is not there.
+/// Collects what is found wrong while one object is looked at. Three sorts are told apart: what is wrong whatever else there is
+/// (a file with it is refused), what is only not supported yet or refers to something that is not there, and what holds but
+/// hardly is what was meant.
 #[derive(Debug)]
 pub struct Report {
     object: ObjectId,
     invalid: Vec<Finding>,
     unresolved: Vec<Finding>,
+    noted: Vec<Finding>,
 }
 
 impl Report {
     /// Nothing found yet in `object`.
     pub fn new(object: ObjectId) -> Self {
-        Report { object, invalid: Vec::new(), unresolved: Vec::new() }
+        Report { object, invalid: Vec::new(), unresolved: Vec::new(), noted: Vec::new() }
     }
 
     /// The object.
@@ -157,6 +159,14 @@ impl Report {
         self.unresolved.push(Finding { field: field.into(), message: message.into(), reason: Some(reason) });
     }
 
+    /// The value of `field` holds, but does not do what it seems to say. People are told; no condition is about it.
+    pub fn noted(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        let finding = Finding { field: field.into(), message: message.into(), reason: None };
+        if !self.noted.contains(&finding) {
+            self.noted.push(finding);
+        }
+    }
+
     /// What was found wrong with `field` or with something inside of it.
     pub fn findings_at(&self, field: &str) -> Vec<&Finding> {
         let inside = |finding: &&Finding| {
@@ -166,7 +176,7 @@ impl Report {
         self.invalid.iter().chain(&self.unresolved).filter(inside).collect()
     }
 
-    /// Everything that was found.
+    /// Everything that does not hold.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.invalid.iter().chain(&self.unresolved)
     }
@@ -178,7 +188,8 @@ impl Report {
 
     /// Calls the fields of everything that was found by other names.
     pub fn rename(&mut self, name: impl Fn(&str) -> String) {
-        self.invalid.iter_mut().chain(&mut self.unresolved).for_each(|finding| finding.field = name(&finding.field));
+        let all = self.invalid.iter_mut().chain(&mut self.unresolved).chain(&mut self.noted);
+        all.for_each(|finding| finding.field = name(&finding.field));
     }
 
     /// Field and message of what is wrong by itself.
@@ -188,9 +199,9 @@ impl Report {
 
     /// Everything, with the place of the object.
     pub fn into_problems(self, origin: Option<&Origin>) -> impl Iterator<Item = Problem> + use<> {
-        let Report { object, invalid, unresolved } = self;
+        let Report { object, invalid, unresolved, noted } = self;
         let origin = origin.cloned();
-        invalid.into_iter().chain(unresolved).map(move |Finding { field, message, .. }| Problem {
+        invalid.into_iter().chain(unresolved).chain(noted).map(move |Finding { field, message, .. }| Problem {
             origin: origin.clone(),
             object: Some(object.clone()),
             field: Some(field),

@@ -76,6 +76,12 @@ pub fn refusal_of_certificate(certificate: &v1::Certificate) -> Option<(&'static
     crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem).err()
 }
 
+/// Whether a certificate is for a host; `false` for one that the data plane would not take.
+pub fn is_certificate_for(certificate: &v1::Certificate, host: &str) -> bool {
+    crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem)
+        .is_ok_and(|key| crate::tls::is_for(&key, host))
+}
+
 /// Why the data plane would not take this for certificates of authorities in PEM; `None`: it would.
 pub fn refusal_of_authorities(pem: &[u8]) -> Option<String> {
     crate::tls::endpoints::roots(pem).err()

@@ -203,6 +203,17 @@ impl Sources {
                 let labels = vec![("listener", listener.name.as_str())];
                 out.labelled(&labels, |out| out.value(f64::from(u8::from(listener.bound.is_ok()))))
             })
+        })?;
+        let help = "When a listener's certificate, or one of its chain, runs out, since the Unix epoch";
+        out.family("certificate_expiry_timestamp_seconds", help, MetricType::Gauge, |out| {
+            let secured = table.listeners.iter().filter_map(|listener| Some((listener, listener.config.tls.as_ref()?)));
+            secured
+                .flat_map(|(listener, tls)| tls.expiries().iter().map(move |expiry| (listener, expiry)))
+                .try_for_each(|(listener, (certificate, at))| {
+                    let labels =
+                        vec![("listener", listener.config.name.as_str()), ("certificate", certificate.as_str())];
+                    out.labelled(&labels, |out| out.value(*at as f64))
+                })
         })
     }
 }

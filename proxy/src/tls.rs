@@ -42,10 +42,11 @@ use rustls::{
     ServerConfig, SupportedProtocolVersion,
     client::verify_server_name,
     crypto::{CryptoProvider, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::{ClientHello, ParsedCertificate, ProducesTickets, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use clients::ClientValidation;
 
@@ -59,6 +60,8 @@ use crate::{
 pub struct ListenerTls {
     /// In the order in which they are tried; never empty.
     certificates: Vec<Arc<CertifiedKey>>,
+    /// Name of each, and when it runs out.
+    expiries: Vec<(String, i64)>,
     /// TLS 1.3 and nothing older.
     only_13: bool,
     /// What clients must prove; `None`: nothing.
@@ -112,9 +115,11 @@ impl ListenerTls {
             return Err(("certificates".to_owned(), "must hold at least one".to_owned()));
         }
         let mut certificates = Vec::with_capacity(wire.certificates.len());
+        let mut expiries = Vec::new();
         for (index, certificate) in wire.certificates.iter().enumerate() {
             let key = certified_key(&certificate.chain_pem, &certificate.key_pem)
                 .map_err(|(field, reason)| (format!("certificates[{index}].{field}"), reason))?;
+            expiries.extend(expiry(&key).map(|at| (certificate.name.clone(), at)));
             certificates.push(Arc::new(key));
         }
         let versions = versions(wire.min_version)
@@ -122,7 +127,14 @@ impl ListenerTls {
         let clients = wire.client.as_ref().map(ClientValidation::new).transpose();
         let clients = clients.map_err(|reason| ("client.ca_pem".to_owned(), reason))?;
         let only_13 = versions.len() == 1;
-        Ok(Self { certificates, only_13, clients, forwards_certificate: wire.forward_client_certificate })
+        Ok(Self { certificates, expiries, only_13, clients, forwards_certificate: wire.forward_client_certificate })
+    }
+}
+
+impl ListenerTls {
+    /// Names of the certificates, and when each or one of its chain runs out, in seconds since the Unix epoch.
+    pub fn expiries(&self) -> &[(String, i64)] {
+        &self.expiries
     }
 }
 
@@ -162,6 +174,14 @@ pub(crate) fn certified_key(chain_pem: &[u8], key_pem: &[u8]) -> Result<Certifie
         .map_err(|error| ("key_pem", format!("does not go with the certificate: {error}")))
 }
 
+/// When the first certificate of a chain runs out, in seconds since the Unix epoch.
+fn expiry(key: &CertifiedKey) -> Option<i64> {
+    let of_one = |certificate: &CertificateDer<'_>| {
+        X509Certificate::from_der(certificate).ok().map(|(_, parsed)| parsed.validity().not_after.timestamp())
+    };
+    key.cert.iter().filter_map(of_one).min()
+}
+
 /// The configuration of a socket, of its listeners that have TLS; `None` if none has.
 pub fn server_config(listeners: &[ListenerConfig]) -> Option<SocketTls> {
     let mut by_host: Vec<(Hostname, Vec<Arc<CertifiedKey>>)> = listeners
@@ -170,6 +190,18 @@ pub fn server_config(listeners: &[ListenerConfig]) -> Option<SocketTls> {
         .collect();
     if by_host.is_empty() {
         return None;
+    }
+    let now = UnixTime::now().as_secs();
+    for listener in listeners {
+        for (certificate, at) in listener.tls.iter().flat_map(|tls| tls.expiries()) {
+            if u64::try_from(*at).is_ok_and(|at| at < now) {
+                tracing::warn!(
+                    listener = listener.name,
+                    certificate,
+                    "a certificate has run out: clients will refuse it"
+                );
+            }
+        }
     }
     by_host.sort_by_cached_key(|(hostname, _)| hostname.precedence());
     let only_13 = listeners.iter().any(|listener| listener.tls.as_ref().is_some_and(|tls| tls.only_13));
@@ -227,7 +259,7 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// Whether a certificate is for a name.
-fn is_for(key: &CertifiedKey, name: &str) -> bool {
+pub(crate) fn is_for(key: &CertifiedKey, name: &str) -> bool {
     let holds = || {
         let certificate = ParsedCertificate::try_from(key.end_entity_cert().ok()?).ok()?;
         verify_server_name(&certificate, &ServerName::try_from(name).ok()?).ok()
@@ -271,6 +303,21 @@ mod tests {
                 .unwrap()
                 .only_13
         );
+    }
+
+    #[test]
+    fn a_chain_runs_out_with_the_first_of_its_certificates() {
+        let until = |year: i32| {
+            let mut params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            params.not_after = rcgen::date_time_ymd(year, 1, 1);
+            let key = rcgen::KeyPair::generate().unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        };
+        let ((leaf, key), (above, _)) = (until(2032), until(2031));
+        let chain_pem = format!("{leaf}{above}").into_bytes();
+        let both = v1::Certificate { name: "test/chain".into(), chain_pem, key_pem: key.into_bytes() };
+        let tls = ListenerTls::new(&v1::Tls { certificates: vec![both], ..Default::default() }).unwrap();
+        assert_eq!(tls.expiries(), [("test/chain".to_owned(), 1_924_992_000)]);
     }
 
     #[test]

@@ -110,6 +110,12 @@ pub(super) fn translate(
         report.refused(reason::INVALID_CERTIFICATE_REF, format!("{field}.tls.certificateRefs"), message);
         return None;
     }
+    if let Some(host) = listener.hostname.as_deref().filter(|host| !host.is_empty() && !host.starts_with('*'))
+        && !certificates.iter().any(|certificate| api::is_certificate_for(certificate, host))
+    {
+        let message = format!("none is for {host}: clients that check will refuse it");
+        report.noted(format!("{field}.tls.certificateRefs"), message);
+    }
     // Said of the listener, whose status it is about.
     let mut refused = |at: String, why: Refused| {
         let reason = match why {
@@ -126,6 +132,32 @@ pub(super) fn translate(
     };
     let forward_client_certificate = forwards_certificate(listener, field, report);
     Some(v1::Tls { certificates, min_version, client, forward_client_certificate })
+}
+
+/// Notes what a listener does not get for the sake of others at its address and port, as they share handshakes.
+pub(super) fn compare<'a>(
+    listener: &v1::Listener,
+    beside: impl Iterator<Item = &'a v1::Listener> + Clone,
+    field: &str,
+    report: &mut Report,
+) {
+    let Some(tls) = &listener.tls else { return };
+    let another = |differs: fn(&v1::Tls) -> bool| {
+        beside.clone().find(|other| other.tls.as_ref().is_some_and(differs)).map(|other| other.name.as_str())
+    };
+    if tls.min_version() == v1::tls::Version::Tls12
+        && let Some(other) = another(|tls| tls.min_version() == v1::tls::Version::Tls13)
+    {
+        let message = format!("is 1.3 here, too: listener {other} asks for it, whose address and port are the same");
+        report.noted(format!("{field}.tls.options[{MIN_VERSION}]"), message);
+    }
+    if tls.forward_client_certificate
+        && let Some(other) = another(|tls| !tls.forward_client_certificate)
+    {
+        let message =
+            format!("does nothing: listener {other} does not ask for it, whose address and port are the same");
+        report.noted(format!("{field}.tls.options[{FORWARD_CERTIFICATE}]"), message);
+    }
 }
 
 /// A certificate with its key that a Gateway refers to.

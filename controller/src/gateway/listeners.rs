@@ -99,7 +99,10 @@ pub fn check(gateway: &Gateway, report: &mut Report) {
 
 /// Translates all gateways.
 pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -> Translated<'a> {
-    let mut listeners = Vec::new();
+    let mut listeners: Vec<v1::Listener> = Vec::new();
+    // Which report and field each of them is from.
+    let mut origins: Vec<(usize, String)> = Vec::new();
+    let mut reports: Vec<Report> = Vec::new();
     let mut statuses = Vec::new();
     let mut attachables = Vec::new();
     let mut taken: BTreeMap<(String, u32, String), String> = BTreeMap::new();
@@ -182,6 +185,7 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
                     continue;
                 }
                 taken.insert(key, name.clone());
+                origins.push((reports.len(), field.clone()));
                 listeners.push(v1::Listener {
                     name: name.clone(),
                     address: address.to_string(),
@@ -201,8 +205,14 @@ pub(super) fn translate<'a>(objects: &'a Objects, problems: &mut Vec<Problem>) -
             }
         }
         statuses.push(status::gateway(gateway, &report, &served, &exposed));
-        super::close(report, objects, problems);
+        reports.push(report);
     }
+    for (listener, (report, field)) in listeners.iter().zip(&origins) {
+        let beside =
+            listeners.iter().filter(|other| (&other.address, other.port) == (&listener.address, listener.port));
+        certificates::compare(listener, beside, field, &mut reports[*report]);
+    }
+    reports.into_iter().for_each(|report| super::close(report, objects, problems));
     Translated { listeners, attachables, gateways: statuses, services: exposures.into_services() }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    mem,
     pin::Pin,
     rc::Rc,
     sync::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -23,6 +25,7 @@ use super::{
     grpc::Code,
     mirror::Tap,
     pace::{BodyRate, Pace},
+    resend::{Loan, OnLoan},
     upstream::Upstream,
 };
 use crate::{clock, load::Outcome, time::Timestamp};
@@ -214,8 +217,20 @@ impl ContinueGate {
 
 /// A client's body on its way to an endpoint.
 #[derive(Debug)]
-pub struct RequestBody {
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+pub enum RequestBody {
+    /// It can be sent once.
+    Once(Flow),
+    /// It can be had back.
+    OnLoan(OnLoan),
+}
+
+/// Where a client's body comes from, and what is to be done with it on its way.
+#[derive(Debug)]
+pub struct Flow {
     source: Source,
+    /// What an endpoint that has done nothing with it was sent: it comes first.
+    again: Option<(Bytes, Option<HeaderMap>)>,
     gate: Option<ContinueGate>,
     progress: Rc<Progress>,
     bytes_max: u64,
@@ -234,30 +249,47 @@ enum Source {
 }
 
 impl RequestBody {
-    /// Streams `incoming`.
-    pub fn new(incoming: Incoming, progress: Rc<Progress>, bytes_max: Option<u64>) -> Self {
+    /// Streams `incoming`, and tells `taps` of it. A gate holds it back.
+    pub fn new(
+        incoming: Incoming,
+        progress: Rc<Progress>,
+        bytes_max: Option<u64>,
+        taps: Vec<Tap>,
+        gate: Option<ContinueGate>,
+    ) -> Self {
         let source = if incoming.is_end_stream() { Source::Ended } else { Source::Client(incoming) };
-        Self { source, gate: None, progress, bytes_max: bytes_max.unwrap_or(u64::MAX), taps: Vec::new() }
+        let mut flow = Flow::new(source, progress, bytes_max.unwrap_or(u64::MAX));
+        flow.taps = taps;
+        flow.gate = gate;
+        Self::Once(flow)
     }
 
     /// No body.
     pub fn empty(progress: Rc<Progress>) -> Self {
-        Self { source: Source::Ended, gate: None, progress, bytes_max: 0, taps: Vec::new() }
+        Self::Once(Flow::new(Source::Ended, progress, 0))
     }
 
     /// A copy of another body.
     pub fn copied(from: Tap, length: Option<u64>, progress: Rc<Progress>) -> Self {
-        Self { source: Source::Copy(from, length), gate: None, progress, bytes_max: u64::MAX, taps: Vec::new() }
+        Self::Once(Flow::new(Source::Copy(from, length), progress, u64::MAX))
     }
 
-    /// Has it copied.
-    pub fn set_taps(&mut self, taps: Vec<Tap>) {
-        self.taps = taps;
+    /// Lends it to a connection that is to send it from its beginning.
+    pub fn lend(self) -> (Self, Loan) {
+        let lent = match self {
+            Self::Once(flow) => OnLoan::new(flow),
+            // It came back as it was: the connection before could not send it.
+            Self::OnLoan(lent) => lent,
+        };
+        let loan = lent.loan();
+        (Self::OnLoan(lent), loan)
     }
 
-    /// Holds it back.
-    pub fn set_gate(&mut self, gate: ContinueGate) {
-        self.gate = Some(gate);
+    fn look<T>(&self, ended: T, look: impl FnOnce(&Flow) -> T) -> T {
+        match self {
+            Self::Once(flow) => look(flow),
+            Self::OnLoan(lent) => lent.look(look).unwrap_or(ended),
+        }
     }
 }
 
@@ -265,18 +297,54 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        if matches!(this.source, Source::Ended) {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Once(flow) => flow.poll(cx),
+            Self::OnLoan(lent) => lent.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.look(true, Flow::is_over)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.look(SizeHint::with_exact(0), Flow::size_hint)
+    }
+}
+
+impl Flow {
+    fn new(source: Source, progress: Rc<Progress>, bytes_max: u64) -> Self {
+        Self { source, again: None, gate: None, progress, bytes_max, taps: Vec::new() }
+    }
+
+    /// Has it begin with what was sent before, once more. That was counted and copied then.
+    pub(super) fn rewind(&mut self, data: Bytes, trailers: Option<HeaderMap>) {
+        self.again = Some((data, trailers)).filter(|(data, trailers)| !data.is_empty() || trailers.is_some());
+    }
+
+    /// The next frame.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((data, trailers)) = &mut self.again {
+            let frame =
+                if data.is_empty() { trailers.take().map(Frame::trailers) } else { Some(Frame::data(mem::take(data))) };
+            if trailers.is_none() {
+                self.again = None;
+            }
+            if let Some(frame) = frame {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+        }
+        if matches!(self.source, Source::Ended) {
             return Poll::Ready(None);
         }
-        if let Some(gate) = &mut this.gate {
+        if let Some(gate) = &mut self.gate {
             if !gate.open.load(Relaxed) && gate.timeout.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            this.gate = None;
+            self.gate = None;
         }
-        let frame = match &mut this.source {
+        let frame = match &mut self.source {
             Source::Ended => Poll::Ready(None),
             Source::Client(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Client)))
@@ -285,62 +353,63 @@ impl Body for RequestBody {
         };
         let now = clock::now();
         let Poll::Ready(frame) = frame else {
-            this.progress.client_waits(now);
+            self.progress.client_waits(now);
             return Poll::Pending;
         };
-        this.progress.client_sent(now);
+        self.progress.client_sent(now);
         let result = match frame {
             None => {
-                this.source = Source::Ended;
-                this.end_copies(Ok(()));
+                self.source = Source::Ended;
+                self.end_copies(Ok(()));
                 return Poll::Ready(None);
             }
             Some(Err(error)) => Err(error),
             Some(Ok(frame)) => {
-                this.progress.add_request_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
-                if this.progress.request_bytes() > this.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
+                self.progress.add_request_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
+                if self.progress.request_bytes() > self.bytes_max { Err(BodyError::TooLarge) } else { Ok(frame) }
             }
         };
         match &result {
             Ok(frame) => {
-                this.taps.iter().for_each(|tap| tap.push(frame));
-                if this.is_end_stream() {
-                    this.end_copies(Ok(()));
+                self.taps.iter().for_each(|tap| tap.push(frame));
+                if self.is_over() {
+                    self.end_copies(Ok(()));
                 }
             }
             Err(fault) => {
-                this.progress.set_fault(*fault);
-                this.end_copies(Err(*fault));
+                self.progress.set_fault(*fault);
+                self.end_copies(Err(*fault));
             }
         }
         Poll::Ready(Some(result))
     }
 
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Ended => true,
-            Source::Client(incoming) => incoming.is_end_stream(),
-            Source::Copy(..) => false,
-        }
+    fn is_over(&self) -> bool {
+        self.again.is_none()
+            && match &self.source {
+                Source::Ended => true,
+                Source::Client(incoming) => incoming.is_end_stream(),
+                Source::Copy(..) => false,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.source {
+        let rest = match &self.source {
             Source::Ended | Source::Copy(_, Some(0)) => SizeHint::with_exact(0),
             Source::Client(incoming) => incoming.size_hint(),
             // What has been sent is not counted down: hyper asks before the first byte.
-            Source::Copy(_, length) => length.map_or_else(SizeHint::default, SizeHint::with_exact),
-        }
+            Source::Copy(_, length) => return length.map_or_else(SizeHint::default, SizeHint::with_exact),
+        };
+        let again = self.again.as_ref().map_or(0, |(data, _)| data.len() as u64);
+        rest.exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(again + rest))
     }
-}
 
-impl RequestBody {
     fn end_copies(&mut self, end: Result<(), BodyError>) {
         self.taps.drain(..).for_each(|tap| tap.end(end));
     }
 }
 
-impl Drop for RequestBody {
+impl Drop for Flow {
     /// The endpoint answered, or failed, before it had all: the copies have no more to come either.
     fn drop(&mut self) {
         self.end_copies(Err(BodyError::Client));

@@ -22,6 +22,7 @@ use super::{
     fast::{self, head, stream},
     framing::Refusal,
     grpc, headers, max_forwards, orca,
+    resend::Loan,
     upgrade::Tunnel,
     upstream::{Unanswered, Upstream},
     websocket::{self, WebSocket},
@@ -221,17 +222,15 @@ async fn relay_by_hyper(
         Some(mirroring) if !prepared.upgrade => mirroring.start(worker, client, &head, &incoming),
         _ => Vec::new(),
     };
-    let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max));
-    request.body_mut().set_taps(taps);
-    if prepared.expects_continue {
-        let open = Arc::new(AtomicBool::new(false));
-        let opens = open.clone();
+    let wanted = prepared.expects_continue.then(|| Arc::new(AtomicBool::new(false)));
+    let gate = wanted.clone().map(ContinueGate::new);
+    let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max, taps, gate));
+    if let Some(wanted) = wanted {
         hyper::ext::on_informational(&mut request, move |head| {
             if head.status() == StatusCode::CONTINUE {
-                opens.store(true, Relaxed);
+                wanted.store(true, Relaxed);
             }
         });
-        request.body_mut().set_gate(ContinueGate::new(open));
     }
     let exchange = async |account: &Account, upstream: &mut Upstream, mut request: Request<RequestBody>, reused| {
         // Each attempt is a span of its own.
@@ -364,12 +363,12 @@ pub(super) async fn exchange(
     reused: bool,
 ) -> Result<Response<Incoming>, NoAnswer<Request<RequestBody>>> {
     let progress = account.progress();
+    let bodiless = request.body().is_end_stream();
     // A connection that was used before may be closed by the endpoint at the moment that a request is written to it. What may be
     // repeated without harm (RFC 9110 §9.2.2) is kept for that case.
-    let repeats = (reused || account.retries_answers()) && request.method().is_idempotent();
+    let repeats = (reused || account.retries_answers()) && request.method().is_idempotent() && bodiless;
     // Over HTTP/2 an endpoint may say that it has done nothing for a request (RFC 9113 §8.7).
-    let keeps = (repeats || upstream.is_shared()) && request.body().is_end_stream();
-    let spare = keeps.then(|| spare(&request));
+    let (request, spare) = if repeats || upstream.is_shared() { Spare::of(request) } else { (request, None) };
     let answer = upstream.exchange(request, || given_up(client, progress)).await;
     let Some(spare) = spare else {
         return answer.map_err(|Unanswered { reason, unsent, .. }| NoAnswer { reason, again: unsent });
@@ -377,41 +376,54 @@ pub(super) async fn exchange(
     match answer {
         Ok(response) if repeats && account.retries_status(response.status()) => {
             let reason = Reason::UpstreamStatus(response.status());
-            Err(NoAnswer { reason, again: Some(spare.into_request(account)) })
+            Err(NoAnswer { reason, again: spare.into_request(account) })
         }
         Ok(response) => Ok(response),
         Err(Unanswered { reason, unsent, before_answer, refused }) => {
             let again = unsent.or_else(|| {
-                if !repeats {
-                    return refused.then(|| spare.into_request(account));
-                }
                 // A connection that was closed while it was idle is no failure that the policy is about.
                 let stale = reused && reason == Reason::UpstreamReset;
-                let silent = before_answer && (stale || account.retries_failure(&reason));
-                (refused || silent).then(|| spare.into_request(account))
+                let silent = repeats && before_answer && (stale || account.retries_failure(&reason));
+                if refused || silent { spare.into_request(account) } else { None }
             });
             Err(NoAnswer { reason, again })
         }
     }
 }
 
-/// The head of a request without a body, kept to send it once more.
+/// What it takes to send a request once more.
 struct Spare {
     method: Method,
     uri: http::Uri,
     headers: HeaderMap,
-}
-
-fn spare(request: &Request<RequestBody>) -> Spare {
-    Spare { method: request.method().clone(), uri: request.uri().clone(), headers: request.headers().clone() }
+    /// `None`: there is none.
+    body: Option<Loan>,
 }
 
 impl Spare {
-    fn into_request(self, account: &Account) -> Request<RequestBody> {
-        let mut request = Request::new(RequestBody::empty(account.shared_progress()));
+    fn of(request: Request<RequestBody>) -> (Request<RequestBody>, Option<Self>) {
+        let (head, body) = request.into_parts();
+        let (body, loan) = if body.is_end_stream() {
+            (body, None)
+        } else {
+            let (body, loan) = body.lend();
+            (body, Some(loan))
+        };
+        let spare =
+            Self { method: head.method.clone(), uri: head.uri.clone(), headers: head.headers.clone(), body: loan };
+        (Request::from_parts(head, body), Some(spare))
+    }
+
+    /// `None`: more of its body was sent than is kept.
+    fn into_request(self, account: &Account) -> Option<Request<RequestBody>> {
+        let body = match self.body {
+            Some(loan) => RequestBody::Once(loan.recall()?),
+            None => RequestBody::empty(account.shared_progress()),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = self.uri;
         *request.headers_mut() = self.headers;
-        request
+        Some(request)
     }
 }

@@ -22,6 +22,7 @@ pub mod mirror;
 pub mod orca;
 pub mod pace;
 pub mod pool;
+pub mod resend;
 pub mod session;
 pub mod shared;
 pub mod stream;

@@ -85,7 +85,8 @@ pub struct Unanswered {
     pub unsent: Option<Request<RequestBody>>,
     /// The connection ended before any byte of an answer.
     pub before_answer: bool,
-    /// The endpoint says that it has done nothing for it (HTTP/2, `REFUSED_STREAM`): it may be sent again whatever it is.
+    /// The endpoint says that it has done nothing for it (HTTP/2: `REFUSED_STREAM`, or a `GOAWAY` that leaves it out): it may be sent again
+    /// whatever it is.
     pub refused: bool,
 }
 
@@ -96,8 +97,10 @@ impl Unanswered {
         let error = failed.error();
         tracing::debug!(%error, "no answer on a shared connection");
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
-        let refused =
-            cause.is_some_and(|cause| cause.is_remote() && cause.reason() == Some(h2::Reason::REFUSED_STREAM));
+        // A stream that a GOAWAY does not leave out ends with its connection, which is another error.
+        let refused = cause.is_some_and(|cause| {
+            cause.is_remote() && (cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+        });
         Self { reason: Reason::UpstreamReset, unsent, before_answer: true, refused }
     }
 }

@@ -29,7 +29,7 @@ fn table(generation: u64, classes: &[(&str, f32)]) -> v1::ClassTable {
     }
 }
 
-async fn admin(proxy: &Proxy, path: &str) -> String {
+pub async fn admin(proxy: &Proxy, path: &str) -> String {
     let mut raw = Raw::connect(proxy.admin_address()).await;
     raw.write(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
     raw.answer().await.body

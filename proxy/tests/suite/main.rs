@@ -20,6 +20,7 @@ mod observe;
 mod pace;
 mod prequal;
 mod requests;
+mod resend;
 mod restart;
 mod streaming;
 mod tls;

@@ -10,7 +10,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use trimtab_proxy::api::v1;
 
-use crate::harness::{Backend, Proxy, RawBackend, Setup, client::Raw, eventually};
+use crate::{
+    classes::admin,
+    harness::{Backend, Proxy, RawBackend, Setup, client::Raw, eventually},
+};
 
 /// A certificate that signs itself.
 fn certificate(names: &[&str]) -> v1::Certificate {
@@ -150,7 +153,7 @@ async fn the_name_that_is_asked_for_chooses_listener_and_certificate() {
 async fn a_new_certificate_is_shown_to_new_connections_and_drops_no_old_one() {
     let backend = Backend::saying("hello").await;
     let (old, new) = (certificate(&["a.test"]), certificate(&["a.test"]));
-    let setup = with_tls(Setup::to(&[backend.address]), tls(&[&old]));
+    let setup = with_tls(Setup::to(&[backend.address]), tls(&[&old])).with_admin();
     let mut listener = setup.listener.clone();
     let proxy = setup.start().await;
     let config = Arc::new(client(&[&old, &new]));
@@ -167,6 +170,9 @@ async fn a_new_certificate_is_shown_to_new_connections_and_drops_no_old_one() {
     })
     .await;
     assert_eq!(get(&mut before, "a.test").await.status, 200, "the old connection goes on");
+    let metrics = admin(&proxy, "/metrics").await;
+    let runs_out = "trimtab_proxy_certificate_expiry_timestamp_seconds{listener=\"test/gateway/http\",certificate=\"test/cert\"} 6";
+    assert!(metrics.contains(runs_out), "{metrics}");
     // One that makes no sense changes nothing.
     listener.tls = Some(tls(&[&v1::Certificate { key_pem: old.key_pem.clone(), ..new.clone() }]));
     proxy.controller.set_listener(&listener);

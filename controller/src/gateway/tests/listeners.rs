@@ -47,6 +47,7 @@ stringData: {tls.crt: no, tls.key: no}
         "
         listener default/g/a 0.0.0.0:443 \"a.test\" Tls12 default/a
         listener default/g/b 0.0.0.0:443 \"b.test\" Tls13 default/a other/b
+        ! Gateway default/g: spec.listeners[0].tls.options[trimtab.dev/tls-min-version]: is 1.3 here, too: listener default/g/b asks for it, whose address and port are the same
         ! Gateway default/g: spec.listeners[1].tls.certificateRefs[0].name: there is no Secret default/none
         ! Gateway default/g: spec.listeners[1].tls.certificateRefs[3].namespace: no ReferenceGrant in other lets a Gateway of default refer to Secret other/c
         ! Gateway default/g: spec.listeners[2].tls.certificateRefs: none resolves: the listener is not served

@@ -171,3 +171,52 @@ fn a_backend_is_the_same_value_as_before_until_its_tls_or_its_policy_changes() {
         assert!(Arc::ptr_eq(&third, &next(&given)));
     }
 }
+
+/// Listeners of one Gateway and port: host and Secret of each, with its options.
+fn beside(listeners: &[(&str, &str, &str)]) -> Vec<String> {
+    let mut yaml = String::from(
+        "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: g}
+spec:
+  gatewayClassName: trimtab
+  listeners:\n",
+    );
+    for (host, secret, options) in listeners {
+        yaml += &format!(
+            "  - {{name: {secret}, port: 443, protocol: HTTPS, hostname: '{host}', tls: {{certificateRefs: [{{name: {secret}}}], options: {{{options}}}}}}}\n"
+        );
+    }
+    yaml += "---";
+    listeners.iter().for_each(|(_, name, _)| yaml += &secret(name, "default"));
+    let config = translate(&objects(&yaml));
+    assert_eq!(config.listeners.len(), listeners.len(), "all are served");
+    let conditions = config.statuses.gateways[0].listeners.iter().flat_map(|listener| &listener.conditions);
+    assert!(conditions.filter(|c| c.kind != "Conflicted").all(|condition| condition.holds), "no condition is about it");
+    problems(&config)
+}
+
+#[test]
+fn what_a_listener_does_not_get_for_the_sake_of_another_is_said() {
+    assert_eq!(beside(&[("a.test", "a", ""), ("*.test", "b", "")]), [""; 0]);
+    let found = beside(&[
+        ("a.test", "a", "trimtab.dev/tls-min-version: '1.3', trimtab.dev/forward-client-certificate: 'true'"),
+        ("b.test", "b", ""),
+    ]);
+    let expected = [
+        "spec.listeners[0].tls.options[trimtab.dev/forward-client-certificate]: does nothing: listener default/g/b",
+        "spec.listeners[1].tls.options[trimtab.dev/tls-min-version]: is 1.3 here, too: listener default/g/a asks for it",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.contains(expected), "{expected}\nnot in {found}");
+    }
+}
+
+#[test]
+fn a_certificate_for_another_host_is_noted_and_shown() {
+    let found = beside(&[("other.test", "a", ""), ("*.test", "b", "")]);
+    let [found] = &found[..] else { panic!("{found:#?}") };
+    assert!(found.contains("spec.listeners[0].tls.certificateRefs: none is for other.test"), "{found}");
+}
