@@ -17,6 +17,8 @@ use crate::api::v1::RequestSample;
 const QUEUE: usize = 8192;
 /// So many requests a second are sampled at least, if there are as many: a quiet service tells as much as a busy one then, at no cost to speak of.
 pub const PER_S_MIN: f64 = 100.0;
+/// And so many at most: more tell next to nothing more, and each costs as much as the last.
+pub const PER_S_MAX: f64 = 1000.0;
 
 /// What workers and the sender of samples share.
 #[derive(Debug, Default)]
@@ -33,10 +35,10 @@ impl Sampling {
         self.rate.store(rate.to_bits(), Relaxed);
     }
 
-    /// Samples the share that is wished for of so many requests a second, or [`PER_S_MIN`]; nothing where nothing is wished for.
+    /// Samples the share that is wished for of so many requests a second, within [`PER_S_MIN`] and [`PER_S_MAX`]; nothing where nothing is wished for.
     pub fn adapt(&self, wished: f32, requests_per_s: f64) {
-        let least = (PER_S_MIN / requests_per_s.max(PER_S_MIN)) as f32;
-        self.set_rate(if wished > 0.0 { wished.max(least) } else { 0.0 });
+        let share_of = |per_s: f64| (per_s / requests_per_s.max(per_s)) as f32;
+        self.set_rate(if wished > 0.0 { wished.clamp(share_of(PER_S_MIN), share_of(PER_S_MAX)) } else { 0.0 });
     }
 
     /// Samples that were lost since the previous call.
@@ -73,5 +75,25 @@ impl Sampler {
         if self.queue.try_send(sample()).is_err() {
             self.sampling.dropped.fetch_add(1, Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_sampled_between_two_rates() {
+        let share = |wished: f32, requests_per_s: f64| {
+            let sampling = Sampling::default();
+            sampling.adapt(wished, requests_per_s);
+            f32::from_bits(sampling.rate.load(Relaxed))
+        };
+        assert_eq!(share(0.05, 10.0), 1.0);
+        assert_eq!(share(0.05, 1000.0), 0.1);
+        assert_eq!(share(0.05, 10_000.0), 0.05);
+        assert_eq!(share(0.05, 100_000.0), 0.01);
+        assert_eq!(share(1.0, 500.0), 1.0);
+        assert_eq!((share(0.0, 10.0), share(0.0, 1e9)), (0.0, 0.0));
     }
 }

@@ -67,10 +67,12 @@ async fn a_request_to_an_endpoint_that_stalls_ends_at_whatever_stage() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_connection_holds_little_whatever_is_spoken_on_it() {
+    rlimit::increase_nofile_limit(u64::MAX).expect("the process may have more files");
+    // So many that what the proxy does otherwise meanwhile weighs little.
     for kind in idle::Kind::ALL {
         let target = Target::start(&[]).await.expect("it starts");
-        let found = idle::measure(&target, kind, 400).await.expect("connections");
-        assert!(found.bytes_each < 48.0 * 1024.0, "{found:?}");
+        let found = idle::measure(&target, kind, 1000).await.expect("connections");
+        assert!(found.bytes_each < 40.0 * 1024.0, "{found:?}");
         target.stop().await.expect("it ends");
     }
 }

@@ -141,9 +141,16 @@ struct Scheduler {
     nodes: Vec<(String, &'static str, Place)>,
     /// Pods that live, by UID.
     pods: HashMap<String, Handle>,
-    /// The nodes of those that were placed, which may not have come back yet.
-    placed: HashMap<String, String>,
+    /// Those that were placed, which may not have come back yet.
+    placed: HashMap<String, Placed>,
     next: u16,
+}
+
+/// Where a pod was placed.
+struct Placed {
+    node: String,
+    /// What it belongs to.
+    owner: Option<String>,
 }
 
 /// A pod that lives, as seen by the scheduler.
@@ -211,13 +218,14 @@ impl Scheduler {
 
     /// Binds a pod to a node. It comes back with the node in its spec.
     async fn place(&mut self, pod: &Pod) {
+        let owner = schedule::owner(pod);
         let candidates: Vec<Candidate> = self
             .nodes
             .iter()
-            .map(|(name, zone, _)| Candidate {
-                name: name.clone(),
-                zone: (*zone).to_owned(),
-                pods: self.placed.values().filter(|node| *node == name).count(),
+            .map(|(name, zone, _)| {
+                let there = || self.placed.values().filter(|placed| placed.node == *name);
+                let siblings = there().filter(|placed| owner.is_some() && placed.owner == owner).count();
+                Candidate { name: name.clone(), zone: (*zone).to_owned(), siblings, pods: there().count() }
             })
             .collect();
         let Some(node) = schedule::choose(pod, &candidates) else { return };
@@ -235,7 +243,7 @@ impl Scheduler {
         let bound: kube::Result<serde_json::Value> =
             pods.create_subresource("binding", &name, &PostParams::default(), &binding).await;
         if bound.is_ok() {
-            self.placed.insert(pod.metadata.uid.clone().unwrap_or_default(), node);
+            self.placed.insert(pod.metadata.uid.clone().unwrap_or_default(), Placed { node, owner });
         }
     }
 }

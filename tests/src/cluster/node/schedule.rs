@@ -9,13 +9,21 @@ pub struct Candidate {
     pub name: String,
     /// Its zone.
     pub zone: String,
+    /// Pods on it that belong to the same as the pod, a ReplicaSet say.
+    pub siblings: usize,
     /// Pods on it.
     pub pods: usize,
 }
 
-/// The node with the fewest pods among those which the pod may go to; the first of them.
+/// The node with the fewest siblings, then with the fewest pods, among those which the pod may go to; the first of them.
 pub fn choose<'a>(pod: &Pod, nodes: &'a [Candidate]) -> Option<&'a Candidate> {
-    nodes.iter().filter(|node| allowed(pod, node)).min_by_key(|node| node.pods)
+    nodes.iter().filter(|node| allowed(pod, node)).min_by_key(|node| (node.siblings, node.pods))
+}
+
+/// UID of what the pod belongs to.
+pub fn owner(pod: &Pod) -> Option<String> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone())
 }
 
 /// By `nodeSelector` on name and zone, and by the node that a DaemonSet's controller wrote into the affinity.
@@ -48,7 +56,7 @@ mod tests {
 
     fn nodes() -> Vec<Candidate> {
         [("node-1", "a", 2), ("node-2", "b", 1), ("node-3", "a", 1)]
-            .map(|(name, zone, pods)| Candidate { name: name.to_owned(), zone: zone.to_owned(), pods })
+            .map(|(name, zone, pods)| Candidate { name: name.to_owned(), zone: zone.to_owned(), siblings: 0, pods })
             .into()
     }
 
@@ -70,5 +78,13 @@ mod tests {
             "nodeSelectorTerms": [{ "matchFields": [field] }],
         }}});
         check(serde_json::json!({ "containers": containers, "affinity": affinity }), Some("node-1"));
+    }
+
+    #[test]
+    fn what_belongs_together_is_spread_before_nodes_are_filled_evenly() {
+        let mut nodes = nodes();
+        nodes[1].siblings = 1;
+        nodes[2].siblings = 1;
+        assert_eq!(choose(&Pod::default(), &nodes).map(|node| node.name.as_str()), Some("node-1"));
     }
 }
