@@ -10,6 +10,7 @@ pub mod costs;
 pub mod decaying_weights;
 pub mod least_request;
 pub mod locality;
+pub mod many;
 pub mod peak_ewma;
 pub mod prequal;
 pub mod probes;

@@ -11,21 +11,16 @@
 //! Where there is little to do ([`quiet`]), the score of an idle endpoint is raised by up to [`QUIET_SPREAD`] at random, latencies are told apart less finely, and what
 //! is known of those that get nothing grows old sooner: requests spread over all that are about as good.
 //!
-//! Up to [`SCAN_MAX`] candidates all are scanned; of more, [`SAMPLES`] are drawn in proportion to their weights, and the [`NEAR`] best of the sample before,
-//! but for the one that was chosen, are looked at again.
-
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering::Relaxed},
-};
+//! Up to [`SCAN_MAX`] candidates all are scanned; of more, [a few](super::many).
 
 use rand::RngCore;
 
 use super::{
     Candidate, Pick, PickRequest, Pool,
-    alias::AliasTable,
     costs::{Costs, Queue},
-    lowest_below, mixed,
+    lowest_below,
+    many::Many,
+    mixed,
 };
 use crate::{
     average::faded,
@@ -36,10 +31,6 @@ use crate::{
 
 /// Up to so many candidates all are scanned.
 pub const SCAN_MAX: usize = 32;
-/// So many are drawn from more than that.
-pub const SAMPLES: usize = 16;
-/// And so many that came close before are looked at as well.
-pub const NEAR: usize = 4;
 /// An endpoint that has not answered yet where others have is taken for so many times slower than they: who is slow answers last, new pods start cold more often than
 /// not, and look idle. The first answers correct it. (Simulated scale-outs over 12 seeds: p99 1.22 of the bound's without, 1.00 with it; 2 gives 1.20.)
 /// As any average without news it grows old: whatever else there is to choose from, it is tried some time.
@@ -373,55 +364,6 @@ impl Pick for Rule {
     }
 }
 
-/// Very many candidates, of which a few are looked at: some that are drawn, and those that came close when others were. An endpoint that was nearly good enough
-/// is likely to be so still, and what one request has found out serves the next (Mitzenmacher, Prabhakar and Shah, FOCS 2002).
-#[derive(Debug, Clone)]
-struct Many {
-    draw: AliasTable,
-    /// Positions; [`NOBODY`]: none yet. Workers that write at the same time lose one of them, which is no matter.
-    near: Arc<[AtomicU32; NEAR]>,
-}
-
-const NOBODY: u32 = u32::MAX;
-
-impl Many {
-    fn new(weights: impl ExactSizeIterator<Item = f64>) -> Self {
-        Self { draw: AliasTable::new(weights), near: Arc::new([const { AtomicU32::new(NOBODY) }; NEAR]) }
-    }
-
-    #[inline]
-    fn lowest<R: RngCore + ?Sized>(
-        &self,
-        pool: &Pool,
-        request: &PickRequest<'_>,
-        rng: &mut R,
-        score: impl Fn(&Candidate, f64) -> f64,
-    ) -> Option<usize> {
-        // All draws first: the loads behind them are fetched from memory side by side.
-        let mut looked_at = [NOBODY; SAMPLES + NEAR];
-        let (drawn, near) = looked_at.split_at_mut(SAMPLES);
-        drawn.iter_mut().for_each(|position| *position = self.draw.draw(rng) as u32);
-        near.iter_mut().zip(&*self.near).for_each(|(position, near)| *position = near.load(Relaxed));
-        // The lowest first. Of equals the one that was drawn first: nobody in particular.
-        let mut best = [(f64::INFINITY, NOBODY); NEAR + 1];
-        for position in looked_at {
-            let Some(candidate) = pool.candidates.get(position as usize) else { continue };
-            if request.excludes(candidate) || best.iter().any(|(_, other)| *other == position) {
-                continue;
-            }
-            let score = score(candidate, best[NEAR].0);
-            let place = best.partition_point(|(other, _)| *other <= score);
-            if place <= NEAR {
-                best[place..].rotate_right(1);
-                best[place] = (score, position);
-            }
-        }
-        let [(_, lowest), near @ ..] = best;
-        self.near.iter().zip(near).for_each(|(place, (_, position))| place.store(position, Relaxed));
-        (lowest != NOBODY).then_some(lowest as usize)
-    }
-}
-
 fn pooled_fade(pool: &Pool, now: Coarse) -> f32 {
     pool.errors_at.map_or(0.0, |at| (-now.seconds_since(at) / POOLED_FADE_S).exp())
 }
@@ -474,8 +416,6 @@ mod tests {
     use rand::{Rng, SeedableRng, rngs::SmallRng, seq::SliceRandom};
 
     use super::*;
-    use crate::config::OutlierDetection;
-    use crate::load::Outcome;
     use crate::pick::testing::{IDLE, NOW, Spec, any_specs, check_shares, histogram, keyed_pool, pool};
 
     const PARAMETERS: RuleParameters = RuleParameters::LOCAL;
@@ -526,48 +466,6 @@ mod tests {
         for (got, expected) in in_flight.iter().zip([100u32, 200, 400, 800]) {
             assert!(got.abs_diff(expected) <= 1, "{in_flight:?}");
         }
-    }
-
-    #[test]
-    fn of_very_many_the_samples_follow_the_weights() {
-        // One endpoint of 64 carries half of the weight: nearly every set of samples holds it, and being heaviest it wins while idle.
-        let mut specs = [IDLE; 64];
-        specs[10].weight = 63.0;
-        let pool = pool(&specs, 1.0);
-        let counts = histogram(&Rule::new(&pool, &PARAMETERS), &pool, 10_000);
-        assert!(counts[10] > 9_990, "{counts:?}");
-    }
-
-    /// How many of 10,000 requests go to an endpoint that is not idle: of 400 endpoints 40 are, or more where some have two requests.
-    fn sent_to_busy(mut pick: impl FnMut(&Pool, &mut SmallRng) -> usize, pool: &Pool) -> u32 {
-        let mut rng = SmallRng::seed_from_u64(5);
-        pool.shared.in_flight.ended(NOW, std::time::Duration::from_secs(100_000));
-        let begin = |position: usize| (position, pool.candidates[position].load.begin(NOW, CLASS));
-        let mut under_way: Vec<_> = (0..360).map(begin).collect();
-        let mut busy = 0;
-        for _ in 0..10_000 {
-            let picked = pick(pool, &mut rng);
-            busy += u32::from(pool.candidates[picked].load.in_flight() > 0);
-            under_way.push(begin(picked));
-            let (ended, attempt) = under_way.swap_remove(rng.random_range(0..under_way.len()));
-            let load = &pool.candidates[ended].load;
-            load.finish(attempt, NOW, Outcome::Success, None, None, &OutlierDetection::default());
-        }
-        busy
-    }
-
-    #[test]
-    fn of_very_many_those_that_came_close_are_looked_at_again() {
-        let fresh = || pool(&[IDLE; 400], 1.0);
-        let (ours, theirs) = (fresh(), fresh());
-        let rule = Rule::new(&ours, &PARAMETERS);
-        let with = sent_to_busy(|pool, rng| rule.pick(pool, &PickRequest::default(), NOW, rng).unwrap(), &ours);
-        let drawn_only = |pool: &Pool, rng: &mut SmallRng| {
-            let drawn = (0..SAMPLES).map(|_| rng.random_range(0..pool.candidates.len()));
-            drawn.min_by_key(|position| pool.candidates[*position].load.in_flight()).unwrap()
-        };
-        let without = sent_to_busy(drawn_only, &theirs);
-        assert!(with * 2 < without, "{with} and {without}");
     }
 
     #[test]
