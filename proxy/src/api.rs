@@ -76,6 +76,11 @@ pub fn refusal_of_certificate(certificate: &v1::Certificate) -> Option<(&'static
     crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem).err()
 }
 
+/// Whether the header of this name can carry a session.
+pub fn is_session_header(name: &str) -> bool {
+    crate::config::session::carrying(name).is_some()
+}
+
 /// Whether a certificate is for a host; `false` for one that the data plane would not take.
 pub fn is_certificate_for(certificate: &v1::Certificate, host: &str) -> bool {
     crate::tls::certified_key(&certificate.chain_pem, &certificate.key_pem)

@@ -142,6 +142,13 @@ fn check_session(session: &SessionPersistence, report: &mut Report) {
         let message = format!("\"{}\" is not the name of a cookie or header", name.escape_default());
         report.invalid(format!("{field}.sessionName"), message);
     }
+    if session.kind == Some(SessionType::Header)
+        && http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+        && !api::is_session_header(name)
+    {
+        let message = format!("\"{name}\" is a header that HTTP itself goes by, expected one such as x-session");
+        report.invalid(format!("{field}.sessionName"), message);
+    }
     for (name, timeout) in [("absoluteTimeout", session.absolute_timeout), ("idleTimeout", session.idle_timeout)] {
         if timeout.is_some_and(|timeout| timeout.get().as_secs() == 0) {
             report.invalid(format!("{field}.{name}"), "is below a second, expected at least 1s");
@@ -211,10 +218,9 @@ pub(super) fn hash(hash: &ConsistentHash) -> v1::ConsistentHash {
 /// A baseline passes on what it gets unless it is told to do otherwise, as its original does.
 pub(super) fn retry(settings: Option<&Retry>, algorithm: Algorithm) -> v1::Retry {
     let on = settings.and_then(|settings| settings.retry_on.as_ref());
-    let (reset, by_status) = match on {
-        Some(on) => {
-            let has = |trigger| on.triggers.iter().flatten().any(|one| *one == trigger);
-            (has(RetryTrigger::Reset), has(RetryTrigger::RetriableStatusCodes))
+    let (reset, by_status) = match on.and_then(|on| on.triggers.as_ref()) {
+        Some(triggers) => {
+            (triggers.contains(&RetryTrigger::Reset), triggers.contains(&RetryTrigger::RetriableStatusCodes))
         }
         None => (algorithm == Algorithm::Trimtab, algorithm == Algorithm::Trimtab),
     };

@@ -29,7 +29,7 @@ pub struct Retry {
 #[derive(Serialize, Deserialize, JsonSchema, Debug, Clone, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RetryOn {
-    /// Kinds of failures; empty: only failures to connect.
+    /// Kinds of failures; empty: only failures to connect. Default: reset and retriable-status-codes where the algorithm is Trimtab, otherwise none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub triggers: Option<Vec<RetryTrigger>>,
     /// Statuses, 400 to 599, with the trigger retriable-status-codes. Default: 503.

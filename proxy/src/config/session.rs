@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, header};
 
 use super::{Check, InvalidResource, MacKey};
-use crate::api::v1;
+use crate::{api::v1, route::filter::is_framing};
 
 /// Keys that may be in force at a time: the present one, some from before it, and the next one.
 const KEYS_MAX: usize = 4;
@@ -34,14 +34,19 @@ pub enum Carrier {
     Header(HeaderName),
 }
 
+/// The header of that name, if it can carry a session: it says neither where a message ends nor what HTTP itself goes by.
+pub(crate) fn carrying(name: &str) -> Option<HeaderName> {
+    let taken = [header::HOST, header::COOKIE, header::SET_COOKIE, header::DATE];
+    HeaderName::from_bytes(name.as_bytes()).ok().filter(|name| !is_framing(name) && !taken.contains(name))
+}
+
 impl SessionPolicy {
     pub(super) fn check(wire: &v1::SessionPersistence, check: &Check) -> Result<Self, InvalidResource> {
         let carrier = match (wire.cookie.as_str(), wire.header.as_str()) {
             (name, "") if is_cookie_name(name) => Carrier::Cookie(name.to_owned()),
-            ("", name) if !name.is_empty() => Carrier::Header(
-                HeaderName::from_bytes(name.as_bytes())
-                    .map_err(|_| check.error("session.header", format!("{name:?} is not a header name")))?,
-            ),
+            ("", name) if !name.is_empty() => Carrier::Header(carrying(name).ok_or_else(|| {
+                check.error("session.header", format!("{name:?} is not the name of a header that can carry it"))
+            })?),
             (name, _) => {
                 let reason = format!("{name:?} is not the name of a cookie, or stands beside a header");
                 return Err(check.error("session.cookie", reason));

@@ -103,7 +103,7 @@ impl Edits {
 }
 
 fn cors(filters: &Filters, head: &impl RequestHead) -> Option<HeaderEdits> {
-    filters.cors.as_ref().and_then(|cors| cors.edits(head))
+    filters.cors.as_ref().map(|cors| cors.edits(head))
 }
 
 /// Why a request that met these filters is answered here.

@@ -212,6 +212,8 @@ pub fn prepare_request(
         headers.append(header::CONNECTION, HeaderValue::from_static("te"));
     }
     // Going over to HTTP/2 behind the proxy's back is a way around its rules (h2c smuggling); the client may go on in HTTP/1.1.
+    // HTTP/1.0 knows no upgrades (RFC 9110 §7.8).
+    let upgrade = upgrade.filter(|_| version != Version::HTTP_10);
     let upgrade = upgrade.filter(|to| !has_body && !to.0.as_bytes().to_ascii_lowercase().starts_with(b"h2"));
     let upgrades = upgrade.is_some();
     if let Some(UpgradeTo(protocol)) = upgrade {

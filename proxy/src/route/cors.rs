@@ -108,23 +108,31 @@ impl Cors {
         Some(headers)
     }
 
-    /// What is said with the answer to a request of another origin; `None`: nothing.
-    pub fn edits(&self, head: &impl RequestHead) -> Option<HeaderEdits> {
-        let origin = HeaderValue::from_str(self.allowed(head)?).ok()?;
+    /// What is said with an answer: to an origin that is allowed what it may do, and to nobody what the endpoint says of that. Caches keep answers to
+    /// different origins apart.
+    pub fn edits(&self, head: &impl RequestHead) -> HeaderEdits {
         let mut edits = HeaderEdits::default();
-        edits.set(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         edits.add(header::VARY, HeaderValue::from_static("origin"));
-        if self.credentials {
-            edits.set(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        }
-        let star = |value: &&HeaderValue| value.as_bytes() == b"*";
+        let mut say = |name: HeaderName, value: Option<HeaderValue>| match value {
+            Some(value) => edits.set(name, value),
+            None => edits.remove(name),
+        };
+        let origin = self.allowed(head).and_then(|origin| HeaderValue::from_str(origin).ok());
+        let credentials = (self.credentials && origin.is_some()).then(|| HeaderValue::from_static("true"));
         // With credentials a star would mean a header of that name.
-        let says = |value: &&HeaderValue| !(value.is_empty() || self.credentials && star(value));
-        let exposed = self.exposed.as_ref().filter(says);
-        if let Some(exposed) = exposed {
-            edits.set(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed.clone());
+        let says = |value: &&HeaderValue| {
+            origin.is_some() && !(value.is_empty() || self.credentials && value.as_bytes() == b"*")
+        };
+        let exposed = self.exposed.as_ref().filter(says).cloned();
+        say(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        say(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, credentials);
+        say(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+        for name in
+            [header::ACCESS_CONTROL_ALLOW_METHODS, header::ACCESS_CONTROL_ALLOW_HEADERS, header::ACCESS_CONTROL_MAX_AGE]
+        {
+            say(name, None);
         }
-        Some(edits)
+        edits
     }
 }
 
@@ -237,8 +245,18 @@ mod tests {
         strange[0].1 = "https://b.test";
         let headers = cors.preflight(&head("OPTIONS", &strange)).unwrap();
         assert_eq!(headers.len(), 1, "{headers:?}");
-        assert!(cors.edits(&head("GET", &strange[..1])).is_none());
-        assert!(cors.edits(&head("GET", &PREFLIGHT[..1])).is_some());
+        // Nor what the endpoint would tell it.
+        let told = |request: &[(&str, &str)]| {
+            let says = ["access-control-allow-origin", "access-control-allow-credentials", "access-control-max-age"];
+            let mut answer: HeaderMap =
+                says.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("*"))).into_iter().collect();
+            cors.edits(&head("GET", request)).apply(&mut answer);
+            assert_eq!(answer.remove("vary").unwrap(), "origin");
+            answer
+        };
+        assert!(told(&strange[..1]).is_empty() && told(&[]).is_empty());
+        let allowed = told(&PREFLIGHT[..1]);
+        assert_eq!((allowed.len(), &allowed["access-control-allow-origin"]), (1, &"https://a.test".parse().unwrap()));
         // These are no preflights.
         assert!(cors.preflight(&head("GET", &PREFLIGHT)).is_none());
         assert!(cors.preflight(&head("OPTIONS", &PREFLIGHT[..1])).is_none());

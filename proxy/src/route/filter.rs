@@ -21,6 +21,11 @@ const FRAMING: [&str; 10] = [
     "expect",
 ];
 
+/// Whether a header says where a message ends or what one hop does.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(&name.as_str())
+}
+
 /// Everything that filters ask for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Filters {
@@ -198,6 +203,11 @@ impl HeaderEdits {
     /// Has this value and no other.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         self.push(HeaderEdit { name, keeps: false, values: vec![value] });
+    }
+
+    /// Has none.
+    pub fn remove(&mut self, name: HeaderName) {
+        self.push(HeaderEdit { name, keeps: false, values: Vec::new() });
     }
 
     /// Has this value too.

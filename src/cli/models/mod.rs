@@ -111,11 +111,26 @@ struct PromoteArgs {
 #[derive(Debug, Args)]
 struct About {
     /// Only on this backend, as `namespace/service:port` [default: all]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = backend_name)]
     backend: Option<String>,
     /// Why, for who reads the log
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
+}
+
+/// The name of a backend. One that is written otherwise would be in the log for good, and be no backend's.
+fn backend_name(text: &str) -> Result<String, String> {
+    // A policy of a route makes `namespace/service:port@namespace/route` of it.
+    let service = text.split_once('@').map_or(text, |(service, _)| service);
+    let parts = service.split_once('/').and_then(|(namespace, rest)| Some((namespace, rest.rsplit_once(':')?)));
+    let is_one = |(namespace, (name, port)): (&str, (&str, &str))| {
+        !namespace.is_empty() && !name.is_empty() && port.parse::<u16>().is_ok()
+    };
+    if parts.is_some_and(is_one) && !text.contains(char::is_whitespace) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected namespace/service:port, such as default/app:80 (`trimtab weights` names them)".to_owned())
+    }
 }
 
 /// Runs one of them.
@@ -234,4 +249,19 @@ async fn known(store: &ModelStore, version: &str) -> anyhow::Result<()> {
 
 fn user() -> String {
     ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_named_as_the_log_names_it() {
+        for good in ["default/app:80", "a/b:1@a/route"] {
+            assert_eq!(backend_name(good).as_deref(), Ok(good));
+        }
+        for wrong in ["default/app", "nope", "default/app:80 ", "/app:80", "default/:80", "default/app:http"] {
+            assert!(backend_name(wrong).unwrap_err().contains("default/app:80"), "{wrong}");
+        }
+    }
 }

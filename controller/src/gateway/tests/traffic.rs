@@ -134,3 +134,30 @@ fn sessions_bodies_and_limits_by_header_that_make_no_sense_are_named_by_their_fi
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}\nnot in {problems:#?}");
     }
 }
+
+#[test]
+fn what_a_policy_on_retries_does_not_say_is_as_usual() {
+    let retry = |spec: &str| {
+        let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", policy("p", spec))));
+        assert_eq!(config.problems, []);
+        let retry = config.backends[0].resource.retry.clone().unwrap();
+        (retry.reset, retry.statuses)
+    };
+    assert_eq!(retry("  retry: {retryOn: {httpStatusCodes: [502]}}"), (true, vec![502]));
+    assert_eq!(retry("  retry: {retryOn: {}}"), (true, vec![503]));
+    assert_eq!(retry("  retry: {retryOn: {triggers: []}}"), (false, vec![]));
+    let round_robin = "  loadBalancer: {type: RoundRobin}\n  retry: {retryOn: {httpStatusCodes: [502]}}";
+    assert_eq!(retry(round_robin), (false, vec![]));
+}
+
+#[test]
+fn a_session_is_not_carried_by_a_header_that_http_goes_by() {
+    let problems = |name: &str| {
+        let spec = format!("  sessionPersistence: {{type: Header, sessionName: {name}}}");
+        document::read("f.yaml", policy("p", &spec).as_bytes()).err().map_or(0, |problems| problems.len())
+    };
+    for taken in ["Transfer-Encoding", "content-length", "connection", "host", "set-cookie"] {
+        assert_eq!(problems(taken), 1, "{taken}");
+    }
+    assert_eq!(problems("x-session"), 0);
+}
