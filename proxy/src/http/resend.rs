@@ -15,7 +15,7 @@ use hyper::body::Frame;
 use super::body::{BodyError, Flow};
 
 /// What is kept of one body. Of a longer one nothing is: it can be sent only once.
-pub const KEPT_MAX: usize = 64 << 10;
+const KEPT_MAX: usize = 64 << 10;
 
 /// A body on its way: the connection's side, which sends it.
 #[derive(Debug)]
