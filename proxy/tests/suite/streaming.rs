@@ -188,8 +188,12 @@ const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: t\r\nconnection: keep-alive, 
 async fn an_upgraded_connection_is_a_tunnel_and_in_flight_until_it_ends() {
     let backend = echoing().await;
     let proxy = Setup::to(&[backend.address]).start().await;
-    let in_flight =
-        || proxy.controller.loads().last().map(|load| load.backends.first().map_or(0, |b| b.endpoints[0].in_flight));
+    let in_flight = || {
+        let loads = proxy.controller.loads();
+        let backend = loads.last().and_then(|load| load.backends.first())?;
+        // An idle one is left out.
+        Some(backend.endpoints.first().map_or(0, |endpoint| endpoint.in_flight))
+    };
     let mut raw = proxy.raw().await;
     // The first frame comes with the request: it must not be taken for another one.
     raw.write(format!("{UPGRADE}\x01early")).await;
