@@ -6,7 +6,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use mimalloc::MiMalloc;
 
 /// A request allocates little but often, and glibc's thread cache holds seven pieces of a size: with more requests than that under way it takes the
@@ -15,10 +15,11 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let matches = cli::Cli::command().get_matches();
+    let cli = cli::Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli::logging::init(cli.log_filter(), cli.log_format);
     trimtab::open_files::raise_limit();
-    match cli::run(cli.command) {
+    match cli::run(cli.command, &matches) {
         Ok(code) => code,
         Err(error) => {
             cli::say_error(&error);

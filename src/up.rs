@@ -25,6 +25,7 @@ use trimtab_controller::session_keys;
 use trimtab_controller::status;
 use trimtab_controller::view::View;
 use trimtab_controller::{Controller, ControllerOptions};
+use trimtab_dashboards::Hosts;
 pub use trimtab_proxy::PeerListen;
 pub use trimtab_proxy::link::LinkTls;
 pub use trimtab_proxy::observe::{
@@ -34,6 +35,8 @@ use trimtab_proxy::{ProxyOptions, link, status::ListenerStatus, status::ProxySta
 
 /// How long a proxy in this process may take to hear from its controller and bind its listeners.
 const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for a first listener, where the controller says that there is none.
+const LISTENER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What `/metrics` of the controller is written in.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -72,6 +75,8 @@ pub struct ControlSettings {
     pub id: String,
     /// The lease that says who leads of several controllers in a cluster; `None`: this one, there is no other.
     pub lease: Option<LeaseSettings>,
+    /// Names that the dashboard answers to, beside localhost and addresses.
+    pub dashboard_hosts: Vec<String>,
     /// What the tokens of sessions are signed with.
     pub session_keys: SessionKeySource,
     /// Whether proxies are spoken to by mutual TLS, and whose certificates are used.
@@ -125,6 +130,7 @@ impl Default for ControlSettings {
             recordings: None,
             id: "local".to_owned(),
             lease: None,
+            dashboard_hosts: Vec::new(),
             session_keys: SessionKeySource::Own,
             tls: ControllerTls::Off,
         }
@@ -252,7 +258,7 @@ impl Running {
     }
 }
 
-/// Starts controller and proxy, and returns once requests can be sent.
+/// Starts controller and proxy, and returns once requests can be sent, or once it is clear that the configuration has no listener for them yet.
 ///
 /// # Errors
 /// A configuration, checkpoint or address that cannot be used.
@@ -281,16 +287,19 @@ pub async fn start(options: UpOptions) -> anyhow::Result<Running> {
     Err(error)
 }
 
-/// Waits until every listener has been tried; one that cannot be bound is an error. `None`: the proxy has ended, and says why itself.
+/// Waits until every listener has been tried; one that cannot be bound is an error. There may be none, as long as the configuration has none that
+/// can be served. `None`: the proxy has ended, and says why itself.
 async fn until_bound(
     status: &mut watch::Receiver<ProxyStatus>,
 ) -> anyhow::Result<Option<(Vec<SocketAddr>, Option<SocketAddr>)>> {
-    let tried = |status: &ProxyStatus| {
-        let any = !status.listeners.is_empty();
-        (any && status.ready) || status.listeners.iter().any(|listener| listener.bound.is_err())
-    };
-    let status = tokio::time::timeout(START_PATIENCE, status.wait_for(tried)).await;
-    let Ok(status) = status.context("the proxy got no listener from its controller in time")? else { return Ok(None) };
+    let heard = |status: &ProxyStatus| status.ready || status.listeners.iter().any(|listener| listener.bound.is_err());
+    let first = tokio::time::timeout(START_PATIENCE, status.wait_for(heard)).await;
+    let first = first.context("the proxy has not heard from its controller in time")?;
+    if first.is_ok_and(|status| status.listeners.is_empty()) {
+        let any = status.wait_for(|status| !status.listeners.is_empty() && heard(status));
+        _ = tokio::time::timeout(LISTENER_PATIENCE, any).await;
+    }
+    let Ok(status) = status.wait_for(heard).await else { return Ok(None) };
     let status = status.clone();
     let bound = |listener: &ListenerStatus| {
         listener.bound.clone().map_err(|error| anyhow!("listener {}: {error}", listener.name))
@@ -390,12 +399,12 @@ impl ControlPlane {
             _stop_on_drop: stop_on_drop,
         };
         if let Some(address) = dashboard {
-            plane.dashboard = Some(plane.serve_dashboard(address).await?);
+            plane.dashboard = Some(plane.serve_dashboard(address, Hosts::Named(settings.dashboard_hosts)).await?);
         }
         Ok(plane)
     }
 
-    async fn serve_dashboard(&mut self, address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    async fn serve_dashboard(&mut self, address: SocketAddr, hosts: Hosts) -> anyhow::Result<SocketAddr> {
         let listener = bind("--dashboard", address).await?;
         let address = listener.local_addr()?;
         let metrics = self.controller.as_ref().map(Controller::metrics);
@@ -405,7 +414,7 @@ impl ControlPlane {
         };
         // A controller that got here has read its configuration: it is ready, to lead or to take over.
         let fine = || async { "ok\n" };
-        let router = trimtab_dashboards::router(self.view.clone())
+        let router = trimtab_dashboards::router_for(self.view.clone(), hosts)
             .route("/metrics", axum::routing::get(exposition))
             .route("/readyz", axum::routing::get(fine));
         let stop = self.stop.clone();

@@ -167,6 +167,18 @@ impl Report {
         }
     }
 
+    /// Notes keys that are named as Trimtab's and that it does not know: one that is misspelt does nothing.
+    pub fn unknown_keys<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a String>,
+        known: &[&str],
+        field: impl Fn(&str) -> String,
+    ) {
+        for key in keys.filter(|key| key.starts_with("trimtab.dev/") && !known.contains(&key.as_str())) {
+            self.noted(field(key), format!("is not known and does nothing, expected one of {}", known.join(", ")));
+        }
+    }
+
     /// What was found wrong with `field` or with something inside of it.
     pub fn findings_at(&self, field: &str) -> Vec<&Finding> {
         let inside = |finding: &&Finding| {

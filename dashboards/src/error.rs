@@ -59,9 +59,7 @@ pub enum ApiError {
         method: Method,
     },
     /// The `Host` header names a host that this server is not.
-    #[error(
-        "host {host:?} is not allowed: use localhost, an IP address, or a name that the dashboard was configured with"
-    )]
+    #[error("host {host:?} is not allowed: use localhost, an IP address, or a name that --dashboard-host gives")]
     Host {
         /// The header's value.
         host: String,

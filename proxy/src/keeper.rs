@@ -21,6 +21,7 @@ use crate::{
     handover::Shelf,
     keys::IdSet,
     observe::red::Book,
+    outlier::OutlierKind,
     route::{ListenerConfig, RouteConfig, Routing},
     sockets,
     status::{ListenerStatus, ProxyStatus},
@@ -275,7 +276,13 @@ impl Keeper {
             if let Some(next) = entry.backend.with_outlier_event(&event, now) {
                 let of = entry.backend.endpoints().iter().find(|endpoint| endpoint.config.key == event.endpoint);
                 let name = of.map(|endpoint| &*endpoint.config.name);
-                tracing::info!(backend, endpoint = name, key = %event.endpoint, kind = ?event.kind, "outlier");
+                let (key, why) = (event.endpoint, event.kind);
+                match why {
+                    OutlierKind::TrialSucceeded => {
+                        tracing::info!(backend, endpoint = name, %key, "an ejected endpoint answers well again and is back");
+                    }
+                    _ => tracing::info!(backend, endpoint = name, %key, ?why, "an endpoint is ejected"),
+                }
                 *entry = Arc::new(entry.with_backend(next));
                 changed = true;
             }

@@ -26,7 +26,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// The longest wait where a controller has answered that it does not lead: another one will within a lease's time.
 const ELECTION_BACKOFF_MAX: Duration = Duration::from_millis(400);
 /// A stream that lasted this long was good: the next wait is short again.
-const BACKOFF_RESET: Duration = Duration::from_secs(30);
+const BACKOFF_RESET: Duration = Duration::from_secs(5);
 
 /// Where the controller is.
 #[derive(Debug, Clone)]

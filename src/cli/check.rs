@@ -46,9 +46,9 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let holds = verdicts.iter().all(|verdict| verdict.holds);
     match args.output {
         Output::Json => {
-            super::say(&[serde_json::to_string_pretty(&serde_json::json!({ "holds": holds, "checks": verdicts }))?]);
+            super::print(&[serde_json::to_string_pretty(&serde_json::json!({ "holds": holds, "checks": verdicts }))?])?;
         }
-        Output::Table => super::say(&table(&verdicts, holds)),
+        Output::Table => super::print(&table(&verdicts, holds))?,
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

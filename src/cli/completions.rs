@@ -13,6 +13,8 @@ pub struct CompletionsArgs {
 
 /// Prints the script.
 pub fn run(args: CompletionsArgs) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "trimtab", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "trimtab", &mut script);
+    super::print(&[String::from_utf8_lossy(&script).trim_end().to_owned()])?;
     Ok(ExitCode::SUCCESS)
 }

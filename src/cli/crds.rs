@@ -34,6 +34,6 @@ pub fn run(args: CrdsArgs) -> anyhow::Result<ExitCode> {
             serde_json::to_string_pretty(&serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items }))?
         }
     };
-    super::say(&[text.trim_end().to_owned()]);
+    super::print(&[text.trim_end().to_owned()])?;
     Ok(ExitCode::SUCCESS)
 }

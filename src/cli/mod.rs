@@ -19,7 +19,9 @@ use std::future::Future;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Parser, Subcommand};
 
 /// An adaptive router for unequal pods: live in-flight counts, capacity weights learned every half second, and a guard
 /// that bounds whatever was learned.
@@ -78,8 +80,8 @@ pub enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Runs one subcommand to its end.
-pub fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// Runs one subcommand to its end. `matches` knows which arguments were given.
+pub fn run(command: Command, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     match command {
         Command::Demo(args) => block_on(trimtab::demo::run(args)),
         Command::Up(args) => block_on(up::run(*args)),
@@ -87,7 +89,13 @@ pub fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Proxy(args) => block_on(proxy::run(*args)),
         Command::Weights(args) => block_on(weights::run(args)),
         Command::Simulate(args) => simulate::run(*args),
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => {
+            let given = |id: &str| {
+                let matches = matches.subcommand_matches("train");
+                matches.is_some_and(|matches| matches.value_source(id) == Some(ValueSource::CommandLine))
+            };
+            train::run(&args, &given)
+        }
         Command::Models(args) => block_on(models::run(args)),
         Command::Check(args) => block_on(check::run(args)),
         Command::Crds(args) => crds::run(args),
@@ -102,9 +110,14 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 /// Prints an error and its causes, one a line.
 pub fn say_error(error: &anyhow::Error) {
     let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "trimtab: {error}");
-    for cause in error.chain().skip(1) {
-        let _ = writeln!(stderr, "  because: {cause}");
+    let mut said = error.to_string();
+    let _ = writeln!(stderr, "trimtab: {said}");
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many an error tells its cause itself.
+        if !said.contains(&cause) {
+            let _ = writeln!(stderr, "  because: {cause}");
+        }
+        said = cause;
     }
 }
 
@@ -115,6 +128,21 @@ fn say(lines: &[String]) {
         let _ = writeln!(stdout, "{line}");
     }
     let _ = stdout.flush();
+}
+
+/// Prints what a command was asked for. A reader that has had enough is no error; a full disk is.
+///
+/// # Errors
+/// Standard output cannot be written.
+fn print(lines: &[String]) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = lines.iter().try_for_each(|line| writeln!(stdout, "{line}")).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Human or machine output.

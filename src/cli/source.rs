@@ -209,10 +209,10 @@ pub struct ControlArgs {
     #[arg(long, env = "TRIMTAB_MODELS", value_name = "URL", help_heading = "Control")]
     pub models: Option<String>,
     /// How long a promoted version is only looked at before it decides anything
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, help_heading = "Control")]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, requires = "models", help_heading = "Control")]
     pub rollout_shadow: Duration,
     /// How long a stage of a rollout may last before the version is given up as undecided
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration, help_heading = "Control")]
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration, requires = "models", help_heading = "Control")]
     pub rollout_stage_max: Duration,
     /// What this controller is called in the log of the model store, in the Lease and in Events; by default host and process
     #[arg(long, value_name = "NAME", help_heading = "Control")]
@@ -244,6 +244,10 @@ pub struct ControlArgs {
     /// Address of the dashboard and its API
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9900", help_heading = "Control")]
     pub dashboard: SocketAddr,
+    /// Names of the dashboard, beside localhost and addresses of any kind: a request for another host gets a 403, so that no page can read it under a
+    /// name of its own
+    #[arg(long, value_name = "HOST,...", value_delimiter = ',', value_parser = host, help_heading = "Control")]
+    pub dashboard_host: Vec<String>,
     /// Do not serve the dashboard
     #[arg(long, conflicts_with = "dashboard", help_heading = "Control")]
     pub no_dashboard: bool,
@@ -334,6 +338,7 @@ impl ControlArgs {
             }),
             id: self.controller_id.clone().unwrap_or_else(super::up::default_id),
             lease: None,
+            dashboard_hosts: self.dashboard_host.clone(),
             session_keys: self.session_key_file.clone().map_or(SessionKeySource::Own, SessionKeySource::File),
             tls: ControllerTls::Off,
         }
@@ -355,6 +360,14 @@ impl ControlArgs {
     /// Where the dashboard listens.
     pub fn dashboard(&self) -> Option<SocketAddr> {
         (!self.no_dashboard).then_some(self.dashboard)
+    }
+}
+
+/// The name of a host, without a port.
+fn host(text: &str) -> Result<String, String> {
+    match text.parse::<http::uri::Authority>() {
+        Ok(authority) if authority.host() == text => Ok(text.to_owned()),
+        _ => Err("expected a host alone, such as trimtab.example.com".to_owned()),
     }
 }
 

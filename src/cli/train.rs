@@ -17,7 +17,7 @@ use trimtab_training::learn::parameters::Kind;
 use trimtab_training::learn::trainer::{Options, Trainer};
 
 use super::source::duration;
-use super::{Output, say};
+use super::{Output, print};
 use folder::Folder;
 use recordings::RefineArgs;
 use show::Progress;
@@ -133,8 +133,35 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse::<NonZeroUsize>().map(NonZeroUsize::get).map_err(|error| error.to_string())
 }
 
-/// Trains, or evaluates.
-pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
+/// Options that say something to `--from recordings` only.
+const OF_RECORDINGS: [&str; 7] = ["url", "models", "backend", "incumbent", "search", "stretch", "candidate"];
+/// The same for training in simulation.
+const OF_SIMULATION: [&str; 11] = [
+    "policy",
+    "generations",
+    "time_budget",
+    "resume",
+    "pairs",
+    "lessons",
+    "seconds",
+    "validate_every",
+    "validation_lessons",
+    "survey_lessons",
+    "patience",
+];
+
+/// Trains, or evaluates. `given` tells whether an option was given, by its name in the code.
+pub fn run(args: &TrainArgs, given: &dyn Fn(&str) -> bool) -> anyhow::Result<ExitCode> {
+    let idle: &[&str] = match args.from {
+        Some(Source::Recordings) => &OF_SIMULATION,
+        Some(Source::Simulation) => &OF_RECORDINGS,
+        None => &[],
+    };
+    if let Some(name) = idle.iter().find(|name| given(name)) {
+        let name = if *name == "url" { "an URL".to_owned() } else { format!("--{}", name.replace('_', "-")) };
+        let other = if args.from == Some(Source::Recordings) { "simulation" } else { "recordings" };
+        anyhow::bail!("{name} says something to --from {other} only");
+    }
     let jobs =
         args.jobs.map_or_else(|| std::thread::available_parallelism().map_or(1, NonZeroUsize::get), NonZeroUsize::get);
     match (&args.out, args.from) {
@@ -142,21 +169,20 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
             recordings::run(&args.refine, out, args.seed, jobs, args.output).await?;
             Ok(ExitCode::SUCCESS)
         }),
-        (Some(_), _) if args.refine.url.is_some() => {
-            anyhow::bail!("an URL goes with --from recordings; --from simulation reads none")
-        }
-        (Some(out), _) => train(args, out, jobs),
+        (Some(out), _) => train(args, given, out, jobs),
         (None, _) => compare(args, jobs),
     }
 }
 
-fn train(args: &TrainArgs, out: &Path, jobs: usize) -> anyhow::Result<ExitCode> {
+fn train(args: &TrainArgs, given: &dyn Fn(&str) -> bool, out: &Path, jobs: usize) -> anyhow::Result<ExitCode> {
     let mut folder = Folder::open(out, args.resume)?;
     let mut progress = Progress::new();
     let started = now();
     let mut trainer = if args.resume {
         progress.note("reading the state, measuring the bound on the validation scenarios");
-        Trainer::resume(&folder.state(), args.generations, jobs)?
+        let trainer = Trainer::resume(&folder.state(), args.generations, jobs)?;
+        args.check_resumed(trainer.options(), given)?;
+        trainer
     } else {
         Trainer::start(args.options(), jobs, &args.command(), |what| progress.note(what))?
     };
@@ -189,8 +215,8 @@ fn train(args: &TrainArgs, out: &Path, jobs: usize) -> anyhow::Result<ExitCode> 
     let summary = show::Summary::new(&trainer, elapsed_s());
     folder.summary(&summary)?;
     match args.output {
-        Output::Json => say(&[serde_json::to_string(&summary)?]),
-        Output::Table => say(&summary.lines(out)),
+        Output::Json => print(&[serde_json::to_string(&summary)?])?,
+        Output::Table => print(&summary.lines(out))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -208,8 +234,8 @@ fn compare(args: &TrainArgs, jobs: usize) -> anyhow::Result<ExitCode> {
     const UNUSED_SEEDS_FROM: u64 = 1_000;
     let columns = evaluate(&policies, UNUSED_SEEDS_FROM, args.evaluation_seeds, Some(args.knobs.seconds), jobs)?;
     match args.output {
-        Output::Json => say(&[serde_json::to_string(&columns)?]),
-        Output::Table => say(&show::tables(&columns)),
+        Output::Json => print(&[serde_json::to_string(&columns)?])?,
+        Output::Table => print(&show::tables(&columns))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -235,6 +261,29 @@ impl TrainArgs {
             validation_lessons,
             survey_lessons,
             patience,
+        }
+    }
+
+    /// What is resumed keeps the options that it was started with: another value would do nothing.
+    fn check_resumed(&self, started: &Options, given: &dyn Fn(&str) -> bool) -> anyhow::Result<()> {
+        let asked = self.options();
+        let other = [
+            ("seed", asked.seed != started.seed),
+            ("policy", asked.stages != started.stages),
+            ("pairs", asked.pairs != started.pairs),
+            ("lessons", asked.lessons != started.lessons),
+            ("seconds", asked.seconds != started.seconds),
+            ("validate_every", asked.validate_every != started.validate_every),
+            ("validation_lessons", asked.validation_lessons != started.validation_lessons),
+            ("survey_lessons", asked.survey_lessons != started.survey_lessons),
+            ("patience", asked.patience != started.patience),
+        ];
+        match other.iter().find(|(name, differs)| *differs && given(name)) {
+            Some((name, _)) => anyhow::bail!(
+                "--{}: this training was started with another value, and --resume goes on with that: leave it out, or begin anew in another folder",
+                name.replace('_', "-")
+            ),
+            None => Ok(()),
         }
     }
 

@@ -101,7 +101,15 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         dashboard: args.source.control.dashboard(),
     };
     let stop = super::signals::stop()?;
-    let running = trimtab::up::start(options).await?;
+    let running = tokio::select! {
+        running = trimtab::up::start(options) => running?,
+        () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
+    };
+    if running.listeners.is_empty() {
+        super::say(&[
+            "nothing is served yet: no listener can be, the log says why; changes are taken up as they come".to_owned()
+        ]);
+    }
     super::say(&running.listeners.iter().map(|address| format!("listening on http://{address}")).collect::<Vec<_>>());
     super::say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
     super::say(

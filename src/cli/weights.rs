@@ -68,7 +68,8 @@ pub async fn run(args: WeightsArgs) -> anyhow::Result<ExitCode> {
 
 /// The view of the controller whose dashboard is there.
 pub(super) async fn fetch(address: &http::Uri) -> anyhow::Result<View> {
-    let base = address.to_string();
+    // `127.0.0.1:9900` is an address, too.
+    let base = if address.scheme().is_none() { format!("http://{address}") } else { address.to_string() };
     let uri: http::Uri = format!("{}/api/v1/view", base.trim_end_matches('/')).parse().context("--address")?;
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let answer = async {

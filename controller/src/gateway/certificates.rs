@@ -79,6 +79,8 @@ pub(super) fn translate(
     report: &mut Report,
 ) -> Option<v1::Tls> {
     let tls = listener.tls.as_ref()?;
+    let options = tls.options.iter().flatten().map(|(key, _)| key);
+    report.unknown_keys(options, &[MIN_VERSION, FORWARD_CERTIFICATE], |key| format!("{field}.tls.options[{key}]"));
     if tls.mode == Some(GatewayListenersTlsMode::Passthrough) {
         report.unresolved(
             format!("{field}.tls.mode"),

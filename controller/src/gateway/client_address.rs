@@ -18,6 +18,7 @@ const HOPS_MAX: u32 = 32;
 pub(super) fn translate(gateway: &Gateway, report: &mut Report) -> Option<v1::ClientAddress> {
     let annotations = gateway.spec.infrastructure.as_ref()?.annotations.as_ref()?;
     let field = |name: &str| format!("spec.infrastructure.annotations[{name}]");
+    report.unknown_keys(annotations.keys(), &[PROXY_PROTOCOL, TRUSTED_HOPS, TRUSTED_NETWORKS], field);
     let mut networks = |name: &str| -> Vec<String> {
         let mut found = Vec::new();
         for text in annotations.get(name).into_iter().flat_map(|list| list.split(',')).map(str::trim) {

@@ -25,7 +25,15 @@ pub(super) fn of_rule(
     report: &mut Report,
     resolve: &mut Resolve<'_>,
 ) -> Option<Vec<v1::Filter>> {
-    translate(rule, rule.filters.as_deref().unwrap_or_default(), field, report, resolve)
+    let filters = rule.filters.as_deref().unwrap_or_default();
+    let redirects = filters.iter().any(|filter| filter.r#type == Type::RequestRedirect);
+    let translated = translate(rule, filters, field, report, resolve);
+    if redirects && rule.backend_refs.as_ref().is_some_and(|backends| !backends.is_empty()) {
+        let message = "stands beside a RequestRedirect, expected one of them: a redirected request goes to no backend";
+        report.invalid(format!("{field}.backendRefs"), message);
+        return None;
+    }
+    translated
 }
 
 /// Filters of a backendRef of this rule; `None` if one of them cannot be done.
@@ -67,6 +75,17 @@ fn translate(
     }
     for (index, filter) in filters.iter().enumerate() {
         let field = format!("{field}.filters[{index}]");
+        let first = filters.iter().position(|other| other.r#type == filter.r#type);
+        if filter.r#type != Type::RequestMirror
+            && let Some(first) = first.filter(|first| *first < index)
+        {
+            let kind = as_text(&filter.r#type);
+            report.invalid(
+                format!("{field}.type"),
+                format!("{kind} is there already, at filters[{first}], expected it once"),
+            );
+            all = None;
+        }
         let translated = one(rule, filter, &field, report, resolve);
         all = all.zip(translated).map(|(mut all, filter)| {
             all.push(filter);
@@ -113,6 +132,10 @@ fn one(
         report.invalid(format!("{field}.{part}"), message);
         return None;
     };
+    if let Some((other, message)) = contradiction(filter, part) {
+        report.invalid(format!("{field}.{other}"), message);
+        return None;
+    }
     if replaces_prefix(&kind) && !all_prefixes(rule) {
         report.invalid(
             format!("{field}.{part}.path.replacePrefixMatch"),
@@ -130,6 +153,43 @@ fn one(
         return None;
     }
     Some(filter)
+}
+
+/// A field that does not go with a type that is said, that of the filter or of its path, or that makes no sense by itself, and why. The CRDs of the
+/// Gateway API refuse the same.
+fn contradiction(filter: &HttpRouteRulesFilters, part: &str) -> Option<(String, String)> {
+    let said = as_text(&filter.r#type);
+    let parts = [
+        ("requestHeaderModifier", filter.request_header_modifier.is_some()),
+        ("responseHeaderModifier", filter.response_header_modifier.is_some()),
+        ("requestRedirect", filter.request_redirect.is_some()),
+        ("urlRewrite", filter.url_rewrite.is_some()),
+        ("requestMirror", filter.request_mirror.is_some()),
+        ("cors", filter.cors.is_some()),
+        ("extensionRef", filter.extension_ref.is_some()),
+    ];
+    if let Some((other, _)) = parts.iter().find(|(name, there)| *there && *name != part) {
+        return Some(((*other).to_owned(), format!("does not go with type {said}")));
+    }
+    if let Some(age) = filter.cors.as_ref().and_then(|cors| cors.max_age).filter(|age| *age < 1) {
+        return Some(("cors.maxAge".to_owned(), format!("{age} is not a number of seconds, expected 1 or more")));
+    }
+    let redirect = filter.request_redirect.as_ref().and_then(|redirect| redirect.path.as_ref());
+    let rewrite = filter.url_rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+    let (said, full, prefix) = match (redirect, rewrite) {
+        (Some(path), _) => (as_text(&path.r#type), &path.replace_full_path, &path.replace_prefix_match),
+        (None, Some(path)) => (as_text(&path.r#type), &path.replace_full_path, &path.replace_prefix_match),
+        (None, None) => return None,
+    };
+    let (wanted, there, other, other_there) = if said == "ReplaceFullPath" {
+        ("replaceFullPath", full.is_some(), "replacePrefixMatch", prefix.is_some())
+    } else {
+        ("replacePrefixMatch", prefix.is_some(), "replaceFullPath", full.is_some())
+    };
+    if !there {
+        return Some((format!("{part}.path.{wanted}"), format!("is missing, expected it with type {said}")));
+    }
+    other_there.then(|| (format!("{part}.path.{other}"), format!("does not go with type {said}")))
 }
 
 fn request_headers(edits: &HttpRouteRulesFiltersRequestHeaderModifier) -> Kind {

@@ -152,7 +152,22 @@ fn check_adaptive(adaptive: &Adaptive, algorithm: Algorithm, report: &mut Report
                 format!("{interval} is too often, expected at least {}ms", SCRAPE_INTERVAL_MIN.as_millis()),
             );
         }
+        // Each of them is the name of a series.
+        let names = metrics.names.as_ref().and_then(|names| serde_json::to_value(names).ok());
+        for (which, name) in names.as_ref().and_then(|names| names.as_object()).into_iter().flatten() {
+            let name = name.as_str().unwrap_or_default();
+            if !is_metric_name(name) {
+                let message = format!("\"{}\" is not the name of a metric", name.escape_default());
+                report.invalid(format!("{field}.names.{which}"), message);
+            }
+        }
     }
+}
+
+/// As Prometheus' text format has them.
+fn is_metric_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':');
+    !name.is_empty() && name.bytes().all(plain) && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
 fn check_classes(classes: &Classes, report: &mut Report) {

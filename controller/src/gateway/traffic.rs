@@ -26,6 +26,9 @@ const RATE: u32 = 2_000;
 pub(super) fn check(spec: &BackendTrafficPolicySpec, algorithm: Algorithm, report: &mut Report) {
     if let Some(hash) = spec.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref()) {
         let field = "spec.loadBalancer.consistentHash";
+        if !matches!(algorithm, Algorithm::RingHash | Algorithm::Maglev) {
+            report.noted(field, "does nothing with this loadBalancer.type, it is for RingHash and Maglev");
+        }
         let name = |name: &Option<HashName>| name.as_ref().map(|named| named.name.clone()).unwrap_or_default();
         match hash.kind {
             ConsistentHashType::Header if http::HeaderName::from_bytes(name(&hash.header).as_bytes()).is_err() => {

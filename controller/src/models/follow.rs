@@ -19,6 +19,8 @@ use super::store::{Append, Log, ModelStore, StoreError};
 const POLL: Duration = Duration::from_secs(1);
 /// A store that takes longer for one look is not there.
 const STORE_TIME: Duration = Duration::from_secs(10);
+/// After so many looks at the store a file that was of no use is read again: it may have been copied only in part, or be put right by a person.
+const SECOND_LOOK: u32 = 5;
 /// Wishes that may wait.
 const WAITING_MAX: usize = 256;
 
@@ -107,7 +109,8 @@ impl Models {
         let store = ModelStore::open(&options.url)?;
         let (sender, seen) = watch::channel(Arc::new(Seen::default()));
         let (wishes, wished) = mpsc::channel(WAITING_MAX);
-        let mut follower = Follower { store, seen: sender, exploration_std: options.exploration_std, audit: None };
+        let mut follower =
+            Follower { store, seen: sender, exploration_std: options.exploration_std, audit: None, looks: 0 };
         follower.look().await;
         // What happened before stands in the store.
         follower.audit = options.audit.clone();
@@ -144,6 +147,8 @@ struct Follower {
     seen: watch::Sender<Arc<Seen>>,
     exploration_std: f64,
     audit: Option<Audit>,
+    /// Looks since files that are of no use were last read.
+    looks: u32,
 }
 
 impl Follower {
@@ -181,8 +186,12 @@ impl Follower {
     /// Looks at what is new.
     async fn look(&mut self) {
         let before = self.seen.borrow().clone();
+        let broken = || before.policies.values().any(Result::is_err);
+        self.looks += 1;
+        let again = self.looks >= SECOND_LOOK && broken();
         if before.problem.is_none()
             && before.complete
+            && !again
             && matches!(within(self.store.has_news(&before.log)).await, Ok(false))
         {
             return;
@@ -210,10 +219,15 @@ impl Follower {
         }
         let wanted = after.wanted();
         after.policies.retain(|version, _| wanted.contains(version));
+        if again {
+            self.looks = 0;
+        }
         for version in wanted {
-            if after.policies.contains_key(&version) {
+            let known = after.policies.get(&version);
+            if known.is_some_and(|policy| policy.is_ok() || !again) {
                 continue;
             }
+            let said = known.and_then(|policy| policy.as_ref().err()).cloned();
             match within(self.store.policy(&version)).await {
                 Ok(policy) => {
                     tracing::info!(version, "policy loaded");
@@ -224,8 +238,11 @@ impl Follower {
                     after.problem = Some(failure.to_string());
                 }
                 Err(failure) => {
-                    tracing::warn!(version, %failure, "policy cannot be loaded");
-                    after.policies.insert(version, Err(failure.to_string()));
+                    let failure = failure.to_string();
+                    if said.as_ref() != Some(&failure) {
+                        tracing::warn!(version, failure, "policy cannot be loaded");
+                    }
+                    after.policies.insert(version, Err(failure));
                 }
             }
         }
@@ -233,7 +250,7 @@ impl Follower {
         let changed = after.log != before.log
             || after.problem != before.problem
             || after.complete != before.complete
-            || !after.policies.keys().eq(before.policies.keys());
+            || !after.policies.iter().map(usable).eq(before.policies.iter().map(usable));
         if changed {
             after.generation += 1;
             self.seen.send_replace(Arc::new(after));
@@ -246,6 +263,11 @@ impl Follower {
         seen.generation += 1;
         self.seen.send_replace(Arc::new(seen));
     }
+}
+
+/// A version, and whether its policy can be used, or why not.
+fn usable<'a>((version, policy): (&'a String, &'a Result<Arc<Policy>, String>)) -> (&'a str, Result<(), &'a str>) {
+    (version, policy.as_ref().map(|_| ()).map_err(String::as_str))
 }
 
 #[derive(Debug, thiserror::Error)]

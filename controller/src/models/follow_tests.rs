@@ -96,6 +96,43 @@ async fn another_controller_starts_with_what_is_in_force() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_of_no_use_is_read_again() {
+    let world = follow(tempfile::tempdir().unwrap()).await;
+    world.put("v1").await;
+    let file = world.folder.path().join("versions/v1/policy.safetensors");
+    std::fs::write(&file, "half").unwrap();
+    let pinned = What::Pinned { to: Choice::Version("v1".to_owned()) };
+    world.store.append(&Event::new(1, "a test", Some(BACKEND), pinned), Append::default()).await.unwrap();
+    world.eventually("it is of no use", |seen| matches!(seen.policy("v1"), Some(Err(_)))).await;
+    std::fs::write(&file, SHIPPED).unwrap();
+    world.eventually("it is put right", |seen| matches!(seen.policy("v1"), Some(Ok(_)))).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_a_problem_until_it_is_back() {
+    let world = follow(tempfile::tempdir().unwrap()).await;
+    world.put("v1").await;
+    world.propose("v1").await;
+    world.eventually("loaded", |seen| matches!(seen.policy("v1"), Some(Ok(_)))).await;
+    let (events, away) = (world.folder.path().join("events"), world.folder.path().join("away"));
+    std::fs::rename(&events, &away).unwrap();
+    let gone =
+        |seen: &Seen| seen.problems().any(|problem| problem.contains("events/00000001.json was there and is gone"));
+    world.eventually("it is gone", gone).await;
+    assert!(matches!(world.models.seen().policy("v1"), Some(Ok(_))), "what is in force stays");
+    // Nothing is written after a log that is not there.
+    let pinned = What::Pinned { to: Choice::Fallback };
+    world.models.wish(1, BACKEND, pinned, serde_json::Value::Null);
+    let unwritten = |seen: &Seen| seen.problems().any(|problem| problem.contains("is not in the log yet"));
+    world.eventually("it cannot be written", unwritten).await;
+    assert!(!events.exists());
+    std::fs::rename(&away, &events).unwrap();
+    world.propose("v1-again").await;
+    let goes_on = |seen: &Seen| seen.state_of(BACKEND).trial.is_some_and(|trial| trial.version == "v1-again");
+    world.eventually("it is back and goes on", |seen| goes_on(seen) && !gone(seen)).await;
+}
+
+#[tokio::test]
 async fn a_store_that_cannot_be_written_is_a_problem_until_it_can_be_again() {
     let world = follow(tempfile::tempdir().unwrap()).await;
     world.put("v1").await;

@@ -113,6 +113,17 @@ pub enum StoreError {
         /// Its version.
         found: u64,
     },
+    /// What was read of the log is not there any more.
+    #[error(
+        "model store {url}: {path} was there and is gone: bring the log back, or restart who follows it to begin with what \
+         there is"
+    )]
+    Gone {
+        /// The store.
+        url: String,
+        /// The last event that was read.
+        path: String,
+    },
     /// Others were quicker every time.
     #[error("model store {url}: others wrote events {TRIES} times in a row before this one: try again")]
     Crowded {
@@ -316,7 +327,7 @@ impl ModelStore {
     /// Whether there are events that this log does not have. Cheaper than reading them: who looks every second asks this first.
     ///
     /// # Errors
-    /// Listing failed.
+    /// Listing failed, or what this log has is gone.
     pub async fn has_news(&self, log: &Log) -> Result<bool, StoreError> {
         Ok(!self.files_after(log.last).await?.is_empty())
     }
@@ -324,7 +335,7 @@ impl ModelStore {
     /// The log, of which this much is known.
     ///
     /// # Errors
-    /// As [`Self::events`].
+    /// As [`Self::events`], or what this log has is gone.
     pub async fn events_after(&self, mut log: Log) -> Result<Log, StoreError> {
         for (number, path) in self.files_after(log.last).await? {
             if number > log.last + 1 {
@@ -377,10 +388,10 @@ impl ModelStore {
         Err(StoreError::Crowded { url: self.url.clone() })
     }
 
-    /// Files of events after this number, in order.
+    /// Files of events after this number, in order. The file of this number must be there still: a store that is gone looks like an empty one.
     async fn files_after(&self, last: u64) -> Result<Vec<(u64, Path)>, StoreError> {
         let folder = self.prefix.clone().join("events");
-        let after = folder.clone().join(file_name(last));
+        let after = folder.clone().join(file_name(last.saturating_sub(1)));
         let listed: Vec<_> = self
             .store
             .list_with_offset(Some(&folder), &after)
@@ -390,9 +401,16 @@ impl ModelStore {
         let mut files: Vec<(u64, Path)> = listed
             .into_iter()
             .filter_map(|file| Some((number_of(file.location.filename()?)?, file.location)))
-            .filter(|(number, _)| *number > last)
+            .filter(|(number, _)| *number >= last)
             .collect();
         files.sort_unstable();
+        if last > 0 {
+            if files.first().is_none_or(|(number, _)| *number != last) {
+                let path = folder.join(file_name(last)).to_string();
+                return Err(StoreError::Gone { url: self.url.clone(), path });
+            }
+            files.remove(0);
+        }
         Ok(files)
     }
 

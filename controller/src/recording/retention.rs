@@ -17,7 +17,11 @@ const LOOK: Duration = Duration::from_secs(3600);
 /// Deletes what is older than `keep` until `shutdown`.
 pub(super) async fn run(store: Arc<dyn ObjectStore>, prefix: Path, keep: Duration, shutdown: CancellationToken) {
     loop {
-        match sweep(&*store, &prefix, keep, clock::now().at_ms).await {
+        let swept = tokio::select! {
+            swept = sweep(&*store, &prefix, keep, clock::now().at_ms) => swept,
+            () = shutdown.cancelled() => return,
+        };
+        match swept {
             Ok(0) => {}
             Ok(files) => tracing::info!(files, ?keep, "deleted recordings that are older than is kept"),
             Err(error) => tracing::warn!(%error, "recordings that are older than is kept cannot be deleted"),

@@ -167,7 +167,13 @@ impl One {
                 || (failure.is_some() && matches!(&said, Some(Some(before)) if Some(before) != failure.as_ref()));
             if news {
                 let address = &self.target.address;
-                tracing::info!(backend = self.backend, %address, key = %self.endpoint, failing = failure, "health check");
+                let (backend, key) = (&self.backend, self.endpoint);
+                match &failure {
+                    Some(reason) => {
+                        tracing::info!(backend, %address, %key, reason, "an endpoint fails its health checks")
+                    }
+                    None => tracing::info!(backend, %address, %key, "an endpoint passes its health checks"),
+                }
                 said = Some(failure.clone());
                 let checked = Checked { backend: self.backend.clone(), endpoint: self.endpoint, failing: failure };
                 let (reply, applied) = oneshot::channel();

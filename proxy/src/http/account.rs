@@ -434,6 +434,11 @@ impl Account {
         self.entry = entry.clone();
     }
 
+    /// Bytes of the request's body.
+    pub fn add_request_bytes(&self, bytes: u64) {
+        self.progress.add_request_bytes(bytes);
+    }
+
     /// Bytes of the answer's body.
     pub fn add_response_bytes(&mut self, bytes: u64) {
         self.response_bytes += bytes;

@@ -9,7 +9,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::{error::Reason, framing};
+use super::{error::Reason, framing, target};
 use crate::table::Target;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -90,7 +90,7 @@ impl ClientHeaders {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
 
-/// Checks the request's target against its headers, and puts it into origin form. Returns the host without its port, lower case. `scheme` is
+/// Checks the request's target against its headers, and puts it into origin form, and its path into normal form. Returns the host without its port, lower case. `scheme` is
 /// that of the connection.
 ///
 /// # Errors
@@ -109,6 +109,9 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
         if !(request.uri().path().starts_with('/') || is_asterisk(request)) {
             return Err(Reason::BadRequest("the request target is not a path"));
         }
+        if let Some(normal) = request.uri().path_and_query().and_then(target::normalized) {
+            *request.uri_mut() = Uri::from(normal);
+        }
         return Ok(host_of(host.as_ref()));
     }
     // Absolute form (RFC 9112 §3.2.2): the target's authority counts, and a differing Host is an attack or a mistake.
@@ -118,20 +121,21 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     if uri.scheme_str() != Some(scheme) && !other {
         return Err(Reason::BadRequest("the request target has another scheme than the connection"));
     }
-    let target = uri.authority().cloned();
-    if let (Some(host), Some(target)) = (&host, &target) {
+    let named = uri.authority().cloned();
+    if let (Some(host), Some(target)) = (&host, &named) {
         let default = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let port = |a: &Authority| a.port_u16().unwrap_or(default);
         if !host.host().eq_ignore_ascii_case(target.host()) || port(host) != port(target) {
             return Err(Reason::BadRequest("the host header contradicts the request target"));
         }
     }
-    if target.as_ref().is_some_and(|a| a.as_str().contains('@')) {
+    if named.as_ref().is_some_and(|a| a.as_str().contains('@')) {
         return Err(Reason::BadRequest("the request target has user information"));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let name = host_of(target.as_ref());
-    if let Some(Ok(value)) = target.as_ref().map(|a| HeaderValue::from_str(a.as_str())) {
+    let path = target::normalized(&path).unwrap_or(path);
+    let name = host_of(named.as_ref());
+    if let Some(Ok(value)) = named.as_ref().map(|a| HeaderValue::from_str(a.as_str())) {
         request.headers_mut().insert(header::HOST, value);
     }
     *request.uri_mut() = Uri::from(path);
@@ -382,6 +386,8 @@ mod tests {
         check_target("http://example.com", "example.com", Ok(("example.com", "/")));
         check_target("/", "[::1]:80", Ok(("[::1]", "/")));
         check_target("/", "", Ok(("", "/")));
+        check_target("/v1/../admin?a", "a.test", Ok(("a.test", "/admin?a")));
+        check_target("http://a.test/v1/%2e./admin", "a.test", Ok(("a.test", "/admin")));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod resend;
 pub mod session;
 pub mod shared;
 pub mod stream;
+pub mod target;
 pub mod upgrade;
 pub mod upstream;
 pub mod websocket;

@@ -43,9 +43,9 @@ impl Tunnel {
     pub async fn run(self, client: impl AsyncRead + AsyncWrite + Unpin, read: Bytes) {
         let Self { socket, read: upstream_read, permit: _permit, mut account, stream: _ } = self;
         let moved = Rc::new(Cell::new(clock::now()));
-        let bytes = Rc::new(Cell::new(0));
-        let mut upstream = Metered::new(socket, upstream_read, &moved, Some(&bytes));
-        let mut client = Metered::new(client, read, &moved, None);
+        let mut upstream = Metered::new(socket, upstream_read, &moved);
+        let mut client = Metered::new(client, read, &moved);
+        let (down, up) = (upstream.bytes.clone(), client.bytes.clone());
         let mut copying = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
         loop {
             match tokio::time::timeout(WATCH, copying.as_mut()).await {
@@ -55,7 +55,8 @@ impl Tunnel {
                 Err(_) => account.refresh(clock::now()),
             }
         }
-        account.add_response_bytes(bytes.get());
+        account.add_request_bytes(up.get());
+        account.add_response_bytes(down.get());
         account.finish(Outcome::Success, clock::now());
     }
 
@@ -73,12 +74,13 @@ struct Metered<S> {
     socket: S,
     read: Bytes,
     moved: Rc<Cell<Timestamp>>,
-    bytes: Option<Rc<Cell<u64>>>,
+    /// How many were read.
+    bytes: Rc<Cell<u64>>,
 }
 
 impl<S> Metered<S> {
-    fn new(socket: S, read: Bytes, moved: &Rc<Cell<Timestamp>>, bytes: Option<&Rc<Cell<u64>>>) -> Self {
-        Self { socket, read, moved: moved.clone(), bytes: bytes.cloned() }
+    fn new(socket: S, read: Bytes, moved: &Rc<Cell<Timestamp>>) -> Self {
+        Self { socket, read, moved: moved.clone(), bytes: Rc::default() }
     }
 }
 
@@ -94,9 +96,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             this.read.advance(step);
         }
         this.moved.set(clock::now());
-        if let Some(bytes) = &this.bytes {
-            bytes.set(bytes.get() + (buffer.filled().len() - before) as u64);
-        }
+        this.bytes.set(this.bytes.get() + (buffer.filled().len() - before) as u64);
         Poll::Ready(Ok(()))
     }
 }

@@ -1,7 +1,8 @@
 //! Splits requests between weighted references so that the shares are exact in the long run and even in the short.
 //!
-//! A counter walks over `total` slots with a stride that is coprime to `total` and near its golden section: every slot is visited once
-//! in `total` steps, and neighbours in time lie far apart.
+//! A counter walks over `total` slots with a stride that is coprime to `total`, near its golden section and, of those, as badly approximated by
+//! fractions as can be: every slot is visited once in `total` steps, and any stretch of steps is spread evenly over them (the discrepancy of
+//! such a walk is bounded by its partial quotients, Kuipers & Niederreiter 1974, ch. 2 §3).
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -29,10 +30,7 @@ impl Split {
             })
             .collect();
         let total = ends.last().copied().unwrap_or(1);
-        let golden = (total as f64 * 0.618_033_988_75) as u64;
-        // Neighbouring numbers are never all divisible by a factor of `total`; 1 ends the search.
-        let stride = (1..=golden.max(1)).rev().find(|stride| gcd(*stride, total) == 1).unwrap_or(1);
-        Some(Self { ends, stride, next: AtomicU64::new(0) })
+        Some(Self { ends, stride: stride(total), next: AtomicU64::new(0) })
     }
 
     /// Index of the reference whose turn it is.
@@ -46,6 +44,21 @@ impl Split {
         let slot = (u128::from(turn) * u128::from(self.stride) % u128::from(total)) as u64;
         self.ends.partition_point(|end| *end <= slot)
     }
+}
+
+/// How many numbers on either side of the golden section are looked at.
+const NEAR: u64 = 64;
+
+fn stride(total: u64) -> u64 {
+    let golden = (total as f64 * 0.618_033_988_75) as u64;
+    let near = golden.saturating_sub(NEAR).max(1)..=(golden + NEAR).min(total);
+    let coprime = near.filter(|stride| gcd(*stride, total) == 1);
+    coprime.min_by_key(|stride| (largest_quotient(*stride, total), stride.abs_diff(golden))).unwrap_or(1)
+}
+
+/// The largest partial quotient of the continued fraction of a / b.
+fn largest_quotient(a: u64, b: u64) -> u64 {
+    b.checked_div(a).map_or(0, |quotient| quotient.max(largest_quotient(b % a, a)))
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -71,13 +84,23 @@ mod tests {
                 counts[split.next()] += 1;
                 for (count, weight) in counts.iter().zip(&weights) {
                     let due = n as f64 * f64::from(*weight) / total as f64;
-                    prop_assert!((*count as f64 - due).abs() <= 8.0, "{counts:?} of {weights:?} after {n}");
+                    prop_assert!((*count as f64 - due).abs() <= 4.0, "{counts:?} of {weights:?} after {n}");
                 }
             }
             for (count, weight) in counts.iter().zip(&weights) {
                 prop_assert_eq!(*count, 2 * u64::from(*weight));
             }
         }
+    }
+
+    /// The stride nearest to the golden section, 97 of 162, is nearly three fifths: every fifth request would go to the same slots for long.
+    #[test]
+    fn a_stride_is_no_simple_fraction_of_the_total() {
+        for total in 2..3_000 {
+            let stride = stride(total);
+            assert!(gcd(stride, total) == 1 && largest_quotient(stride, total) <= 5, "{stride} of {total}");
+        }
+        assert!((0.5..0.75).contains(&(stride(162) as f64 / 162.0)));
     }
 
     #[test]

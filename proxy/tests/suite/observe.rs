@@ -357,7 +357,7 @@ async fn a_trace_goes_on_through_the_proxy_and_its_spans_are_exported() {
         let backend = Backend::saying("x").await;
         let proxy = Setup::to(&[backend.address]).fast_path(fast_path).observed(None, Some(options)).start().await;
         let request = format!(
-            "GET /a?b HTTP/1.1\r\nhost: t\r\ntraceparent: {PARENT}\r\ntracestate: v=1\r\nconnection: close\r\n\r\n"
+            "GET /a?b HTTP/1.1\r\nhost: t.test:8080\r\ntraceparent: {PARENT}\r\ntracestate: v=1\r\nconnection: close\r\n\r\n"
         );
         assert_eq!(proxy.send(&request).await.status, 200);
         let spans = collector.spans(2).await;
@@ -371,6 +371,8 @@ async fn a_trace_goes_on_through_the_proxy_and_its_spans_are_exported() {
         assert_eq!(headers.get_all("traceparent").iter().count(), 1);
         assert_eq!(said(server, "http.response.status_code"), Some(Value::IntValue(200)));
         assert_eq!(said(server, "url.path"), string("/a"));
+        assert_eq!(said(server, "server.address"), string("t.test"));
+        assert_eq!(said(server, "server.port"), Some(Value::IntValue(8080)));
         assert_eq!(said(client, "trimtab.endpoint"), string("pod-1"));
         assert!(server.start_time_unix_nano <= client.start_time_unix_nano);
         assert!(client.end_time_unix_nano <= server.end_time_unix_nano);

@@ -221,6 +221,26 @@ async fn a_target_in_absolute_form_is_forwarded_in_origin_form() {
 }
 
 #[tokio::test]
+async fn no_path_is_a_way_around_a_route() {
+    for fast_path in [true, false] {
+        let (public, admin) = (Backend::saying("public").await, Backend::saying("admin").await);
+        let mut setup = Setup::to(&[public.address]).fast_path(fast_path);
+        setup.backends.push(proxy::backend("test/admin:80", &[admin.address]));
+        let mut rule = proxy::rule("test/admin:80");
+        let path = Some(v1::PathMatch { kind: v1::path_match::Kind::Prefix.into(), value: "/admin".into() });
+        rule.matches = vec![v1::RouteMatch { path, ..Default::default() }];
+        setup.route.rules.push(rule);
+        let proxy = setup.start().await;
+        for way in ["/public/../admin", "/%61dmin", "/./admin", "/public/%2E%2e/admin", "/..\\admin", "/../admin"] {
+            assert_eq!(proxy.get(way).await.body, "admin", "{way}, fast path {fast_path}");
+            assert_eq!(admin.seen.lock().unwrap().pop().unwrap().uri, "/admin", "{way}, fast path {fast_path}");
+        }
+        assert_eq!(proxy.get("/admin/../a/%2Fb?c=/../%41").await.body, "public");
+        assert_eq!(public.seen.lock().unwrap().pop().unwrap().uri, "/a/%2Fb?c=/../%41");
+    }
+}
+
+#[tokio::test]
 async fn requests_go_where_the_routes_say() {
     let (a, b) = (Backend::saying("a").await, Backend::saying("b").await);
     let mut setup = Setup::to(&[a.address]);

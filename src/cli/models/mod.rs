@@ -6,14 +6,14 @@ mod show;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
 use trimtab_controller::clock;
 use trimtab_controller::models::{Append, ModelStore, StoreError, VersionFiles};
 use trimtab_model::checkpoint::Checkpoint;
 use trimtab_model::rollout::{Choice, Event, VersionManifest, What, Why};
 
-use super::{Output, say, say_error};
+use super::{Output, print, say, say_error};
 
 /// Exit code where the store refuses what does not fit what has happened.
 const REFUSED: u8 = 3;
@@ -136,6 +136,10 @@ fn backend_name(text: &str) -> Result<String, String> {
 /// Runs one of them.
 pub async fn run(args: ModelsArgs) -> anyhow::Result<ExitCode> {
     let url = args.store.context("--store (or TRIMTAB_MODELS): say where the versions are, such as a folder")?;
+    // Opening makes the folder, and only what puts something there wants that.
+    if !matches!(args.command, ModelsCommand::Promote(_)) && !url.contains("://") && !Path::new(&url).exists() {
+        bail!("--store: there is no folder {url}");
+    }
     let store = ModelStore::open(&url)?;
     let done = act(&store, args.command, args.output).await;
     match done {
@@ -151,17 +155,17 @@ async fn act(store: &ModelStore, command: ModelsCommand, output: Output) -> anyh
     match command {
         ModelsCommand::List => {
             let (versions, log) = (store.versions().await?, store.events().await?);
-            say(&show::list(&versions, &log, output)?);
+            print(&show::list(&versions, &log, output)?)?;
         }
         ModelsCommand::Show { version } => {
             let (manifest, log) = (manifest(store, &version).await?, store.events().await?);
-            say(&show::one(&manifest, &log, output)?);
+            print(&show::one(&manifest, &log, output)?)?;
         }
         ModelsCommand::Compare { a, b } => {
             let (a, b, log) = (manifest(store, &a).await?, manifest(store, &b).await?, store.events().await?);
-            say(&show::compare(&a, &b, &log, output)?);
+            print(&show::compare(&a, &b, &log, output)?)?;
         }
-        ModelsCommand::Log { backend } => say(&show::log(&store.events().await?, backend.as_deref(), output)?),
+        ModelsCommand::Log { backend } => print(&show::log(&store.events().await?, backend.as_deref(), output)?)?,
         ModelsCommand::Promote(args) => promote(store, args, output).await?,
         ModelsCommand::Rollback { version, about } => {
             let log = store.events().await?;
@@ -180,7 +184,17 @@ async fn act(store: &ModelStore, command: ModelsCommand, output: Output) -> anyh
             }
             append(store, What::Pinned { to }, &about, false, output).await?;
         }
-        ModelsCommand::Unpin { about } => append(store, What::Unpinned, &about, false, output).await?,
+        ModelsCommand::Unpin { about } => {
+            let log = store.events().await?;
+            let backends: Vec<&str> = match about.backend.as_deref() {
+                Some(backend) => vec![backend],
+                // What is about all backends is about those that nobody has named yet, too.
+                None => log.events().filter_map(|event| event.backend.as_deref()).chain([""]).collect(),
+            };
+            let any = backends.iter().any(|backend| log.state_of(backend).pinned.is_some());
+            ensure!(any, "nothing is pinned{}", about.backend.map_or_else(String::new, |name| format!(" on {name}")));
+            append(store, What::Unpinned, &about, false, output).await?;
+        }
     }
     Ok(())
 }

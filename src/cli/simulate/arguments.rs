@@ -9,8 +9,6 @@ use trimtab_training::contest::{self, Role, UnknownPolicy};
 use trimtab_training::report::Grid;
 use trimtab_training::scenario::{Family, UnknownFamily, seeds};
 
-use crate::cli::Output;
-
 /// What ships beside the rivals that people use or that come closest.
 const DEFAULT_POLICIES: &str = "trimtab,c3-local,c3,prequal,least-request,weighted-least-request,peak-ewma,round-robin";
 
@@ -184,6 +182,17 @@ impl FromStr for BaselineChoice {
             name => Self::Policy(contest::by_name(name)?.name().to_owned()),
         })
     }
+}
+
+/// How results are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// Tables for a terminal: every metric, policies side by side
+    Table,
+    /// The tables of docs/simulation.md: the first policy against bounds and the best rival of each row
+    Markdown,
+    /// One JSON document
+    Json,
 }
 
 /// When progress is shown.

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod document;
+mod markdown;
 mod progress;
 mod tables;
 
@@ -17,8 +18,8 @@ use trimtab_training::contest::{self, Contest};
 use trimtab_training::report::{Baseline, Cell, KeptRuns, Metric, Results, Run, plot, timeline};
 use trimtab_training::scenario::Family;
 
-use super::{Output, say};
-use arguments::{BaselineChoice, policy_names};
+use super::{print, say};
+use arguments::{BaselineChoice, Output, policy_names};
 use progress::Meter;
 
 /// Runs what was asked for.
@@ -27,7 +28,7 @@ use progress::Meter;
 /// If a plot cannot be written or a scenario does not hold.
 pub fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     if args.list {
-        say(&tables::list());
+        print(&tables::list())?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(folder) = &args.plot {
@@ -58,12 +59,13 @@ pub fn run(args: SimulateArgs) -> anyhow::Result<ExitCode> {
     let failures: Vec<String> = runs.iter().filter_map(|run| failure(&args, &results, run)).collect();
     let report = Report { args: &args, results: &results, shown: &shown };
     match args.output {
-        Output::Table => say(&tables::all(&report)),
-        Output::Json => say(&[serde_json::to_string_pretty(&document::of(&report, &failures))?]),
+        Output::Table => print(&tables::all(&report))?,
+        Output::Markdown => print(&markdown::all(&report))?,
+        Output::Json => print(&[serde_json::to_string_pretty(&document::of(&report, &failures))?])?,
     }
     if let Some(folder) = &args.plot {
         let files = plots(&report, folder)?;
-        if args.output == Output::Table {
+        if args.output != Output::Json {
             say(&files.iter().map(|file| format!("wrote {}", file.display())).collect::<Vec<_>>());
         }
     }

@@ -17,7 +17,7 @@ use trimtab_model::rollout::{Event, Gate as GateSection, VersionManifest, What};
 use trimtab_training::learn::state::write_whole;
 use trimtab_training::refine::{Gate, Inventory, Job, Options, Refined, job::Stage, report};
 
-use super::super::{Output, say};
+use super::super::{Output, print, say};
 
 /// Checkpoint of what was found by the search, kept so that a job that was killed need not search again.
 const FOUND: &str = "found.safetensors";
@@ -165,8 +165,8 @@ pub async fn run(args: &RefineArgs, out: &Path, seed: u64, jobs: usize, output: 
     };
     write_whole(&out.join(SUMMARY), &serde_json::to_vec_pretty(&summary)?)?;
     match output {
-        Output::Json => say(&[serde_json::to_string(&summary)?]),
-        Output::Table => say(&lines(&summary, args.models.as_deref())),
+        Output::Json => print(&[serde_json::to_string(&summary)?])?,
+        Output::Table => print(&lines(&summary, args.models.as_deref()))?,
     }
     Ok(())
 }

@@ -88,4 +88,35 @@ spec:
         "[{type: RequestRedirect, requestRedirect: {}}, {type: URLRewrite, urlRewrite: {hostname: a}}]",
         "spec.rules[0].filters: has both RequestRedirect and URLRewrite",
     );
+    check(
+        "[]",
+        "[{type: URLRewrite, urlRewrite: {hostname: a}}, {type: URLRewrite, urlRewrite: {hostname: b}}]",
+        "spec.rules[0].filters[1].type: URLRewrite is there already, at filters[0]",
+    );
+    check(
+        "[]",
+        "[{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replacePrefixMatch: /x}}}]",
+        "spec.rules[0].filters[0].urlRewrite.path.replaceFullPath: is missing, expected it with type ReplaceFullPath",
+    );
+    check(
+        "[]",
+        "[{type: RequestRedirect, requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /, replaceFullPath: /}}}]",
+        "spec.rules[0].filters[0].requestRedirect.path.replaceFullPath: does not go with type ReplacePrefixMatch",
+    );
+    check(
+        "[]",
+        "[{type: CORS, cors: {allowOrigins: ['*']}, urlRewrite: {hostname: a}}]",
+        "spec.rules[0].filters[0].urlRewrite: does not go with type CORS",
+    );
+    check(
+        "[]",
+        "[{type: CORS, cors: {allowOrigins: ['*'], maxAge: -1}}]",
+        "spec.rules[0].filters[0].cors.maxAge: -1 is not a number of seconds",
+    );
+    check(
+        "[]",
+        "[{type: RequestRedirect, requestRedirect: {hostname: a}}]
+    backendRefs: [{name: s, port: 80}]",
+        "spec.rules[0].backendRefs: stands beside a RequestRedirect",
+    );
 }

@@ -92,6 +92,10 @@ fn a_gateway_says_who_may_speak_for_clients() {
         trusted_networks: Vec::new(),
     };
     assert_eq!(config.listeners[0].client_address, Some(expected));
+    let config = translate(&objects(&gateway("trimtab.dev/trusted-hop: '2', example.com/a: b")));
+    let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+    let unknown = "spec.infrastructure.annotations[trimtab.dev/trusted-hop]: is not known and does nothing";
+    assert!(problems.len() == 1 && problems[0].contains(unknown), "{problems:#?}");
     let check = |annotations: &str, expected: &str| {
         let problems = document::read("f.yaml", gateway(annotations).as_bytes()).expect_err("a problem");
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -176,3 +176,23 @@ fn active_health_checks_that_make_no_sense_are_named_by_their_field() {
         assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}\nnot in {problems:#?}");
     }
 }
+
+#[test]
+fn names_of_metrics_are_names_and_what_does_nothing_is_noted() {
+    let spec = "  adaptive: {metrics: {names: {busy: 'a b', inFlight: app:in_flight, memory: 2x}}}";
+    let problems = document::read("f.yaml", policy("p", spec).as_bytes()).expect_err("problems");
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    for expected in [
+        "spec.adaptive.metrics.names.busy: \"a b\" is not the name of a metric",
+        "spec.adaptive.metrics.names.memory: \"2x\" is not the name of a metric",
+    ] {
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{expected}\nnot in {problems:#?}");
+    }
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+
+    let spec = "  loadBalancer: {type: LeastRequest, consistentHash: {type: SourceIP}}";
+    let config = translate(&objects(&format!("{GATEWAY}{ROUTE}{SERVICE}{}", policy("p", spec))));
+    let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+    let expected = "spec.loadBalancer.consistentHash: does nothing with this loadBalancer.type";
+    assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:#?}");
+}

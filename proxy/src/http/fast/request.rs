@@ -10,6 +10,7 @@ use super::{
         edits::Edits,
         framing::{has_bare_line_feed, number},
         headers::ClientHeaders,
+        target::is_normal,
     },
     field::{self, Field, elements},
 };
@@ -100,7 +101,9 @@ impl<'h, 'b> Request<'h, 'b> {
         };
         let fields: &'h [httparse::Header<'b>] = parsed.headers;
         let too_large = len > limits.header_bytes_max || fields.len() > limits.headers_max;
-        if too_large || !is_plain_target(target) || has_bare_line_feed(&bytes[..len]) {
+        let path_len = memchr(b'?', target.as_bytes()).unwrap_or(target.len());
+        let odd_target = !is_plain_target(target) || !is_normal(&target.as_bytes()[..path_len]);
+        if too_large || odd_target || has_bare_line_feed(&bytes[..len]) {
             return Err(Unusual);
         }
         let method = Method::from_bytes(method.as_bytes()).map_err(|_| Unusual)?;
@@ -152,7 +155,6 @@ impl<'h, 'b> Request<'h, 'b> {
         }
         let authority = authority.ok_or(Unusual)?;
         let host = plain_host(authority).ok_or(Unusual)?;
-        let path_len = memchr(b'?', target.as_bytes()).unwrap_or(target.len());
         Ok(Some(Self { method, target, path_len, host, authority, body, last, len, fields, kinds }))
     }
 

@@ -198,7 +198,7 @@ fn request_head() -> impl Strategy<Value = Vec<u8>> {
         6 => Just("GET"), 3 => Just("POST"), 1 => Just("HEAD"), 1 => Just("PURGE"), 1 => Just("CONNECT"), 1 => Just("get"), 1 => Just("")
     ];
     let target = prop_oneof![
-        6 => Just("/"), 3 => Just("/a/b?c=d&e=%20"), 1 => Just("*"), 1 => Just("http://a/"), 1 => Just("//x/../y"), 1 => Just("/a#b"),
+        6 => Just("/"), 3 => Just("/a/b?c=d&e=%20"), 1 => Just("*"), 1 => Just("http://a/"), 1 => Just("//x/../y"), 1 => Just("/a/%2e./b?/../"), 1 => Just("/%61"), 1 => Just("/a#b"),
         1 => Just("/a\"b"), 1 => Just("/{}"), 1 => Just("a"), 1 => Just("/?")
     ];
     let version =

@@ -118,17 +118,20 @@ fn server_span(record: &Record, trace: &Trace) -> Span {
     let took = end.map_or(Duration::ZERO, |end| end.took);
     // The route, not the path: names are to be few (semantic conventions for HTTP spans).
     let route = record.route.as_deref();
+    let (host, port) = host_and_port(&record.host);
     let mut attributes = vec![
         text("http.request.method", record.method.as_str()),
         text("url.path", &record.path),
         text("url.scheme", record.scheme),
-        text("server.address", &record.host),
+        text("server.address", host),
         text("client.address", &record.client.to_string()),
         text("network.protocol.version", record.protocol.trim_start_matches("HTTP/")),
         text("http.request.header.x-request-id", &record.request_id),
         number("http.request.body.size", record.request_bytes as i64),
-        number("http.response.body.size", record.response_bytes as i64),
     ];
+    attributes.extend(port.map(|port| number("server.port", port)));
+    // What the proxy answers by itself is not counted.
+    attributes.extend(record.tries.last().map(|_| number("http.response.body.size", record.response_bytes as i64)));
     attributes.extend(route.map(|route| text("trimtab.route", route)));
     attributes.extend(record.backend.as_deref().map(|backend| text("trimtab.backend", backend)));
     let mut status = Status { code: Unset.into(), ..Status::default() };
@@ -136,8 +139,9 @@ fn server_span(record: &Record, trace: &Trace) -> Span {
         attributes.extend(end.status.map(|status| number("http.response.status_code", i64::from(status.as_u16()))));
         attributes.extend(end.reason.map(|reason| text("error.type", reason)));
         attributes.extend(end.blame.map(|blame| text("trimtab.blame", blame.as_str())));
-        // What is the client's fault is no error of the server's span.
-        if end.blame.is_some_and(|blame| blame != super::super::Blame::Client) {
+        // What is the client's fault is no error of the server's span, nor is any 4xx.
+        let is_4xx = end.status.is_some_and(|status| status.is_client_error());
+        if !is_4xx && end.blame.is_some_and(|blame| blame != super::super::Blame::Client) {
             status.code = Error.into();
             status.message = end.reason.unwrap_or_default().to_owned();
         }
@@ -155,17 +159,17 @@ fn server_span(record: &Record, trace: &Trace) -> Span {
 fn client_span(record: &Record, trace: &Trace, tried: &Try, resends: usize) -> Span {
     let began = tried.began.since(record.started);
     let ended = tried.ended.map_or(began, |ended| ended.since(record.started));
-    let (host, port) = tried.address.rsplit_once(':').unwrap_or((&tried.address, ""));
+    let (host, port) = host_and_port(&tried.address);
     let mut attributes = vec![
         text("http.request.method", record.method.as_str()),
-        text("server.address", host.trim_matches(['[', ']'])),
+        text("server.address", host),
         text("trimtab.endpoint", &tried.endpoint),
         text("trimtab.algorithm", tried.algorithm),
         text("trimtab.why", tried.why.as_str()),
         number("trimtab.in_flight", i64::from(tried.in_flight)),
         real("trimtab.in_flight_all", f64::from(tried.in_flight_all)),
     ];
-    attributes.extend(port.parse().ok().map(|port| number("server.port", port)));
+    attributes.extend(port.map(|port| number("server.port", port)));
     attributes.extend(tried.weight.map(|weight| real("trimtab.weight", f64::from(weight))));
     attributes.extend(tried.score.map(|score| real("trimtab.score", score)));
     if resends > 0 {
@@ -184,6 +188,13 @@ fn client_span(record: &Record, trace: &Trace, tried: &Try, resends: usize) -> S
         status: Some(Status { code: if failed { Error } else { Unset }.into(), ..Status::default() }),
         ..span(record, trace, (began, ended), attributes)
     }
+}
+
+/// An address of IPv6 without its brackets.
+fn host_and_port(authority: &str) -> (&str, Option<i64>) {
+    let parts = authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts.map_or((authority, None), |(host, port)| (host, Some(port)));
+    (host.trim_matches(['[', ']']), port)
 }
 
 fn span(record: &Record, trace: &Trace, (began, ended): (Duration, Duration), attributes: Vec<KeyValue>) -> Span {
