@@ -20,7 +20,8 @@
 //! holds while the last few samples agree with it; when the last one, two or four of them contradict it by more than
 //! chance explains, they replace it. Few completions thus move it slowly and many at once: a neighbour that takes two
 //! thirds of a busy pod's CPU is seen within one or two ticks. Without evidence the estimate stays and drifts slowly to
-//! the median of the others.
+//! the median of the others. How busy a pod is, is known from a look a scrape: of one that is next to idle, looks tell
+//! next to nothing, however many requests it completes, and its completions count for as much less.
 
 use crate::memory::EndpointMemory;
 use crate::numbers::{fresh, gain, median, normalise, sane};
@@ -32,6 +33,8 @@ const LONG_S: f64 = 6.0;
 const IDLE_S: f64 = 60.0;
 /// Completions that the median of the other endpoints counts for: one or two ticks of a slow pod outweigh it.
 const PRIOR_COMPLETIONS: f64 = 8.0;
+/// A busy slot that is seen at a look counts for as many completions.
+const COMPLETIONS_OF_A_LOOK: f64 = 4.0;
 /// Completions from which on an endpoint's own rate counts in the median.
 const KNOWN_COMPLETIONS: f64 = 5.0;
 /// Standard errors by which recent samples must fall below the average to replace it: a false alarm in hundreds of
@@ -118,6 +121,13 @@ impl Work {
         let idle_share = worker_limit.map_or(1.0, |limit| 1.0 - busy / limit).max(0.1);
         idle_share / (busy * self.samples.max(1.0))
     }
+
+    /// The share of `count` completions that is evidence, as the time that they are divided by is known from a few looks
+    /// only: variances of a count and of a gauge add up.
+    fn evidence_share(&self, count: f64, worker_limit: Option<f64>) -> f64 {
+        let completions = count / COMPLETIONS_OF_A_LOOK;
+        if self.elapsed_s > 0.0 { 1.0 / (1.0 + completions * self.gauge_variance(worker_limit)) } else { 1.0 }
+    }
 }
 
 impl Speed {
@@ -148,7 +158,8 @@ impl Speed {
     /// How much the endpoint's own evidence counts against the median of the others, 0..1.
     pub fn confidence(&self) -> f64 {
         let answers = self.service.map_or(0.0, |(_, answers)| answers);
-        let count = self.long.completions.max(answers);
+        let completions = self.long.completions;
+        let count = (completions * self.long.evidence_share(completions, self.worker_limit)).max(answers);
         count / (count + PRIOR_COMPLETIONS)
     }
 
@@ -318,7 +329,10 @@ impl Prior {
             // The mean of the gamma distribution of a rate that was thought to be `expected` on the strength of
             // PRIOR_COMPLETIONS, after counting: it is `expected` without any evidence.
             let pseudo_busy_s = PRIOR_COMPLETIONS / expected.exp();
-            let log_rate = ((speed.long.completions + PRIOR_COMPLETIONS) / (speed.long.busy_s + pseudo_busy_s)).ln();
+            let Work { completions, busy_s, .. } = speed.long;
+            let count = completions.max(busy_s * expected.exp());
+            let evidence = speed.long.evidence_share(count, speed.worker_limit);
+            let log_rate = ((evidence * completions + PRIOR_COMPLETIONS) / (evidence * busy_s + pseudo_busy_s)).ln();
             let bounded = log_rate.clamp(middle - RATIO_MAX.ln(), middle + RATIO_MAX.ln());
             let log_limit = speed.worker_limit.unwrap_or(limit_median).ln();
             log_capacity.push(bounded + log_limit);

@@ -1,17 +1,20 @@
 //! Each reason of the guard: when it acts, and what is then applied.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use trimtab_model::checkpoint::{Checkpoint, Range};
 use trimtab_model::decision::{Decision, Mode, Reason};
 use trimtab_model::guard::GuardSettings;
 use trimtab_model::observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped};
 use trimtab_model::{GuardConfig, Memory, Policy, decide};
 
+fn told(value: f64) -> Option<Measured> {
+    Some(Measured { value, age_s: 0.1 })
+}
+
 /// An endpoint that has 4 slots, 2 of them busy, each working at `speed` requests a second.
 fn pod(key: u64, speed: f64) -> EndpointObservation {
-    let told = |value| Some(Measured { value, age_s: 0.1 });
     EndpointObservation {
         key: EndpointKey(key),
         ready: true,
@@ -110,10 +113,30 @@ fn capacities_of_one_to_four_pass_untouched_even_of_two() {
     assert_eq!(decision.capacity_rps.iter().flatten().count(), 2);
 }
 
+/// Equal pods that answer within a fraction of a millisecond and are scraped twice a second: a look finds one of them busy now and then, by chance.
+#[test]
+fn equal_pods_that_are_next_to_idle_are_taken_for_equal() {
+    let mut pods: Vec<_> = (0..5).map(|key| pod(key, 10.0)).collect();
+    let mut control = Loop::new(Policy::prior_only());
+    let mut rng = StdRng::seed_from_u64(7);
+    for _ in 0..240 {
+        for pod in &mut pods {
+            pod.scraped.completed_rps = told(30.0 + rng.random_range(-6.0..6.0));
+            pod.scraped.busy = told(if rng.random_bool(0.02) { 1.0 } else { 0.0 });
+            pod.scraped.worker_limit = told(64.0);
+        }
+        let decision = control.tick(&pods);
+        let off = decision.applied.iter().map(|share| (5.0 * share).max(0.2 / share)).fold(0.0, f64::max);
+        assert!(off < 2.0, "off by x{off:.2}: {:?}", decision.applied);
+    }
+}
+
 #[test]
 fn shares_keep_floor_and_ceiling() {
     let mut pods: Vec<_> = (0..10).map(|key| pod(key, 10.0)).collect();
+    // Full all the time, so that there is no doubt.
     pods[0] = pod(0, 0.2);
+    pods[0].scraped.busy = told(4.0);
     pods[1] = pod(1, 200.0);
     let decision = settled(&pods).tick(&pods);
     check(&decision, Reason::ShareFloor, &[Some(0)]);

@@ -2,7 +2,7 @@
 //! queue, and more often than not it starts cold. There is one record of its arrival, kept with its load, and everything that heeds it:
 //!
 //! - **The share of a new endpoint is held** (here): for its first ten seconds the adaptive rule gives it at most 1.2 times its share of the requests, by
-//!   the capacity that it tells, or else the mean endpoint's. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
+//!   the slots that it has, or else the mean endpoint's; weights, which rest on its first few answers, do not count. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
 //!   is behind it. In no second that begins while it is new does it get more than 1.5 times its share. Where more than a quarter of the endpoints are new
 //!   nobody is held.
 //! - **Until it has answered, it is taken for slow** (`UNKNOWN` in `pick/rule.rs`), the less so the longer it has been left in peace.

@@ -69,6 +69,8 @@ pub struct Backend {
     /// Positions of endpoints that are new, and until when the last of them is.
     newcomers: Box<[u32]>,
     newcomers_until: Timestamp,
+    /// Of the endpoints whose slots are known, while there are new ones; 0: of none.
+    slots_mean: f32,
 }
 
 /// One endpoint with its live load.
@@ -346,8 +348,11 @@ impl Backend {
         };
         // Cold, it is worth less than it says: that is for the rule to find out, and no reason to hold it shorter.
         let share = |index: usize| {
-            let relative = self.weights.as_ref().map_or(1.0, |weights| weights.value.relative[index].max(1.0));
-            relative / count.max(1) as f64
+            let relative = match &self.costs {
+                Some(costs) if self.slots_mean > 0.0 => (costs.slots(index) / self.slots_mean).max(1.0),
+                _ => 1.0,
+            };
+            f64::from(relative) / count.max(1) as f64
         };
         let full =
             |index: usize| new(index).is_some_and(|load| !load.arrival().may(load.key(), window, all, share(index)));
@@ -744,9 +749,18 @@ impl Parts {
             if arrival::are_few(newcomers.len(), pool.candidates.len()) { newcomers } else { Box::default() };
         let newcomers_until =
             newcomers.iter().filter_map(|index| new_until(&self.endpoints[*index as usize])).max().unwrap_or_default();
+        let slots_mean = match &self.costs {
+            Some(costs) if !newcomers.is_empty() => {
+                let known = (0..self.endpoints.len()).map(|index| costs.slots(index)).filter(|slots| *slots > 0.0);
+                let (sum, count) = known.fold((0.0, 0.0_f32), |(sum, count), slots| (sum + slots, count + 1.0));
+                sum / count.max(1.0)
+            }
+            _ => 0.0,
+        };
         Backend {
             newcomers,
             newcomers_until,
+            slots_mean,
             admission,
             picker: {
                 let set = &self.config.traffic.balancing;

@@ -64,7 +64,11 @@ fn versions_are_put_in_listed_shown_compared_pinned_and_taken_out_by_hand() {
     bad_policy(Path::new(&file("bad")));
     std::fs::write(file("cut"), &SHIPPED[..500]).expect("written");
 
+    check(&models(store, &["list"]), 1, "there is no folder");
+    assert!(!store.exists(), "who reads makes nothing");
+    std::fs::create_dir(store).expect("made");
     check(&models(store, &["list"]), 0, "no versions yet");
+    check(&models(store, &["unpin"]), 1, "nothing is pinned");
     check(&models(store, &["promote", &file("cut")]), 1, "not a whole safetensors file");
     check(&models(store, &["promote", "v7"]), 1, "v7 is neither a file nor a version of");
     check(&models(store, &["promote", &file("good"), "--as", "v1", "--note", "a first try"]), 0, "v1 is to be tried");
