@@ -67,7 +67,7 @@ export function showFacts({ tick }) {
     const { number, unit } = latency(backend.objective_ms);
     setQuantity(objective, { number, unit: `${unit} ${backend.objective_derived ? 'derived' : 'set'}` });
   }
-  setText(fact('Policy', 'Version of the loaded policy.'), tick.policy_version || '–');
+  setText(fact('Default policy', 'What decides where no other version is in force.'), tick.policy_version || '–');
   const proxyFact = fact('Proxies', 'Connected proxies that have acknowledged the newest weights. Details are at the foot of the page.');
   setQuantity(proxyFact, proxies.length ? { number: `${synced} of ${proxies.length}`, unit: 'in sync' } : { number: 'none', unit: 'connected' });
   proxyFact.classList.toggle('warn', synced < proxies.length || proxies.length === 0);

@@ -146,12 +146,16 @@ fn who_comes_too_late_is_told_why() {
 #[test]
 fn an_event_for_all_backends_must_fit_each() {
     let events = [
-        Event::new(1, "x", None, proposed("v1")),
-        Event::new(2, "x", Some(BACKENDS[0]), rolled_back("v1")),
-        Event::new(2, "x", Some(BACKENDS[1]), entered("v1", Stage::Five)),
+        // No controller has ever written of this one: it may be a slip of the pen.
+        Event::new(0, "cli x", Some("default/nope:80"), What::Pinned { to: Choice::Fallback }),
+        Event::new(1, "cli x", None, proposed("v1")),
+        Event::new(2, "controller x", Some(BACKENDS[0]), rolled_back("v1")),
+        Event::new(2, "controller x", Some(BACKENDS[1]), entered("v1", Stage::Five)),
     ];
     let next = Event::new(3, "x", None, proposed("v2"));
     let error = BackendState::check_all(&events, &next, false, false).unwrap_err();
     assert!(matches!(error, Conflict::InTrial { backend, .. } if backend == BACKENDS[1]));
     assert_eq!(BackendState::check_all(&events, &next, false, true), Ok(()));
+    let ended = Event::new(3, "controller x", Some(BACKENDS[1]), rolled_back("v1"));
+    assert_eq!(BackendState::check_all(&[&events[..], &[ended]].concat(), &next, false, false), Ok(()));
 }

@@ -20,6 +20,9 @@ const LATENCY_MS_MIN: f32 = 1e-3;
 /// Without news for ten seconds an average counts half, see [`faded`]: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 52.85;
 
+/// With so much of it left an average is as good as new.
+const LATENCY_FRESH: f32 = 0.9;
+
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;
 /// What Linkerd assumes of an endpoint that has not answered yet.
@@ -109,6 +112,24 @@ impl LatencyAverage {
     pub(crate) fn at(&self, now: Coarse, haste: f32) -> Option<f32> {
         let (value, at) = self.0.load()?;
         Some(value * faded(now.seconds_since(at) * haste))
+    }
+
+    /// The same of an endpoint that may have been asked and not have answered: that its average has grown old is a reason to ask, and none to believe that it is
+    /// quicker than it was, or than `mean_ms`, what all answers take.
+    #[inline]
+    pub(crate) fn asked_at(
+        &self,
+        now: Coarse,
+        haste: f32,
+        mean_ms: Option<f32>,
+        is_asked: impl FnOnce() -> bool,
+    ) -> Option<f32> {
+        let (value, at) = self.0.load()?;
+        let left = faded(now.seconds_since(at) * haste);
+        Some(match mean_ms {
+            Some(mean_ms) if left < LATENCY_FRESH && is_asked() => (value * left).max(value.min(mean_ms)),
+            _ => value * left,
+        })
     }
 
     /// The average as it was when the last answer came.

@@ -479,7 +479,7 @@ impl Backend {
     /// endpoint's.
     pub fn answered(&self, admitted: Admitted, now: Timestamp, outcome: Outcome, latency: Duration, own: Duration) {
         self.state.admission.finish(admitted, &self.admission, now, outcome, latency.saturating_sub(own));
-        if outcome == Outcome::Success && self.objective().is_some_and(|objective| latency <= objective) {
+        if outcome == Outcome::Success && self.objective().is_none_or(|objective| latency <= objective) {
             self.state.within_objective.fetch_add(1, Relaxed);
         }
         if matches!(outcome, Outcome::Success | Outcome::ServerError) {

@@ -19,6 +19,7 @@ pub mod hash;
 pub mod lateness;
 pub mod load;
 pub mod outlier;
+pub mod path;
 pub mod peers;
 pub mod pick;
 pub mod report;

@@ -390,9 +390,10 @@ impl EndpointLoad {
         self.latency.get(now)
     }
 
+    /// Its latency average as requests are sent by it; `mean_ms` is that of all endpoints.
     #[inline]
-    pub(crate) fn latency_at(&self, now: Coarse, haste: f32) -> Option<f32> {
-        self.latency.at(now, haste)
+    pub(crate) fn latency_at(&self, now: Coarse, haste: f32, mean_ms: Option<f32>) -> Option<f32> {
+        self.latency.asked_at(now, haste, mean_ms, || self.in_flight() > 0)
     }
 
     /// For how many seconds it has been left in peace without ever having answered well: since it became ready, or since its last error.

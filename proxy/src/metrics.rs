@@ -279,7 +279,7 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     };
     counters("backend_shed", "Requests turned away by admission control", &|b| b.state().shed.load(Relaxed))?;
     counters("backend_unroutable", "Requests without an endpoint", &|b| b.state().unroutable.load(Relaxed))?;
-    counters("backend_within_objective", "Answers within the objective", &|b| {
+    counters("backend_within_objective", "Answers within the objective, or good ones where there is none yet", &|b| {
         b.state().within_objective.load(Relaxed)
     })?;
     counters("backend_health_checks_passed", "Active health checks that went well", &|b| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use trimtab_model::Policy;
-use trimtab_model::rollout::{BackendState, Choice, Event, RolloutSettings, What};
+use trimtab_model::rollout::{BY_CONTROLLER, BackendState, Choice, Event, RolloutSettings, What};
 
 use crate::audit::Audit;
 
@@ -135,7 +135,7 @@ impl Models {
 
     /// Wants something in the log. What does not get there is wished for again by who wants it.
     pub fn wish(&self, at_ms: i64, backend: &str, what: What, evidence: serde_json::Value) {
-        let event = Event::new(at_ms, format!("controller {}", self.options.id), Some(backend), what);
+        let event = Event::new(at_ms, format!("{BY_CONTROLLER}{}", self.options.id), Some(backend), what);
         if self.wishes.try_send(event.resting_on(evidence)).is_err() {
             tracing::warn!(backend, "the model store is slower than events come: one is put off");
         }

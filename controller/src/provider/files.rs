@@ -131,10 +131,22 @@ impl Files {
                 changed = true;
             }
         }
+        let folder = &self.path;
         self.files.retain(|name, file| {
-            let gone = !listed.iter().any(|(listed, _)| listed == name) && file.settler.settle(&Reading::Gone);
-            changed |= gone;
-            !gone
+            if listed.iter().any(|(listed, _)| listed == name) {
+                return true;
+            }
+            // Something else in its place is no deletion.
+            let is_folder = folder.join(name).is_dir();
+            let reading = if is_folder { Reading::Unreadable("is a folder now".to_owned()) } else { Reading::Gone };
+            if !file.settler.settle(&reading) {
+                return true;
+            }
+            changed = true;
+            if is_folder {
+                file.apply(name, reading, false);
+            }
+            is_folder
         });
         changed
     }

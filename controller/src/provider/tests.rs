@@ -122,6 +122,12 @@ fn a_symlink_that_comes_to_lead_nowhere_keeps_its_objects_until_it_is_deleted() 
         ["c.yaml: leads nowhere", "c.yaml: does not hold: the last good version of the file stays"]
     );
     fs::remove_file(folder.path().join("c.yaml")).unwrap();
+    // A folder in its place is no deletion either.
+    symlink(target.path(), folder.path().join("c.yaml")).unwrap();
+    let snapshot = settled(&mut files);
+    assert_eq!(services(&snapshot), ["a", "b", "c"]);
+    assert_eq!(problems(&snapshot)[0], "c.yaml: is a folder now");
+    fs::remove_file(folder.path().join("c.yaml")).unwrap();
     assert_eq!(services(&settled(&mut files)), ["a", "b"]);
 }
 

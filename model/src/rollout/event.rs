@@ -9,6 +9,9 @@ use serde_json::Value;
 /// Version of the layout of events; changes when an event of the new one would be misread by an old Trimtab.
 pub const EVENT_SCHEMA_VERSION: u32 = 1;
 
+/// What [`Event::by`] of controllers begins with.
+pub const BY_CONTROLLER: &str = "controller ";
+
 /// Something that happened, with who did it and what they went by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {

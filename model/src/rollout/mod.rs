@@ -19,7 +19,7 @@ mod trial;
 mod version;
 
 pub use arms::{Arm, Arms};
-pub use event::{Choice, EVENT_SCHEMA_VERSION, Event, Stage, What, Why};
+pub use event::{BY_CONTROLLER, Choice, EVENT_SCHEMA_VERSION, Event, Stage, What, Why};
 pub use live::{Live, Policies, Ticked};
 pub use outcome::Interval;
 pub use settings::RolloutSettings;

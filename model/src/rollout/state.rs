@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
-use super::event::{Choice, Event, Stage, What, Why};
+use super::event::{BY_CONTROLLER, Choice, Event, Stage, What, Why};
 
 /// Where the rollout of one backend stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,8 +243,8 @@ impl BackendState {
         }
     }
 
-    /// The same for an event of any reach: one that is about all backends must be able to come next on each that the log knows of, and one
-    /// that proposes what is in force on some is still news to the others.
+    /// The same for an event of any reach: one that is about all backends must be able to come next on each that a controller has written of, and one
+    /// that proposes what is in force on some is still news to the others. What only people have named may be nobody's, and nothing ever ends there.
     ///
     /// # Errors
     /// Why not.
@@ -252,7 +252,8 @@ impl BackendState {
         if let Some(backend) = &next.backend {
             return Self::of(backend, events).check(&next.what, backend, by_hand, replace);
         }
-        let mut backends: BTreeSet<&str> = events.iter().filter_map(|event| event.backend.as_deref()).collect();
+        let by_controllers = events.iter().filter(|event| event.by.starts_with(BY_CONTROLLER));
+        let mut backends: BTreeSet<&str> = by_controllers.filter_map(|event| event.backend.as_deref()).collect();
         if backends.is_empty() {
             backends.insert("all backends");
         }

@@ -9,8 +9,8 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 
-use super::{error::Reason, framing, target};
-use crate::table::Target;
+use super::{error::Reason, framing};
+use crate::{path, table::Target};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -109,7 +109,9 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
         if !(request.uri().path().starts_with('/') || is_asterisk(request)) {
             return Err(Reason::BadRequest("the request target is not a path"));
         }
-        if let Some(normal) = request.uri().path_and_query().and_then(target::normalized) {
+        if let Some(target) = request.uri().path_and_query()
+            && let Some(normal) = normalized(target)?
+        {
             *request.uri_mut() = Uri::from(normal);
         }
         return Ok(host_of(host.as_ref()));
@@ -133,13 +135,17 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
         return Err(Reason::BadRequest("the request target has user information"));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    let path = target::normalized(&path).unwrap_or(path);
+    let path = normalized(&path)?.unwrap_or(path);
     let name = host_of(named.as_ref());
     if let Some(Ok(value)) = named.as_ref().map(|a| HeaderValue::from_str(a.as_str())) {
         request.headers_mut().insert(header::HOST, value);
     }
     *request.uri_mut() = Uri::from(path);
     Ok(name)
+}
+
+fn normalized(target: &PathAndQuery) -> Result<Option<PathAndQuery>, Reason> {
+    path::normalized(target).map_err(|_| Reason::BadRequest("the request target has percent signs that mean nothing"))
 }
 
 fn is_asterisk<B>(request: &Request<B>) -> bool {

@@ -26,7 +26,6 @@ pub mod resend;
 pub mod session;
 pub mod shared;
 pub mod stream;
-pub mod target;
 pub mod upgrade;
 pub mod upstream;
 pub mod websocket;

@@ -20,7 +20,8 @@ impl C3Local {
 fn score(pool: &Pool, candidate: &Candidate, now: Coarse) -> f64 {
     let queue = f64::from(candidate.load.in_flight()) * f64::from(pool.proxies) + 1.0;
     // Who has not answered yet is taken for average; if nobody has, the value does not matter.
-    let latency_ms = candidate.load.latency_at(now, 1.0).or_else(|| pool.shared.latency.at(now, 1.0)).unwrap_or(1.0);
+    let latency_ms =
+        candidate.load.latency_at(now, 1.0, None).or_else(|| pool.shared.latency.at(now, 1.0)).unwrap_or(1.0);
     queue * queue * queue * f64::from(latency_ms)
 }
 

@@ -159,3 +159,26 @@ fn an_endpoint_that_joins_gets_its_share() {
         }
     }
 }
+
+/// What was known of all of them has grown old in a pause, and the quickest one hangs from then on.
+#[test]
+fn an_endpoint_that_hangs_after_a_pause_is_not_taken_for_quick() {
+    const HUNG_NS: u64 = 3_600_000_000_000;
+    let pool = pool(&[IDLE; 3], 1.0);
+    let rule = Rule::new(&pool, &RuleParameters::LOCAL);
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut running = Running::default();
+    let mut asked = [0; 3];
+    for (from_s, seconds, hangs) in [(0, 30, false), (80, 4, true)] {
+        asked = [0; 3];
+        for number in 0..seconds * 150 {
+            let now = NOW + Duration::from_secs(from_s) + Duration::from_secs(number) / 150;
+            running.finish(&pool, now.0);
+            let position = rule.pick(&pool, &PickRequest::default(), now, &mut rng).unwrap();
+            asked[position] += 1;
+            let length_ns = [8, 16, 32][position] * 1_000_000;
+            running.begin(&pool, position, now.0, if hangs && position == 0 { HUNG_NS } else { length_ns });
+        }
+    }
+    assert!(asked[0] < 40, "of 600: {asked:?}");
+}

@@ -157,8 +157,8 @@ impl Rule {
             None => (pool.proxies, 1.0),
         };
         let latency_ms = load
-            .latency_at(now, look.haste)
-            .or_else(|| pool.shared.latency.unaged().map(|ms| ms * unknown(load, now, look.haste)))
+            .latency_at(now, look.haste, look.mean_ms)
+            .or_else(|| look.mean_ms.map(|ms| ms * unknown(load, now, look.haste)))
             .unwrap_or(self.reference_ms);
         let latency_ms = latency_ms.max(1e-3);
         let error = load.error_at(now).max(candidate.pooled_error * look.fade).min(ERROR_MAX);
@@ -229,6 +229,8 @@ struct Look {
     quiet: f32,
     /// How many times faster averages without news grow old.
     haste: f32,
+    /// What all answers take, on average.
+    mean_ms: Option<f32>,
     /// Of latencies.
     resolution_ms: f32,
     /// Of costs: the same, in units of the mean request's cost.
@@ -242,7 +244,8 @@ impl Look {
         let quiet = quiet(pool, now);
         let (haste, resolution_ms) = (1.0 + QUIET_HASTE * quiet, QUIET_RESOLUTION_MS * quiet);
         let resolution = pool.costs.as_ref().map_or(0.0, |costs| resolution_ms / costs.mean_ms().max(1e-3));
-        Self { now, fade: pooled_fade(pool, now), quiet, haste, resolution_ms, resolution, noise }
+        let mean_ms = pool.shared.latency.unaged();
+        Self { now, fade: pooled_fade(pool, now), quiet, haste, mean_ms, resolution_ms, resolution, noise }
     }
 
     /// The factor of an idle endpoint's score, by chance: at least 1.

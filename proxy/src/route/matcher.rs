@@ -9,6 +9,7 @@ use crate::{
     api::v1,
     config::InvalidResource,
     head::{RequestHead, text},
+    path::normal_path,
 };
 
 /// Memory that one compiled expression may take; a larger one is refused.
@@ -155,8 +156,9 @@ impl PathMatcher {
             return Err(field.error("path.value", format!("{:?} must start with \"/\"", wire.value)));
         }
         Ok(match kind {
-            v1::path_match::Kind::Exact => Self::Exact(wire.value),
-            v1::path_match::Kind::Prefix => Self::Prefix(wire.value.trim_end_matches('/').to_owned()),
+            // As paths of requests are when they are compared.
+            v1::path_match::Kind::Exact => Self::Exact(normal_path(&wire.value)),
+            v1::path_match::Kind::Prefix => Self::Prefix(normal_path(&wire.value).trim_end_matches('/').to_owned()),
             v1::path_match::Kind::RegularExpression => {
                 Self::Regex(anchored(&wire.value).map_err(|reason| field.error("path.value", reason))?)
             }

@@ -10,13 +10,13 @@ use super::{
         edits::Edits,
         framing::{has_bare_line_feed, number},
         headers::ClientHeaders,
-        target::is_normal,
     },
     field::{self, Field, elements},
 };
 use crate::{
     head::RequestHead,
     observe::trace::{self, Passed},
+    path::is_normal,
     route::rule::Limits,
 };
 

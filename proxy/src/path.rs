@@ -8,21 +8,37 @@ use memchr::{memchr, memchr2};
 
 /// Whether a path, which begins with a slash, is in normal form.
 pub fn is_normal(path: &[u8]) -> bool {
-    !has_dot_segment(path) && escapes(path).all(|at| unreserved(path, at).is_none()) && memchr(b'\\', path).is_none()
+    !has_dot_segment(path) && escapes(path).all(|at| is_normal_escape(path, at)) && memchr(b'\\', path).is_none()
 }
 
+/// A path in normal form, or as it is where it has none.
+pub fn normal_path(path: &str) -> String {
+    let normal = path.parse().ok().and_then(|target| normalized(&target).ok().flatten());
+    normal.map_or_else(|| path.to_owned(), |target| target.path().to_owned())
+}
+
+/// Percent signs without two digits that others would complete: nobody can say what is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Undecided;
+
 /// The same target in normal form; `None` if it is.
-pub fn normalized(target: &PathAndQuery) -> Option<PathAndQuery> {
+///
+/// # Errors
+/// It has none.
+pub fn normalized(target: &PathAndQuery) -> Result<Option<PathAndQuery>, Undecided> {
     let path = target.path();
     if !path.starts_with('/') || is_normal(path.as_bytes()) {
-        return None;
+        return Ok(None);
     }
     let mut normal = without_dot_segments(&unescaped(path.as_bytes()));
+    if !is_normal(&normal) {
+        return Err(Undecided);
+    }
     if let Some(query) = target.query() {
         normal.push(b'?');
         normal.extend_from_slice(query.as_bytes());
     }
-    PathAndQuery::try_from(normal.as_slice()).ok()
+    PathAndQuery::try_from(normal.as_slice()).map(Some).map_err(|_| Undecided)
 }
 
 /// Where percent signs are.
@@ -30,11 +46,23 @@ fn escapes(path: &[u8]) -> impl Iterator<Item = usize> {
     memchr::memchr_iter(b'%', path)
 }
 
-/// The unreserved character (RFC 3986 §2.3) that is escaped here.
-fn unreserved(path: &[u8], at: usize) -> Option<u8> {
+/// The byte that is escaped here.
+fn escaped(path: &[u8], at: usize) -> Option<u8> {
     let digit = |at: usize| path.get(at).and_then(|byte| char::from(*byte).to_digit(16));
-    let byte = (digit(at + 1)? * 16 + digit(at + 2)?) as u8;
-    (byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)).then_some(byte)
+    Some((digit(at + 1)? * 16 + digit(at + 2)?) as u8)
+}
+
+/// Characters that mean the same whether they are escaped or not (RFC 3986 §2.3).
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
+/// Whether what is escaped here must be, and is in upper case.
+fn is_normal_escape(path: &[u8], at: usize) -> bool {
+    match escaped(path, at) {
+        Some(byte) => !is_unreserved(byte) && !path[at + 1..at + 3].iter().any(u8::is_ascii_lowercase),
+        None => true,
+    }
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
@@ -45,15 +73,19 @@ fn has_dot_segment(path: &[u8]) -> bool {
     })
 }
 
-/// Unreserved characters as themselves, and backslashes, which URIs do not have and browsers and some servers take for slashes, as slashes.
+/// Unreserved characters as themselves, other escapes in upper case, and backslashes, which URIs do not have and browsers and some servers take for slashes, as slashes.
 fn unescaped(path: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr2(b'%', b'\\', path) else { return Cow::Borrowed(path) };
     let mut out = path[..first].to_vec();
     let mut at = first;
     while let Some(&byte) = path.get(at) {
-        let escaped = if byte == b'%' { unreserved(path, at) } else { None };
-        out.push(escaped.unwrap_or(if byte == b'\\' { b'/' } else { byte }));
-        at += if escaped.is_some() { 3 } else { 1 };
+        let meant = if byte == b'%' { escaped(path, at) } else { None };
+        match meant {
+            Some(meant) if is_unreserved(meant) => out.push(meant),
+            Some(_) => out.extend(path[at..at + 3].iter().map(u8::to_ascii_uppercase)),
+            None => out.push(if byte == b'\\' { b'/' } else { byte }),
+        }
+        at += if meant.is_some() { 3 } else { 1 };
     }
     Cow::Owned(out)
 }
@@ -84,7 +116,7 @@ mod tests {
 
     fn normal(target: &str) -> String {
         let target = PathAndQuery::try_from(target).unwrap();
-        normalized(&target).unwrap_or(target).to_string()
+        normalized(&target).unwrap().unwrap_or(target).to_string()
     }
 
     #[test]
@@ -103,6 +135,7 @@ mod tests {
             ("/v1/.%2e/%61dmin", "/admin"),
             ("/v1\\..\\admin", "/admin"),
             ("/%7Eana/%41", "/~ana/A"),
+            ("/a%2fb/caf%c3%A9?%2f", "/a%2Fb/caf%C3%A9?%2f"),
         ] {
             assert_eq!(normal(target), expected, "{target}");
         }
@@ -122,17 +155,20 @@ mod tests {
             "/caf%C3%A9",
             "*",
         ] {
-            assert_eq!(normalized(&PathAndQuery::try_from(target).unwrap()), None, "{target}");
+            assert_eq!(normalized(&PathAndQuery::try_from(target).unwrap()), Ok(None), "{target}");
+        }
+        for target in ["/%2%65/x", "/%a%61"] {
+            assert_eq!(normalized(&PathAndQuery::try_from(target).unwrap()), Err(Undecided), "{target}");
         }
     }
 
     proptest! {
         #[test]
         fn normal_form_is_normal_and_has_no_way_up(parts in prop::collection::vec(
-            prop_oneof![Just("/"), Just("."), Just(".."), Just("%2e"), Just("%2F"), Just("\\"), Just("a"), Just("%"), Just("%61"), Just("%25"), Just("2e")], 0..12)
+            prop_oneof![Just("/"), Just("."), Just(".."), Just("%2e"), Just("%2F"), Just("\\"), Just("a"), Just("%"), Just("%61"), Just("%2f"), Just("%25"), Just("2e")], 0..12)
         ) {
             let target = PathAndQuery::try_from(format!("/{}", parts.concat())).unwrap();
-            if let Some(once) = normalized(&target) {
+            if let Ok(Some(once)) = normalized(&target) {
                 prop_assert!(is_normal(once.path().as_bytes()), "{} to {}", target, once);
                 prop_assert!(once.path().starts_with('/'));
                 prop_assert!(once.path().split('/').all(|segment| segment != ".." && segment != "."), "{} to {}", target, once);
