@@ -20,8 +20,8 @@ const LATENCY_MS_MIN: f32 = 1e-3;
 /// Without news for ten seconds an average counts half, see [`faded`]: an endpoint that was slow gets tried again some time.
 const LATENCY_IDLE_S: f32 = 52.85;
 
-/// With so much of it left an average is as good as new.
-const LATENCY_FRESH: f32 = 0.9;
+/// With so much of it left an average is believed.
+const LATENCY_FRESH: f32 = 0.5;
 
 /// Linkerd's decay of the peak-sensitive average.
 const PEAK_DECAY_S: f32 = 10.0;

@@ -263,3 +263,52 @@ async fn a_folder_of_gateway_api_objects_is_routed_by_its_rules() {
     assert_eq!(status("/c").await, Ok(404), "no rule matches");
     assert_eq!(status("/missing").await, Ok(500), "the rule's Service does not exist");
 }
+
+#[tokio::test]
+async fn every_metric_is_in_the_docs() {
+    let docs = include_str!("../../docs/metrics.md");
+    let pods = pods(&[1.0]).await;
+    let store = tempfile::tempdir().expect("a folder");
+    let models = ["--models".to_owned(), store.path().to_str().expect("UTF-8").to_owned()];
+    let trimtab = up(to(&pods).into_iter().chain(models));
+    let addresses = [trimtab.address("dashboard"), trimtab.address("admin")];
+    let client = Client::default();
+    assert_eq!(client.get(trimtab.address("listening on"), "/").await.expect("an answer").status, 200);
+    for address in addresses {
+        let metrics = client.get(address, "/metrics").await.expect("metrics").text();
+        let families: Vec<&str> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert!(families.len() > 10, "{metrics}");
+        for family in families {
+            let (name, kind) = family.split_once(' ').expect("a name and a type");
+            let total = if kind == "counter" { "_total" } else { "" };
+            assert!(docs.contains(&format!("| `{name}{total}` | {kind} |")), "docs/metrics.md has no {name}, a {kind}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_with_nothing_to_serve_yet_is_waited_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let write = |class: &str| {
+        let yaml = format!(
+            "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: g}}
+spec: {{gatewayClassName: {class}, listeners: [{{name: h, port: {port}, protocol: HTTP}}]}}
+"
+        );
+        std::fs::write(folder.path().join("g.yaml"), yaml).expect("written");
+    };
+    write("somebody-elses");
+    let arguments =
+        ["up", "-f", folder.path().to_str().expect("UTF-8"), "--dashboard", "127.0.0.1:0", "--no-recordings"];
+    let trimtab = Process::start(arguments);
+    trimtab.wait_for("nothing is served yet");
+    write("trimtab");
+    trimtab.wait_for("listening");
+    trimtab.signal("TERM");
+    let ended = trimtab.end();
+    assert!(ended.status.success(), "{}", ended.text);
+}
