@@ -66,14 +66,15 @@ fn is_normal_escape(path: &[u8], at: usize) -> bool {
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    memchr::memmem::find_iter(path, b"/.").any(|at| {
-        let rest = &path[at + 2..];
+    memchr::memchr_iter(b'.', path).any(|at| {
+        let rest = &path[at + 1..];
         let rest = rest.strip_prefix(b".").unwrap_or(rest);
-        matches!(rest.first(), None | Some(b'/'))
+        at > 0 && path[at - 1] == b'/' && matches!(rest.first(), None | Some(b'/'))
     })
 }
 
-/// Unreserved characters as themselves, other escapes in upper case, and backslashes, which URIs do not have and browsers and some servers take for slashes, as slashes.
+/// Unreserved characters as themselves, other escapes in upper case, and backslashes, which URIs do not have and browsers and some servers take for
+/// slashes, as slashes.
 fn unescaped(path: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr2(b'%', b'\\', path) else { return Cow::Borrowed(path) };
     let mut out = path[..first].to_vec();

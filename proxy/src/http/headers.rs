@@ -90,8 +90,8 @@ impl ClientHeaders {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpgradeTo(pub HeaderValue);
 
-/// Checks the request's target against its headers, and puts it into origin form, and its path into normal form. Returns the host without its port, lower case. `scheme` is
-/// that of the connection.
+/// Checks the request's target against its headers, and puts it into origin form, and its path into normal form. Returns the host without its port,
+/// lower case. `scheme` is that of the connection.
 ///
 /// # Errors
 /// A reason to answer 400 or 501 with, and to close the connection.
