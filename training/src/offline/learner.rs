@@ -3,8 +3,9 @@
 //!
 //! * [`Method::Awac`], the default: advantage-weighted regression (Peng et al. 2019; AWAC, Nair et al. 2020). The policy imitates the recorded residuals, those
 //!   more that turned out better. It can only move within what was tried, which is what is wanted of a policy that goes to production, and where nothing was
-//!   tried all weights are alike and it stays where it is. Chosen over IQL, whose expectile finds the best recorded action without asking for others:
-//!   here noise is small and around one policy, so that the critic's mean says the same with less variance.
+//!   tried it stays where it is. The noise is normal and the critic quadratic, so what is imitated is known without drawing it: a sum over the draws that
+//!   happen to be recorded, few and held for seconds, would imitate their chance means as well. Chosen over IQL, whose expectile finds the best recorded
+//!   action without asking for others: here noise is small and around one policy, so that the critic's mean says the same with less variance.
 //! * [`Method::Td3Bc`], the challenger: climbs the critic, held back by imitation (TD3+BC, Fujimoto & Gu 2021). It goes further, so it believes the lesser of two
 //!   critics that saw different halves of the time.
 //!
@@ -53,14 +54,15 @@ pub struct Knobs {
     pub batch: usize,
     /// Adam's step (Kingma & Ba 2015); it falls to a tenth over the training.
     pub rate: f64,
-    /// γ of the critic: what comes a tick later counts this much less.
+    /// γ of the critic: what comes a tick later counts this much less. About as long as noise is held: what a weight does to queues takes seconds to show,
+    /// and what shows at once can have the other sign, as latencies are known when requests end.
     pub discount: f64,
     /// Standard errors by which the critic's opinion is doubted.
     pub doubt: f64,
-    /// β: a reward this much better makes an action e times as worth imitating. Smaller moves further.
+    /// β: an action that makes ticks this much better while it lasts is e times as worth imitating. Smaller moves further.
     pub temperature: f64,
-    /// Largest weight of an imitated action.
-    pub weight_max: f64,
+    /// Standard deviations of the recorded noise that an action may move at the most.
+    pub reach: f64,
     /// How much imitating the incumbent counts where the data is, besides what is learned.
     pub anchor: f64,
     /// The same at made-up states, each with one feature anywhere in its range: where data is thin, the incumbent's action.
@@ -75,10 +77,10 @@ impl Default for Knobs {
             steps: 600,
             batch: 128,
             rate: 0.03,
-            discount: 0.5,
+            discount: 0.95,
             doubt: 1.0,
-            temperature: 0.03,
-            weight_max: 20.0,
+            temperature: 0.015,
+            reach: 2.0,
             anchor: 0.1,
             thin: 0.05,
         }
@@ -159,7 +161,7 @@ pub fn learn(dataset: &Dataset, incumbent: &Checkpoint, knobs: &Knobs) -> Result
     let (mut sure, mut all) = (0.0, 0.0);
     let mut examples = Vec::with_capacity(transitions);
     for step in dataset.episodes.iter().flat_map(|episode| &episode.steps[..episode.steps.len() - 1]) {
-        let example = example(step, &policy, &critics, knobs);
+        let example = example(dataset, step, &policy, &critics, knobs);
         for (place, at) in step.endpoints.iter().enumerate().filter(|(_, at)| at.heard) {
             sure += if example.slope[place] != 0.0 { at.share } else { 0.0 };
             all += at.share;
@@ -189,26 +191,26 @@ fn name(knobs: &Knobs) -> String {
 }
 
 /// One tick to learn from.
-fn example(step: &Step, incumbent: &Policy, critics: &[Critic<'_>], knobs: &Knobs) -> Example {
-    let base = residuals(incumbent, step);
-    let heard = || step.endpoints.iter().enumerate().filter(|(_, at)| at.heard);
-    let count = heard().count().max(1) as f64;
-    // The recorded noise, up to what all endpoints have in common.
-    let common = heard().map(|(place, at)| at.proposed - base[place]).sum::<f64>() / count;
-    let mut example = Example::of(step, base.clone());
-    for (place, at) in heard() {
+fn example(dataset: &Dataset, step: &Step, incumbent: &Policy, critics: &[Critic<'_>], knobs: &Knobs) -> Example {
+    let mut example = Example::of(step, residuals(incumbent, step));
+    for (place, _) in step.endpoints.iter().enumerate().filter(|(_, at)| at.heard) {
         let worth = critics.iter().map(|critic| critic.worth(step, place)).reduce(critic::Worth::lesser);
         let Some(worth) = worth else { continue };
         let (slope, curvature) = worth.doubted(knobs.doubt);
-        let noise = (at.proposed - base[place] - common).clamp(-2.0, 2.0);
-        let advantage = slope * noise + curvature * noise * noise;
         example.heard[place] = 1.0;
-        example.noise[place] = noise as f32;
         example.slope[place] = slope as f32;
         example.curvature[place] = curvature as f32;
-        example.weight[place] = (advantage / knobs.temperature).exp().min(knobs.weight_max) as f32;
+        let std = dataset.exploration_std.unwrap_or(0.0);
+        example.imitated[place] = imitated(slope, curvature, std, knobs) as f32;
     }
     example
+}
+
+/// Mean of normal noise that is weighted by e^(advantage ÷ β): the product of the two densities is normal again.
+fn imitated(slope: f64, curvature: f64, std: f64, knobs: &Knobs) -> f64 {
+    let variance = std * std;
+    let mean = slope * variance / (knobs.temperature - 2.0 * curvature * variance);
+    mean.clamp(-knobs.reach * std, knobs.reach * std)
 }
 
 /// The incumbent, seeing what the data has shown as well: ranges joined, and features that it never saw vary brought in without any effect.

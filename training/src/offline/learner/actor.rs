@@ -26,11 +26,10 @@ pub(super) struct Example {
     share: Vec<f32>,
     /// 1 where a residual counts.
     pub heard: Vec<f32>,
-    pub noise: Vec<f32>,
+    /// How far from the incumbent's the recorded residuals are that are worth imitating.
+    pub imitated: Vec<f32>,
     pub slope: Vec<f32>,
     pub curvature: Vec<f32>,
-    /// How much the recorded noise is worth imitating.
-    pub weight: Vec<f32>,
 }
 
 impl Example {
@@ -44,10 +43,9 @@ impl Example {
             // Endpoints with more requests matter more, as they do in what is measured.
             share: step.endpoints.iter().map(|at| (at.share * count as f64) as f32).collect(),
             heard: vec![0.0; count],
-            noise: vec![0.0; count],
+            imitated: vec![0.0; count],
             slope: vec![0.0; count],
             curvature: vec![0.0; count],
-            weight: vec![0.0; count],
         }
     }
 
@@ -149,9 +147,7 @@ impl Actor {
         let counts = (column(|example| &example.heard)? * column(|example| &example.share)?)?;
         let from_incumbent = moved.sqr()?;
         let learned = match knobs.method {
-            Method::Awac => {
-                ((&moved - column(|example| &example.noise)?)?.sqr()? * column(|example| &example.weight)?)?
-            }
+            Method::Awac => (&moved - column(|example| &example.imitated)?)?.sqr()?,
             Method::Td3Bc => {
                 let slope = (&moved * column(|example| &example.slope)?)?;
                 let curvature = (&from_incumbent * column(|example| &example.curvature)?)?;

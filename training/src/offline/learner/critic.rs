@@ -14,7 +14,8 @@ const RIDGE: (f64, f64) = (1.0, 20.0);
 /// Transitions whose errors are taken to go together.
 const BLOCK: usize = 60;
 
-/// The worth of residuals as `share · (slope · x + curvature · x²)` an endpoint.
+/// The worth of residuals as `share · (slope · x + curvature · x²)` an endpoint, in reward a tick: action values times 1 − γ, so that they mean the same
+/// whatever γ is.
 #[derive(Debug)]
 pub(super) struct Critic<'a> {
     basis: &'a Basis,
@@ -104,9 +105,10 @@ impl<'a> Critic<'a> {
         }
         add_outer(&mut middle, sum.view(), sum.view(), 1.0);
         let covariance = inverse.dot(&middle).dot(&inverse.t());
-        let theta = theta.view().split_at(Axis(0), states_len).1.to_owned();
+        let tick = 1.0 - discount;
+        let theta = theta.view().split_at(Axis(0), states_len).1.to_owned() * tick;
         let below = covariance.view().split_at(Axis(0), states_len).1;
-        let covariance = below.split_at(Axis(1), states_len).1.to_owned();
+        let covariance = below.split_at(Axis(1), states_len).1.to_owned() * (tick * tick);
         Some(Self { basis, theta, covariance })
     }
 
