@@ -1,9 +1,7 @@
 //! Which `Host` headers are answered. A page of another site can point a name of its own at 127.0.0.1 and then read this API
 //! with the visitor's browser (DNS rebinding); refusing foreign names stops that. Addresses cannot be rebound, so they pass.
 
-use std::net::IpAddr;
-
-use axum::http::uri::Authority;
+use trimtab_proxy::admin::{host_name, is_local};
 
 /// The hosts that a dashboard answers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,11 +21,8 @@ impl Hosts {
         if matches!(self, Self::Any) {
             return true;
         }
-        // User information has no place in a Host header, and would hide the real host from a careless reader.
-        let Some(authority) = host.parse::<Authority>().ok().filter(|_| !host.contains('@')) else { return false };
-        let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
-        if address.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost") {
+        let Some(name) = host_name(host) else { return false };
+        if is_local(&name) {
             return true;
         }
         match self {

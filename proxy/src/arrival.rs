@@ -1,16 +1,16 @@
 //! When an endpoint came, and what follows from that. An endpoint that has just become ready looks idle, its latency is that of a server without a
 //! queue, and more often than not it starts cold. There is one record of its arrival, kept with its load, and everything that heeds it:
 //!
-//! - **The share of a new endpoint is held** (here): for its first ten seconds the adaptive rule gives it at most 1.2 times its share of the requests, by
-//!   the slots that it has, or else the mean endpoint's; weights, which rest on its first few answers, do not count. Left alone the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what
-//!   is behind it. In no second that begins while it is new does it get more than 1.5 times its share. Where more than a quarter of the endpoints are new
-//!   nobody is held.
+//! - **The share of a new endpoint is held** (here, and `backend/newcomers.rs`): for its first ten seconds the adaptive rule gives it at most 1.2 times its
+//!   share of the requests, by the slots that it has, or else the mean endpoint's; weights, which rest on its first few answers, do not count. Left alone
+//!   the rule gives any endpoint about twice its share in some seconds: too much for one that starts cold, and a burst for what is behind it. In no second
+//!   that begins while it is new does it get more than 1.5 times its share. Where more than a quarter of the endpoints are new nobody is held.
 //! - **Until it has answered, it is taken for slow** (`UNKNOWN` in `pick/rule.rs`), the less so the longer it has been left in peace.
 //! - **What algorithms do that have a slow start of their own**: decaying weights begin where they were told to (`pick/decaying_weights.rs`), and a sliding
 //!   window takes one that has come in it for the average of the others (`pick/sliding_window.rs`).
 //!
-//! The first is a promise (docs/kubernetes.md); what the second is worth is in docs/simulation.md. Endpoints that were there from the start, or came when there were none, are not new. Pure; requests are
-//! counted only while there are new endpoints.
+//! The first is a promise (docs/kubernetes.md); what the second is worth is in docs/simulation.md. Endpoints that were there from the start, or came when
+//! there were none, are not new. Pure; requests are counted only while there are new endpoints.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

@@ -1,6 +1,8 @@
 //! One backend of the proxy's table: an immutable value with its endpoints, weights, errors and ejections, and its algorithm ready to
 //! pick. Every change makes a new value that shares the live loads with the old one.
 
+mod newcomers;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -16,7 +18,7 @@ use rand::RngCore;
 
 use crate::{
     admission::{Admission, AdmissionRules, Admitted, Shed},
-    arrival::{self, Tally, Window},
+    arrival::Tally,
     config::{
         Algorithm, BackendConfig, ClassKey, ClassTable, EndpointConfig, EndpointKey, EndpointState, ErrorTable,
         InvalidResource, RuleParameters, WeightTable,
@@ -35,6 +37,7 @@ use crate::{
     sketch::AtomicSketch,
     time::{Coarse, Timestamp, millis},
 };
+use newcomers::Newcomers;
 
 /// Up to this age a weight table is trusted in full: the controller may restart meanwhile.
 pub const FULL_TRUST: Duration = Duration::from_secs(10);
@@ -66,11 +69,7 @@ pub struct Backend {
     picker: Picker,
     /// Positions of endpoints that are tried with one request at a time.
     half_open: Box<[u32]>,
-    /// Positions of endpoints that are new, and until when the last of them is.
-    newcomers: Box<[u32]>,
-    newcomers_until: Timestamp,
-    /// Of the endpoints whose slots are known, while there are new ones; 0: of none.
-    slots_mean: f32,
+    newcomers: Newcomers,
 }
 
 /// One endpoint with its live load.
@@ -327,50 +326,7 @@ impl Backend {
         }
         let position = self.picker.pick(&self.pool, request, now, rng)?;
         let index = self.pool.candidates[position].index as usize;
-        if now >= self.newcomers_until {
-            return Some(index);
-        }
-        Some(self.within_share(index, request, now, rng))
-    }
-
-    /// The endpoint at `index`, or another one where it is new and has had its share.
-    fn within_share<R: RngCore + ?Sized>(
-        &self,
-        index: usize,
-        request: &PickRequest<'_>,
-        now: Timestamp,
-        rng: &mut R,
-    ) -> usize {
-        let window = Window::of(now);
-        let (all, count) = (self.state.picked.count(window), self.pool.candidates.len());
-        let new = |index: usize| -> Option<&EndpointLoad> {
-            Some(&*self.endpoints[index].load).filter(|load| load.arrival().is_held(now))
-        };
-        // Cold, it is worth less than it says: that is for the rule to find out, and no reason to hold it shorter.
-        let share = |index: usize| {
-            let relative = match &self.costs {
-                Some(costs) if self.slots_mean > 0.0 => (costs.slots(index) / self.slots_mean).max(1.0),
-                _ => 1.0,
-            };
-            f64::from(relative) / count.max(1) as f64
-        };
-        let full =
-            |index: usize| new(index).is_some_and(|load| !load.arrival().may(load.key(), window, all, share(index)));
-        let mut chosen = index;
-        if full(index) {
-            let others = self.newcomers.iter().map(|index| *index as usize).filter(|index| full(*index));
-            let others = others.map(|index| self.endpoints[index].config.key);
-            let exclude: Vec<EndpointKey> = request.exclude.iter().copied().chain(others).collect();
-            let request = PickRequest { exclude: &exclude, ..*request };
-            // Where there is nobody else it is better than nobody.
-            if let Some(position) = self.picker.pick(&self.pool, &request, now, rng) {
-                chosen = self.pool.candidates[position].index as usize;
-            }
-        }
-        if let Some(load) = new(chosen) {
-            load.arrival().gets(window);
-        }
-        chosen
+        Some(if self.newcomers.are_some(now) { self.within_share(index, request, now, rng) } else { index })
     }
 
     /// A request is sent to the endpoint at `index`.
@@ -734,33 +690,12 @@ impl Parts {
             _ => admission,
         };
         // A baseline does as its original does.
-        let adaptive = self.config.algorithm == Algorithm::Adaptive;
-        let new_until =
-            |endpoint: &Endpoint| endpoint.load.arrival().held_until().filter(|until| adaptive && now < *until);
-        let newcomers: Box<[u32]> = self
-            .endpoints
-            .iter()
-            .enumerate()
-            .filter(|(_, endpoint)| new_until(endpoint).is_some())
-            .map(|(index, _)| index as u32)
-            .collect();
-        // Looked at with each table, which is twice a second at least where a controller decides, and not with each request.
-        let newcomers =
-            if arrival::are_few(newcomers.len(), pool.candidates.len()) { newcomers } else { Box::default() };
-        let newcomers_until =
-            newcomers.iter().filter_map(|index| new_until(&self.endpoints[*index as usize])).max().unwrap_or_default();
-        let slots_mean = match &self.costs {
-            Some(costs) if !newcomers.is_empty() => {
-                let known = (0..self.endpoints.len()).map(|index| costs.slots(index)).filter(|slots| *slots > 0.0);
-                let (sum, count) = known.fold((0.0, 0.0_f32), |(sum, count), slots| (sum + slots, count + 1.0));
-                sum / count.max(1.0)
-            }
-            _ => 0.0,
+        let newcomers = match self.config.algorithm {
+            Algorithm::Adaptive => Newcomers::of(&self.endpoints, pool.candidates.len(), self.costs.as_deref(), now),
+            _ => Newcomers::default(),
         };
         Backend {
             newcomers,
-            newcomers_until,
-            slots_mean,
             admission,
             picker: {
                 let set = &self.config.traffic.balancing;

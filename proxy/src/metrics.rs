@@ -319,7 +319,7 @@ fn per_backend(out: &mut Writer<'_, '_>, table: &Table, backends: &[&Backend]) -
     gauges("backend_tick", "Tick of the last weights", &|b| b.tick().map(|tick| tick as f64))?;
     out.family("backend_connections", "Open connections to endpoints", MetricType::Gauge, |out| {
         table.backends.iter().try_for_each(|entry| {
-            let open = f64::from(entry.connections.load(Relaxed));
+            let open = f64::from(entry.connections.open());
             out.labelled(&vec![("backend", entry.backend.name())], |out| out.value(open))
         })
     })?;

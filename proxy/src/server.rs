@@ -258,13 +258,12 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
     };
     let mut seed = || rand::RngCore::next_u64(&mut seeds);
     let mut counters = Vec::with_capacity(workers);
-    let mut commands = Vec::with_capacity(workers);
     let mut threads = Vec::with_capacity(workers);
-    for index in 0..workers {
-        let (sender, receiver) = mpsc::unbounded_channel();
+    let (commands, receivers): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+    let all: worker::Workers = commands.iter().map(mpsc::UnboundedSender::downgrade).collect();
+    for (index, receiver) in receivers.into_iter().enumerate() {
         let own: Arc<Counters> = Arc::default();
         counters.push(own.clone());
-        commands.push(sender);
         let parts = worker::Parts {
             index,
             observer: observer.clone(),
@@ -276,6 +275,7 @@ pub async fn run(options: ProxyOptions, shutdown: CancellationToken) -> Result<(
             seed: seed(),
             fast_path,
             commands: receiver,
+            workers: all.clone(),
         };
         threads.push(spawn(format!("proxy-worker-{index}"), move || worker::run(parts))?);
     }

@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use crate::{
@@ -60,8 +61,19 @@ pub struct BackendEntry {
     /// Where its endpoints are, in their order.
     pub targets: Arc<[Arc<Target>]>,
     /// Its open connections; outlives tables.
-    pub connections: Arc<AtomicU32>,
+    pub connections: Arc<Connections>,
 }
+
+/// The connections of all workers to one backend.
+#[derive(Debug, Default)]
+pub struct Connections {
+    open: AtomicU32,
+    /// When workers were asked last for one that is idle, and had none.
+    none_idle_at: AtomicU64,
+}
+
+/// So long nobody asks again for an idle connection where there was none: in an overload each request would.
+const NONE_IDLE: Duration = Duration::from_millis(10);
 
 impl BackendEntry {
     /// A backend whose targets are taken over from `previous` where they are the same.
@@ -108,19 +120,37 @@ impl BackendEntry {
     /// Asks for one more connection, within the circuit breaker. `None` if there are too many.
     pub fn open_connection(&self) -> Option<ConnectionPermit> {
         let max = self.backend.config().circuit_breaker.max_connections;
-        let before = self.connections.fetch_add(1, Relaxed);
+        let before = self.connections.open.fetch_add(1, Relaxed);
         let permit = ConnectionPermit(self.connections.clone());
         max.is_none_or(|max| before < max).then_some(permit)
     }
 }
 
+impl Connections {
+    /// How many are open.
+    pub fn open(&self) -> u32 {
+        self.open.load(Relaxed)
+    }
+
+    /// Whether no worker had an idle one a moment ago.
+    pub fn were_busy(&self, now: Timestamp) -> bool {
+        let at = Timestamp(self.none_idle_at.load(Relaxed));
+        at != Timestamp::default() && now.since(at) < NONE_IDLE
+    }
+
+    /// No worker has an idle one.
+    pub fn found_busy(&self, now: Timestamp) {
+        self.none_idle_at.store(now.0, Relaxed);
+    }
+}
+
 /// Counts one upstream connection while it lives.
 #[derive(Debug)]
-pub struct ConnectionPermit(Arc<AtomicU32>);
+pub struct ConnectionPermit(Arc<Connections>);
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.open.fetch_sub(1, Relaxed);
     }
 }
 

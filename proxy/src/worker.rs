@@ -1,5 +1,6 @@
 //! A worker: one thread, one current-thread runtime, its own connections to endpoints, its share of the clients. Workers share the
-//! table and the endpoints' live loads, and nothing else; they never wait for one another.
+//! table and the endpoints' live loads, and nothing else. They never wait for one another, but for one thing: where a circuit breaker allows no more
+//! connections, another worker is asked to close an idle one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -70,7 +71,19 @@ pub enum Command {
     Unlisten(u32),
     /// Stop accepting, finish what is in flight within this time, and end.
     Drain(Duration),
+    /// Another worker wants a connection more than the circuit breaker allows.
+    CloseIdle(CloseIdle),
 }
+
+/// A wish for an idle connection to be closed.
+#[derive(Debug)]
+pub struct CloseIdle {
+    entry: Arc<BackendEntry>,
+    closed: mpsc::Sender<()>,
+}
+
+/// All workers, to be told something; a worker that has ended is not kept by them.
+pub type Workers = Arc<[mpsc::WeakUnboundedSender<Command>]>;
 
 /// A bound socket on its way to a worker.
 #[derive(Debug)]
@@ -106,6 +119,8 @@ pub struct Parts {
     pub fast_path: bool,
     /// What it is told.
     pub commands: mpsc::UnboundedReceiver<Command>,
+    /// All of them, itself included.
+    pub workers: Workers,
 }
 
 /// State of one worker; it never leaves its thread.
@@ -139,6 +154,7 @@ pub struct Worker {
     /// Who wants records of requests.
     pub observer: Observer,
     outliers: mpsc::Sender<Outlier>,
+    workers: Workers,
     /// What the fast path reads into.
     pub scratch: RefCell<fast::Scratch>,
     /// Whether plain requests take the fast path.
@@ -208,6 +224,22 @@ impl Worker {
         std::array::from_fn(|at| if at < 16 { digit(prefix, 15 - at) } else { digit(count, 23 - at) })
     }
 
+    /// Closes an idle connection to an endpoint of this backend. `false` if there is none.
+    pub fn close_idle(&self, entry: &BackendEntry) -> bool {
+        self.pool.evict(&entry.targets) || self.plain_pool.evict(&entry.targets) || self.shared.evict(&entry.targets)
+    }
+
+    /// Asks the other workers for the same. Hears of each that did, and then the end.
+    pub fn ask_to_close_idle(&self, entry: &Arc<BackendEntry>) -> mpsc::Receiver<()> {
+        let (closed, answers) = mpsc::channel(self.workers.len().max(1));
+        let others = self.workers.iter().enumerate().filter(|(index, _)| *index != self.index);
+        for sender in others.filter_map(|(_, worker)| worker.upgrade()) {
+            // One that has just ended has closed all.
+            let _ = sender.send(Command::CloseIdle(CloseIdle { entry: entry.clone(), closed: closed.clone() }));
+        }
+        answers
+    }
+
     /// Tells the keeper of the table. Never waits: an event that does not fit is told again at the next multiple of its threshold.
     pub fn report_outlier(&self, entry: &BackendEntry, event: OutlierEvent) {
         let outlier = Outlier { state: entry.backend.state().clone(), backend: entry.backend.name().to_owned(), event };
@@ -229,8 +261,19 @@ pub fn run(parts: Parts) -> io::Result<()> {
 }
 
 async fn main(parts: Parts) {
-    let Parts { index, table, counters, outliers, sampler, class_sampler, observer, seed, fast_path, mut commands } =
-        parts;
+    let Parts {
+        index,
+        table,
+        counters,
+        outliers,
+        sampler,
+        class_sampler,
+        observer,
+        seed,
+        fast_path,
+        mut commands,
+        workers,
+    } = parts;
     let mut rng = SmallRng::seed_from_u64(seed);
     let worker = Rc::new(Worker {
         index,
@@ -247,6 +290,7 @@ async fn main(parts: Parts) {
         class_sampler,
         observer,
         outliers,
+        workers,
         scratch: RefCell::default(),
         fast_path,
         unconnected: Cell::default(),
@@ -275,6 +319,12 @@ async fn main(parts: Parts) {
                     socket.id != id
                 }),
                 Some(Command::Drain(timeout)) => break timeout,
+                Some(Command::CloseIdle(CloseIdle { entry, closed })) => {
+                    if worker.close_idle(&entry) {
+                        // Whoever waits has one answer at least.
+                        let _ = closed.try_send(());
+                    }
+                }
                 // Whoever gave commands is gone: there is nobody to serve for.
                 None => break Duration::ZERO,
             },
@@ -289,6 +339,8 @@ async fn main(parts: Parts) {
             }
         }
     };
+    // Others do not wait for what it will not do any more.
+    drop(commands);
     sockets.iter().for_each(|(_, accepting)| accepting.cancel());
     let deadline = clock::instant(clock::now() + drain_timeout);
     // Accept loops run once more before they end, and connections count from their accept on.

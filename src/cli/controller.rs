@@ -99,7 +99,7 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
 
 /// Controls until SIGTERM or Ctrl-C.
 pub async fn run(args: ControllerArgs) -> anyhow::Result<ExitCode> {
-    let stop = super::signals::stop()?;
+    let stop = super::signals::stop(super::signals::Hangup::MeansNothing)?;
     let dashboard = args.source.control.dashboard();
     let namespace = args.lease.lease_namespace.as_ref();
     let usual = args.source.control.settings();

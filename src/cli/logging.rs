@@ -31,18 +31,46 @@ impl Write for Lossy {
     }
 }
 
-/// Installs the global subscriber. A filter that does not parse is answered by a warning and the default.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Checks a filter. A word alone that is no level would be taken for a target, and all others would be silent.
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn filter(text: &str) -> Result<String, String> {
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !is_level(level) {
+            return Err(format!("\"{level}\" is not a level, expected one of {}, or target=level", LEVELS.join(", ")));
+        }
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Installs the global subscriber.
 pub fn init(filter: &str, format: LogFormat) {
-    let (env_filter, problem) = match EnvFilter::try_new(filter) {
-        Ok(parsed) => (parsed, None),
-        Err(error) => (EnvFilter::new(DEFAULT_FILTER), Some(error)),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(env_filter).with_writer(|| Lossy(io::stderr()));
+    // It has been checked.
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lossy(io::stderr()));
     match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
         LogFormat::Json => builder.json().init(),
     }
-    if let Some(error) = problem {
-        tracing::warn!(%error, filter, "--log does not parse, using the default");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_with_a_level_that_is_none_is_refused() {
+        for right in ["warn", "WARN", "warn,trimtab=info", "off", "trimtab_proxy[span]=debug", ""] {
+            assert_eq!(filter(right).as_deref(), Ok(right));
+        }
+        for wrong in ["wran", "garbage!!", "foo=bar", "warn,trimtab", "warn,trimtab="] {
+            let error = filter(wrong).unwrap_err();
+            assert!(error.contains("is not a level, expected one of off, error"), "{error}");
+        }
     }
 }

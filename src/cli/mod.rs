@@ -34,7 +34,7 @@ use clap::{ArgMatches, Parser, Subcommand};
 )]
 pub struct Cli {
     /// What to log, as `level` or `target=level,...` [default: warn,trimtab=info; warn for demo]
-    #[arg(long, global = true, env = "TRIMTAB_LOG", value_name = "FILTER")]
+    #[arg(long, global = true, env = "TRIMTAB_LOG", value_name = "FILTER", value_parser = logging::filter)]
     log: Option<String>,
     /// How to log, on standard error
     #[arg(long, global = true, env = "TRIMTAB_LOG_FORMAT", default_value = "text")]
@@ -123,11 +123,19 @@ pub fn say_error(error: &anyhow::Error) {
 
 /// Prints lines on standard output. Nobody listening any more is no reason to stop routing.
 fn say(lines: &[String]) {
-    let mut stdout = std::io::stdout().lock();
+    say_on(std::io::stdout().lock(), lines);
+}
+
+/// What prints such lines: on standard error where standard output is an access log, which is for programs to read.
+fn sayer(stdout_is_log: bool) -> fn(&[String]) {
+    if stdout_is_log { |lines| say_on(std::io::stderr().lock(), lines) } else { say }
+}
+
+fn say_on(mut stream: impl Write, lines: &[String]) {
     for line in lines {
-        let _ = writeln!(stdout, "{line}");
+        let _ = writeln!(stream, "{line}");
     }
-    let _ = stdout.flush();
+    let _ = stream.flush();
 }
 
 /// Prints what a command was asked for. A reader that has had enough is no error; a full disk is.

@@ -8,7 +8,7 @@ use clap::Args;
 use trimtab::up::{Collector, LogOptions, MetricsOptions, TraceOptions};
 use trimtab_proxy::observe::log::{Destination, Filter, Format, Reopen};
 
-use super::source::duration;
+use super::{signals::Hangup, source::duration};
 
 /// As often as Prometheus scrapes by the defaults of most charts.
 const METRICS_INTERVAL: Duration = Duration::from_secs(15);
@@ -66,7 +66,7 @@ impl ObserveArgs {
     /// What is to be logged. If it goes to a file, SIGHUP is from now on a wish to open that anew.
     pub fn access_log(&self) -> anyhow::Result<Option<LogOptions>> {
         let Some(path) = &self.access_log else { return Ok(None) };
-        let to = if path.as_os_str() == "-" { Destination::Stdout } else { Destination::File(path.clone()) };
+        let to = if self.logs_to_stdout() { Destination::Stdout } else { Destination::File(path.clone()) };
         let format = match self.access_log_format {
             LineFormat::Text => Format::Text,
             LineFormat::Json => Format::Json,
@@ -80,6 +80,17 @@ impl ObserveArgs {
             super::signals::on_hangup(move || reopen.ask())?;
         }
         Ok(Some(LogOptions { to, format, filter, reopen }))
+    }
+
+    /// What SIGHUP means.
+    pub fn hangup(&self) -> Hangup {
+        let to_file = self.access_log.is_some() && !self.logs_to_stdout();
+        if to_file { Hangup::Reopens } else { Hangup::MeansNothing }
+    }
+
+    /// Whether standard output is the access log's, and nobody else's.
+    pub fn logs_to_stdout(&self) -> bool {
+        self.access_log.as_ref().is_some_and(|path| path.as_os_str() == "-")
     }
 
     /// Where spans go.
@@ -96,6 +107,9 @@ impl ObserveArgs {
     }
 
     fn collector(&self, uri: Option<&http::Uri>) -> anyhow::Result<Option<Collector>> {
+        if self.collector_ca.is_some() && self.trace_collector.is_none() && self.metrics_collector.is_none() {
+            anyhow::bail!("--collector-ca does nothing without --trace-collector or --metrics-collector");
+        }
         let Some(uri) = uri.cloned() else { return Ok(None) };
         let secured = uri.scheme_str() == Some("https");
         let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("--collector-ca {}", path.display()));

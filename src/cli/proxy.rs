@@ -89,7 +89,8 @@ fn controller_uri(text: &str) -> Result<http::Uri, String> {
 
 /// Routes until SIGTERM or Ctrl-C, then drains.
 pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
-    let stop = super::signals::stop()?;
+    let stop = super::signals::stop(args.data_plane.observe.hangup())?;
+    let say = super::sayer(args.data_plane.observe.logs_to_stdout());
     let peers = args.peer_listen.0.map(|address| PeerListen { address, advertise: args.peer_advertise });
     let handover = args.handover;
     let settings = ProxySettings { peers, handover, ..args.data_plane.settings(args.id, true)? };
@@ -108,9 +109,7 @@ pub async fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("--controller {uri} is not encrypted and has no use for --tls-cert, expected https://");
     }
     let running = trimtab::up::start_proxy(args.controller, tls, settings).await?;
-    super::say(
-        &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
-    );
+    say(&running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>());
     tokio::select! {
         () = stop.cancelled() => {}
         () = running.failed() => {}

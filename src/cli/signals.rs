@@ -1,7 +1,18 @@
 //! SIGTERM and Ctrl-C: the first drains, the second ends at once.
 
+use std::io::IsTerminal;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// What SIGHUP means to a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hangup {
+    /// A log is opened anew.
+    Reopens,
+    /// There is nothing to be done.
+    MeansNothing,
+}
 
 /// Calls `act` on every SIGHUP from now on, instead of ending.
 pub fn on_hangup(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
@@ -14,9 +25,20 @@ pub fn on_hangup(act: impl Fn() + Send + 'static) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A token that the first SIGTERM or SIGINT cancels. A second one exits with 130.
-pub fn stop() -> anyhow::Result<CancellationToken> {
+/// A token that the first SIGTERM or SIGINT cancels. A second one exits with 130. SIGHUP, with which logs are rotated and services reloaded, ends nothing;
+/// but where standard input is a terminal, and the signal has no other meaning, it says that the terminal is gone.
+pub fn stop(hangup: Hangup) -> anyhow::Result<CancellationToken> {
     let token = CancellationToken::new();
+    let gone = hangup == Hangup::MeansNothing && std::io::stdin().is_terminal();
+    on_hangup({
+        let token = token.clone();
+        move || {
+            if gone {
+                tracing::info!("the terminal is gone: draining");
+                token.cancel();
+            }
+        }
+    })?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn({
         let token = token.clone();

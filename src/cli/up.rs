@@ -50,7 +50,7 @@ pub struct DataPlaneArgs {
     )]
     zone: String,
     #[command(flatten)]
-    observe: ObserveArgs,
+    pub observe: ObserveArgs,
 }
 
 fn switch(text: &str) -> Result<bool, String> {
@@ -100,21 +100,20 @@ pub async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         proxy: args.data_plane.settings(None, false)?,
         dashboard: args.source.control.dashboard(),
     };
-    let stop = super::signals::stop()?;
+    let stop = super::signals::stop(args.data_plane.observe.hangup())?;
+    let say = super::sayer(args.data_plane.observe.logs_to_stdout());
     let running = tokio::select! {
         running = trimtab::up::start(options) => running?,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     if running.listeners.is_empty() {
-        super::say(&[
+        say(&[
             "nothing is served yet: no listener can be, the log says why; changes are taken up as they come".to_owned()
         ]);
     }
-    super::say(&running.listeners.iter().map(|address| format!("listening on http://{address}")).collect::<Vec<_>>());
-    super::say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
-    super::say(
-        &running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>(),
-    );
+    say(&running.listeners.iter().map(|address| format!("listening on http://{address}")).collect::<Vec<_>>());
+    say(&running.dashboard.iter().map(|address| format!("dashboard    http://{address}")).collect::<Vec<_>>());
+    say(&running.admin.iter().map(|address| format!("admin        http://{address}/metrics")).collect::<Vec<_>>());
     tokio::select! {
         () = stop.cancelled() => {}
         // One of the parts failed; shutdown says why.

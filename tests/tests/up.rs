@@ -201,6 +201,20 @@ async fn sigterm_lets_every_request_in_flight_finish() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hangup_ends_nothing() {
+    let pods = pods(&[1.0]).await;
+    let trimtab = up(to(&pods));
+    let address = trimtab.address("listening on");
+    trimtab.signal("HUP");
+    for _ in 0..10 {
+        assert_eq!(Client::default().get(address, "/").await.map(|answer| answer.status), Ok(200));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    trimtab.signal("TERM");
+    assert!(trimtab.end().status.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recordings_are_parquet_files_that_pyarrow_reads() {
     let pods = pods(&[1.0, 2.0]).await;
     let folder = tempfile::tempdir().expect("a folder");

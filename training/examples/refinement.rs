@@ -1,8 +1,9 @@
 //! Refinement against the truth: services that nothing was trained on are recorded under the shipped policy, refined from the recordings alone,
 //! and what comes of it is compared with the shipped policy on requests and times that nobody has seen.
 //!
-//! `cargo run --release --workspace --example refinement -- WORLDS MINUTES [GENERATIONS] [FOLDER]`, where WORLDS is FROM-TO; GENERATIONS of the search
-//! for constants, 0 for none; the reports are written to FOLDER.
+//! `cargo run --release --workspace --example refinement -- WORLDS MINUTES [GENERATIONS] [EXPLORATION] [FOLDER]`, where WORLDS is FROM-TO; GENERATIONS of the
+//! search for constants, 0 for none; EXPLORATION is the standard deviation of the noise that is recorded, 0 (the default) for none; the reports are written to
+//! FOLDER.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
 use std::error::Error;
@@ -27,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [worlds, minutes, rest @ ..] = &*arguments else { return Err("WORLDS MINUTES are needed".into()) };
     let generations = rest.first().map_or(Ok(Options::default().generations), |text| text.parse())?;
+    let exploration: f64 = rest.get(1).map_or(Ok(0.0), |text| text.parse())?;
     let (from, to) = worlds.split_once('-').ok_or("worlds are FROM-TO")?;
     let minutes: u64 = minutes.parse()?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
@@ -37,7 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let recorded_ns = start_ns + 60 * minutes * SECOND;
         let recorded = whole.part(0..recorded_ns, start_ns, whole.seed);
         let share = (SAMPLES_PER_S / recorded.rate_rps).min(1.0);
-        let fleet = Fleet::with_policy(&recorded, &FleetOptions::TRIMTAB, Policy::new(&incumbent)?);
+        let fleet =
+            Fleet::with_policy(&recorded, &FleetOptions::TRIMTAB, Policy::new(&incumbent)?.exploring(exploration));
         let mut fleet = fleet.recording(share);
         simulate(&recorded, &mut fleet)?;
         let recording = fleet.into_recording();
@@ -65,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         eprintln!();
-        if let Some(folder) = rest.get(1) {
+        if let Some(folder) = rest.get(2) {
             let page = report::page(&refined, &format!("World {number}, refined"), "see the example `refinement`");
             std::fs::write(std::path::Path::new(folder).join(format!("world-{number}.html")), page)?;
         }

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     backend::Backend,
     class::{finder::tells_apart, identity, sampling::Kind},
-    client::forwarded,
     clock,
     config::{Algorithm, Protocol, traffic::HashBy},
     hash::Fnv1a,
@@ -135,11 +134,7 @@ pub fn arrive(
     if too_large(body_bytes_max) {
         return Err(refused(Reason::BodyTooLarge));
     }
-    let peer = client.peer.ip().to_canonical();
-    let address = match &routes.client_detection {
-        Some(detection) if detection.reads_forwarded() => forwarded::client(detection, head, peer),
-        _ => peer,
-    };
+    let address = routes.client(head, client.peer.ip().to_canonical());
     let delay = govern(worker, address, (&rule.route, head), &entry, started).map_err(refused)?;
     let edits = Edits::new(target, prefix, head);
     let mirroring = Mirroring::draw(worker, &table, &rule, target);

@@ -170,10 +170,11 @@ async fn wait(client: &Connection, progress: &Progress, for_it: impl Future<Outp
     .await
 }
 
-/// The reason to stop waiting, if the deadline has passed.
+/// The reason to stop waiting, if the deadline has passed: whose turn it was. A stream may wait for the endpoint's word before it goes on, so when its whole
+/// time is up that tells nothing.
 pub fn given_up(client: &Connection, progress: &Progress) -> Option<Reason> {
     client.is_expired().then(|| {
-        let clients_turn = progress.waits_for_client() && !progress.is_over(clock::now());
+        let clients_turn = progress.waits_for_client() && !(progress.streams() && progress.is_over(clock::now()));
         if clients_turn { Reason::RequestTimeout } else { Reason::UpstreamTimeout }
     })
 }
@@ -184,11 +185,11 @@ async fn connect<C: Pooled>(
     account: &Account,
     target: &Arc<Target>,
 ) -> Result<Box<C>, Reason> {
-    let permit = permit(worker, account.entry()).ok_or(Reason::TooManyConnections)?;
     let now = clock::now();
     let progress = account.progress();
     let timeouts = &account.entry().backend.config().timeouts;
     progress.touch_until(now, now + timeouts.connect);
+    let permit = permit(worker, client, progress, account.entry()).await.ok_or(Reason::TooManyConnections)?;
     worker.counters.connects.add(1);
     let socket = upstream::connect(target);
     let mut connecting = pin!(C::open(worker, target, timeouts.connection_idle, permit, socket));
@@ -233,14 +234,32 @@ fn is_own(error: &io::Error) -> bool {
     })
 }
 
-/// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way.
-fn permit(worker: &Worker, entry: &BackendEntry) -> Option<ConnectionPermit> {
-    entry.open_connection().or_else(|| {
-        let made_room = worker.pool.evict(&entry.targets)
-            || worker.plain_pool.evict(&entry.targets)
-            || worker.shared.evict(&entry.targets);
-        if made_room { entry.open_connection() } else { None }
-    })
+/// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way: one of this worker's,
+/// else of another's.
+async fn permit(
+    worker: &Worker,
+    client: &Connection,
+    progress: &Progress,
+    entry: &Arc<BackendEntry>,
+) -> Option<ConnectionPermit> {
+    let open = entry.open_connection();
+    let open = open.or_else(|| if worker.close_idle(entry) { entry.open_connection() } else { None });
+    if open.is_some() || entry.connections.were_busy(clock::now()) {
+        return open;
+    }
+    let mut closed = worker.ask_to_close_idle(entry);
+    loop {
+        let mut more = None;
+        wait(client, progress, async { more = closed.recv().await }).await.ok()?;
+        if more.is_none() {
+            entry.connections.found_busy(clock::now());
+            return None;
+        }
+        // Another request may have been quicker.
+        if let Some(permit) = entry.open_connection() {
+            return Some(permit);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub struct Progress {
     download: Cell<Pace>,
     /// When it will have been too slow with either.
     slow: Cell<Timestamp>,
+    /// Either side may wait for the other's word.
+    streams: Cell<bool>,
 }
 
 impl Progress {
@@ -84,6 +86,7 @@ impl Progress {
             upload: Cell::new(Pace::new(rate)),
             download: Cell::new(Pace::new(rate)),
             slow: Cell::new(Timestamp::MAX),
+            streams: Cell::new(false),
         }
     }
 
@@ -95,6 +98,7 @@ impl Progress {
 
     /// Holds the client to nothing in either direction: what is sent comes when it comes.
     pub fn free(&self) {
+        self.streams.set(true);
         self.pace(&self.upload, |pace| *pace = Pace::new(None));
         self.pace(&self.download, |pace| *pace = Pace::new(None));
     }
@@ -124,6 +128,11 @@ impl Progress {
     pub fn touch_until(&self, now: Timestamp, deadline: Timestamp) {
         self.touch(now);
         self.client.set_deadline(self.client.deadline().min(deadline));
+    }
+
+    /// Whether either side may wait for the other's word, as in calls of gRPC.
+    pub fn streams(&self) -> bool {
+        self.streams.get()
     }
 
     /// Whether the whole request's time is up.
@@ -435,8 +444,8 @@ pub struct UpstreamBody {
     account: Box<Account>,
     client: Rc<Connection>,
     grpc: bool,
-    /// It broke off, and its end was made up.
-    cut: bool,
+    /// Its end has been given: trailers, or, where it broke off, what was made up.
+    over: bool,
 }
 
 impl ResponseBody {
@@ -464,13 +473,13 @@ impl ResponseBody {
         grpc: bool,
     ) -> Self {
         let upstream = Some(upstream);
-        Self::Upstream(Box::new(UpstreamBody { incoming, upstream, account, client, grpc, cut: false }))
+        Self::Upstream(Box::new(UpstreamBody { incoming, upstream, account, client, grpc, over: false }))
     }
 }
 
 impl UpstreamBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.cut {
+        if self.over {
             return Poll::Ready(None);
         }
         if self.client.is_expired() {
@@ -498,7 +507,9 @@ impl UpstreamBody {
                     self.account.grpc_ended(trailers);
                 }
                 self.account.add_response_bytes(frame.data_ref().map_or(0, |data| data.remaining() as u64));
-                if self.incoming.is_end_stream() {
+                // Nothing comes after trailers, and hyper does not ask.
+                self.over = frame.is_trailers();
+                if self.over || self.incoming.is_end_stream() {
                     self.complete(cx);
                 } else {
                     // Until it is asked for more, which is at once if there is room.
@@ -526,7 +537,7 @@ impl UpstreamBody {
         let clients_fault = self.account.progress().fault().is_some();
         self.account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
         if self.grpc {
-            self.cut = true;
+            self.over = true;
             let (code, message) = match error {
                 BodyError::Timeout => (Code::DeadlineExceeded, "the time is up"),
                 _ => (Code::Unavailable, "the upstream's answer broke off"),
@@ -552,7 +563,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_none(),
-            Self::Upstream(body) => body.cut || body.upstream.is_none() && body.incoming.is_end_stream(),
+            Self::Upstream(body) => body.over || body.upstream.is_none() && body.incoming.is_end_stream(),
             Self::Plain(body) => body.is_over(),
         }
     }

@@ -362,8 +362,10 @@ impl AsyncRead for GuardedStream {
         }
         let bytes = &buffer.filled()[before..];
         if bytes.is_empty() {
-            // hyper would take the end for a client that has gone.
-            let awaits_answer = this.connection.phase() == Phase::Request && this.connection.last_request.get();
+            // hyper would take the end for a client that has gone, as it is where a body is not whole (RFC 9112 §8).
+            let awaits_answer = this.connection.phase() == Phase::Request
+                && this.connection.last_request.get()
+                && this.connection.framing().between_messages();
             return if awaits_answer { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         let mut framing = this.connection.framing();

@@ -143,7 +143,7 @@ async fn forward(
     }
     let (head, incoming) = request.into_parts();
     let length = incoming.size_hint().exact();
-    observe::came_by(worker, socket, client, &host);
+    observe::came_by(worker, socket, client, &host, &head);
     let routed = route(worker, socket, client, &host, &head);
     let mut arrived = arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
     if grpc {

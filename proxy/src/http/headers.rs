@@ -99,6 +99,16 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     if request.method() == Method::CONNECT {
         return Err(Reason::MethodNotSupported);
     }
+    // Of HTTP/1.1 framing has seen to it: neither hyper's HTTP/2 nor h2 minds two that are alike (RFC 9110 §8.6).
+    if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Reason::BadRequest("more than one content-length"));
+    }
+    if request.version() == Version::HTTP_2
+        && request.uri().authority().is_none()
+        && !request.headers().contains_key(header::HOST)
+    {
+        return Err(Reason::BadRequest("neither :authority nor a host header"));
+    }
     // Framing has seen to it that an HTTP/1.1 request has exactly one.
     let host = match request.headers().get(header::HOST) {
         Some(value) => authority(value)?,
@@ -133,6 +143,9 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     }
     if named.as_ref().is_some_and(|a| a.as_str().contains('@')) {
         return Err(Reason::BadRequest("the request target has user information"));
+    }
+    if uri.path() == "*" && request.method() != Method::OPTIONS {
+        return Err(Reason::BadRequest("the request target is not a path"));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let path = normalized(&path)?.unwrap_or(path);
@@ -408,6 +421,28 @@ mod tests {
         );
         check_target("/", "a@b", Err(Reason::BadRequest("the host header is not a host")));
         check_target("/", "a b", Err(Reason::BadRequest("the host header is not a host")));
+    }
+
+    #[test]
+    fn requests_of_http2_are_held_to_what_goes_on_as_http1() {
+        let check = |target: &str, headers: &[(&str, &str)], method: Method, expected: Option<&'static str>| {
+            let mut request = request(target, headers);
+            (*request.version_mut(), *request.method_mut()) = (Version::HTTP_2, method);
+            let found = validate_target(&mut request, "http").err();
+            assert_eq!(found, expected.map(Reason::BadRequest), "{target} {headers:?}");
+        };
+        check("http://a.test/", &[("content-length", "3")], Method::POST, None);
+        let twice = [("content-length", "3"), ("content-length", "3")];
+        check("http://a.test/", &twice, Method::POST, Some("more than one content-length"));
+        check("/", &[], Method::GET, Some("neither :authority nor a host header"));
+        check("/", &[("host", "a.test")], Method::GET, None);
+        let asterisk = Uri::builder().scheme("http").authority("a.test").path_and_query("*").build().unwrap();
+        for (method, holds) in [(Method::GET, false), (Method::OPTIONS, true)] {
+            let mut request = request("/", &[]);
+            (*request.version_mut(), *request.method_mut()) = (Version::HTTP_2, method);
+            *request.uri_mut() = asterisk.clone();
+            assert_eq!(validate_target(&mut request, "http").is_ok(), holds, "{}", request.method());
+        }
     }
 
     fn prepared(headers: &[(&str, &str)], has_body: bool) -> (HeaderMap, Prepared) {

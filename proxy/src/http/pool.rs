@@ -145,11 +145,6 @@ impl<C: Pooled> Pool<C> {
         });
     }
 
-    /// Closes all.
-    pub fn clear(&self) {
-        self.endpoints.borrow_mut().clear();
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.endpoints.borrow().values().map(|idle| idle.connections.len()).sum()

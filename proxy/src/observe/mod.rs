@@ -124,9 +124,12 @@ pub fn begin(worker: &Worker, client: &Connection, head: &impl RequestHead, host
 }
 
 /// Notes the listener that the request came in by; `host` is lower case and without a port.
-pub fn came_by(worker: &Worker, socket: &Socket, client: &Connection, host: &str) {
+pub fn came_by(worker: &Worker, socket: &Socket, client: &Connection, host: &str, head: &impl RequestHead) {
     client.note(|record| {
-        record.listener = worker.table().routing.socket(socket.id).and_then(|routes| routes.listener(host)).cloned();
+        let table = worker.table();
+        let Some(routes) = table.routing.socket(socket.id) else { return };
+        record.listener = routes.listener(host).cloned();
+        record.client = routes.client(head, record.client);
     });
 }
 

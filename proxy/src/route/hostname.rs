@@ -48,8 +48,10 @@ impl Hostname {
         }
     }
 
-    /// Whether a lower-case host belongs to it.
+    /// Whether a lower-case host belongs to it. The dot at the end of a fully qualified name (RFC 1034 §3.1) makes it no other name: a route for one is
+    /// not got around by writing it.
     pub fn matches(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host);
         match self {
             Self::Any => true,
             Self::Exact(name) => name == host,
@@ -116,6 +118,9 @@ mod tests {
         check("*.example.com", "badexample.com", false);
         check("Example.com", "example.com", true);
         check("example.com", "a.example.com", false);
+        check("example.com", "example.com.", true);
+        check("*.example.com", "a.example.com.", true);
+        check("example.com", "example.com..", false);
         check("", "", true);
     }
 

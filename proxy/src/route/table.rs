@@ -1,6 +1,6 @@
 //! Routes compiled for lookup: by socket, by listener, by host, by match, in the Gateway API's order of precedence.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::{
     filter::Filters,
@@ -10,7 +10,7 @@ use super::{
     split::Split,
 };
 use crate::{
-    client::ClientDetection,
+    client::{ClientDetection, forwarded},
     head::RequestHead,
     observe::red::{self, Book, Series},
     tls,
@@ -231,6 +231,14 @@ impl SocketRoutes {
     /// The listener that a (lower-case) host belongs to.
     pub fn listener(&self, host: &str) -> Option<&Arc<str>> {
         Some(&self.listeners.iter().find(|listener| listener.hostname.matches(host))?.name)
+    }
+
+    /// The address of the client that a request is from, as far as whoever passed it on is believed; `peer` is that of the connection.
+    pub fn client(&self, head: &impl RequestHead, peer: IpAddr) -> IpAddr {
+        match &self.client_detection {
+            Some(detection) if detection.reads_forwarded() => forwarded::client(detection, head, peer),
+            _ => peer,
+        }
     }
 
     /// The rule that answers a request for a (lower-case) host, and how many bytes of the path it matched as a prefix.

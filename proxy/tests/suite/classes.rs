@@ -31,7 +31,7 @@ fn table(generation: u64, classes: &[(&str, f32)]) -> v1::ClassTable {
 
 pub async fn admin(proxy: &Proxy, path: &str) -> String {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
+    raw.write(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
     raw.answer().await.body
 }
 

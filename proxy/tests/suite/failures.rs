@@ -200,10 +200,42 @@ async fn an_upload_that_stops_is_answered_408() {
         text("all")
     })
     .await;
-    // The rule's own limit would blame the endpoint; what counts here is whose turn it is.
-    let proxy = Setup::to(&[backend.address]).rule(|r| r.backend_request_timeout_ms = Some(300)).start().await;
-    let answer = proxy.send("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhello").await;
-    check(&answer, 408, "request_timeout");
+    // Whichever limit it meets, what counts is whose turn it is: endpoints are not ejected for what clients do not send.
+    for change in [(|rule: &mut v1::RouteRule| rule.request_timeout_ms = Some(300)) as fn(&mut v1::RouteRule), |rule| {
+        rule.backend_request_timeout_ms = Some(300)
+    }] {
+        for fast_path in [true, false] {
+            let proxy = Setup::to(&[backend.address]).fast_path(fast_path).rule(change).start().await;
+            let answer = proxy.send("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhello").await;
+            check(&answer, 408, "request_timeout");
+            eventually("a report says that the client is to blame", || async {
+                let loads = proxy.controller.loads();
+                let endpoints = || loads.iter().flat_map(|load| &load.backends).flat_map(|backend| &backend.endpoints);
+                assert!(endpoints().all(|endpoint| endpoint.failures == 0 && endpoint.errors == 0));
+                endpoints().any(|endpoint| endpoint.cancelled > 0)
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_within_its_body_is_gone_even_if_it_was_to_close_anyway() {
+    let backend = Backend::new(|request| async move {
+        use http_body_util::BodyExt;
+        let _ = request.into_body().collect().await;
+        text("all")
+    })
+    .await;
+    for fast_path in [true, false] {
+        let proxy = Setup::to(&[backend.address]).fast_path(fast_path).start().await;
+        let mut raw = proxy.raw().await;
+        raw.write("POST / HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: 10\r\n\r\nhello").await;
+        eventually("the endpoint has begun", || async { backend.inside() == 1 }).await;
+        let _ = raw.stream.shutdown().await;
+        check(&raw.answer().await, 400, "client_gone");
+        eventually("the endpoint is rid of it", || async { backend.inside() == 0 }).await;
+    }
 }
 
 #[tokio::test]
@@ -371,6 +403,37 @@ async fn connections_beyond_the_circuit_breaker_are_not_opened() {
         endpoints().any(|endpoint| endpoint.successes > 0)
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_another_worker_gives_way_within_the_circuit_breaker() {
+    let backend = Backend::new(|request| async move {
+        if request.uri().path() == "/slow" {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        text("x")
+    })
+    .await;
+    let breaker = v1::CircuitBreaker { max_connections: Some(1), ..Default::default() };
+    for fast_path in [true, false] {
+        let mut setup = Setup::to(&[backend.address]).fast_path(fast_path);
+        setup = setup.backend(|b| b.circuit_breaker = Some(breaker.clone()));
+        setup.workers = 4;
+        let proxy = setup.start().await;
+        // Connections of their own, so that each worker gets some.
+        for number in 0..40 {
+            let answer = proxy.get("/").await;
+            assert_eq!(answer.status, 200, "request {number}: {:?}", answer.reason());
+        }
+        let mut busy = proxy.raw().await;
+        busy.write("GET /slow HTTP/1.1\r\nhost: t\r\n\r\n").await;
+        eventually("it is inside", || async { backend.inside() == 1 }).await;
+        for _ in 0..8 {
+            check(&proxy.get("/").await, 503, "max_connections");
+        }
+        assert_eq!(busy.answer().await.status, 200);
+        eventually("there is room again", || async { proxy.get("/").await.status == 200 }).await;
+    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ async fn endpoint() -> Backend {
 /// How many connections were cut off for this kind of flood.
 async fn counted(proxy: &Proxy, kind: &str) -> u64 {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write("GET /metrics HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let metrics = raw.answer().await.body;
     let name = format!("trimtab_proxy_http2_floods_total{{kind=\"{kind}\"}} ");
     let line = metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("{name}: {metrics}"));

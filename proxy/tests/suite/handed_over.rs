@@ -60,7 +60,7 @@ async fn a_head_that_is_handed_over_has_no_more_time_than_others() {
 /// How often connections left the fast path, and came back.
 async fn to_and_fro(proxy: &Proxy) -> [u64; 2] {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     let metrics = raw.answer().await.body;
     ["handed_over", "taken_back"].map(|which| {
         let name = format!("trimtab_proxy_fast_path_{which}_total ");

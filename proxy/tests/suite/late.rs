@@ -108,7 +108,7 @@ impl Clients {
 
 async fn late_ms(proxy: &Proxy) -> f64 {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     let metrics = raw.answer().await.body;
     let name = "trimtab_proxy_worker_late_seconds_total ";
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric is there");

@@ -288,7 +288,7 @@ async fn the_controller_is_told_loads_errors_and_samples() {
 
 async fn admin(proxy: &Proxy, path: &str) -> Answer {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
+    raw.write(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
     raw.answer().await
 }
 

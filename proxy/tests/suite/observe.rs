@@ -54,7 +54,7 @@ async fn failing_on_bad() -> Backend {
 
 async fn metrics(proxy: &Proxy) -> String {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     raw.answer().await.body
 }
 
@@ -211,6 +211,34 @@ async fn a_client_that_goes_is_logged_as_such() {
         let found = lines(&file, 1).await;
         let said = |name: &str| found[0][name].clone();
         assert_eq!((said("status"), said("reason"), said("blame")), (0.into(), "client_gone".into(), "client".into()));
+    }
+}
+
+#[tokio::test]
+async fn the_client_of_a_line_is_the_one_that_policies_go_by() {
+    let folder = Folder::new("log-client");
+    for fast_path in PATHS {
+        let file = folder.0.join(format!("{fast_path}"));
+        let backend = failing_on_bad().await;
+        let log = log(&file, Format::Json, Filter { status_min: None, share: 1.0, slower_than: None });
+        let mut setup = Setup::to(&[backend.address]).fast_path(fast_path).observed(Some(log), None);
+        setup.listener.client_address =
+            Some(trimtab_proxy::api::v1::ClientAddress { trusted_hops: 1, ..Default::default() });
+        let proxy = setup.start().await;
+        proxy
+            .send("GET / HTTP/1.1\r\nhost: t\r\nx-forwarded-for: 192.0.2.9, 192.0.2.7\r\nconnection: close\r\n\r\n")
+            .await;
+        assert_eq!(lines(&file, 1).await[0]["client"], "192.0.2.7");
+    }
+}
+
+#[tokio::test]
+async fn pages_from_elsewhere_cannot_read_an_admin_endpoint_on_loopback() {
+    let proxy = Setup::to(&[]).with_admin().start().await;
+    for (host, status) in [("rebound.example", 403), ("localhost:9901", 200), ("127.0.0.1", 200), ("[::1]:1", 200)] {
+        let mut raw = Raw::connect(proxy.admin_address()).await;
+        raw.write(format!("GET /config HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
+        assert_eq!(raw.answer().await.status, status, "{host}");
     }
 }
 

@@ -72,7 +72,7 @@ async fn requests(proxy: &Proxy, count: usize) {
 /// Probes by what became of them.
 async fn counted(proxy: &Proxy, result: &str) -> u64 {
     let mut raw = Raw::connect(proxy.admin_address()).await;
-    raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     let metrics = raw.answer().await.body;
     let name = format!("trimtab_proxy_backend_probes_total{{backend=\"test/web:80\",result=\"{result}\"}} ");
     let value = metrics.lines().find_map(|line| line.strip_prefix(&name));

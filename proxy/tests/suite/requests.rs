@@ -7,7 +7,7 @@ use hyper::body::Frame;
 use crate::harness::{
     Backend, Proxy, RawBackend, Setup,
     backend::{self, Body},
-    proxy, text,
+    eventually, proxy, text,
 };
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,9 +120,22 @@ async fn chunked_bodies_and_trailers_pass_both_ways() {
     .await;
     let proxy = Setup::to(&[backend.address]).start().await;
     let head = "POST / HTTP/1.1\r\nhost: t\r\nte: trailers\r\ntrailer: x-sum\r\ntransfer-encoding: chunked\r\n\r\n";
-    let answer = proxy.send(&format!("{head}5\r\nhello\r\n6\r\n world\r\n0\r\nx-sum: 11\r\n\r\n")).await;
-    assert_eq!(answer.body, "hello world");
-    assert_eq!(answer.trailers, [("x-back".to_owned(), "11".to_owned())]);
+    let mut raw = proxy.raw().await;
+    for _ in 0..5 {
+        raw.write(format!("{head}5\r\nhello\r\n6\r\n world\r\n0\r\nx-sum: 11\r\n\r\n")).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.body, "hello world");
+        assert_eq!(answer.trailers, [("x-back".to_owned(), "11".to_owned())]);
+    }
+    // They end an answer as well as its last byte does.
+    eventually("all are reported as good", || async {
+        let loads = proxy.controller.loads();
+        let endpoints = || loads.iter().flat_map(|load| &load.backends).flat_map(|backend| &backend.endpoints);
+        assert!(endpoints().all(|endpoint| endpoint.cancelled == 0));
+        endpoints().map(|endpoint| endpoint.successes).sum::<u64>() == 5
+    })
+    .await;
+    assert!(backend.connections() < 5, "connections are used again: {}", backend.connections());
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl Site {
 
 async fn get(address: SocketAddr, path: &str) -> u16 {
     let mut raw = Raw::connect(address).await;
-    raw.write(format!("GET {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")).await;
+    raw.write(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
     raw.answer().await.status
 }
 

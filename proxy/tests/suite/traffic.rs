@@ -441,7 +441,7 @@ async fn a_token_that_was_not_signed_for_this_backend_is_none_and_keys_are_repla
         };
         let refused = async || {
             let mut raw = crate::harness::Raw::connect(proxy.admin_address()).await;
-            raw.write("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
+            raw.write("GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
             let name = "trimtab_proxy_session_tokens_refused_total ";
             raw.answer().await.body.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse::<u32>().unwrap()
         };

@@ -31,13 +31,15 @@ pub struct Candidate {
     pub checkpoint: Checkpoint,
     /// Whether nothing in it is new but facts about the service.
     pub only_facts: bool,
+    /// Whether it was learned from recorded transitions: then only others can judge it.
+    pub learned: bool,
 }
 
 impl Candidate {
     /// One whose constants were sought in the twin.
     pub fn tuned(checkpoint: Checkpoint) -> Self {
         let what = "has constants of the rule that were sought in the twin".to_owned();
-        Self { name: "tuned".to_owned(), what, checkpoint, only_facts: false }
+        Self { name: "tuned".to_owned(), what, checkpoint, only_facts: false, learned: false }
     }
 
     /// One that somebody else made, and that is to be judged like those that are made here.
@@ -45,7 +47,8 @@ impl Candidate {
         let without_facts = |checkpoint: &Checkpoint| Manifest { service: None, ..checkpoint.manifest().clone() };
         let same = without_facts(&checkpoint) == without_facts(incumbent);
         let only_facts = same && checkpoint.tensors() == incumbent.tensors();
-        Self { name, what: "was made elsewhere, and is judged by these recordings".to_owned(), checkpoint, only_facts }
+        let what = "was made elsewhere, and is judged by these recordings".to_owned();
+        Self { name, what, checkpoint, only_facts, learned: false }
     }
 }
 
@@ -64,7 +67,7 @@ pub fn facts(incumbent: &Checkpoint, twin: &Twin) -> Result<Option<Candidate>, C
     );
     let manifest = Manifest { service: Some(service), ..incumbent.manifest().clone() };
     let checkpoint = Checkpoint::new(manifest, incumbent.tensors().clone())?;
-    Ok(Some(Candidate { name: "facts".to_owned(), what, checkpoint, only_facts: true }))
+    Ok(Some(Candidate { name: "facts".to_owned(), what, checkpoint, only_facts: true, learned: false }))
 }
 
 /// How constants are sought.

@@ -28,6 +28,10 @@ use crate::{
 
 /// Ticks at the beginning that everything is fitted to; the rest is for choosing and judging.
 const FITTED_SHARE: f64 = 0.6;
+/// Ticks that are learned from, or held out to judge what was learned, as a whole: two minutes, a dozen draws of noise.
+const HELD_OUT_BLOCK: usize = 240;
+/// Every third such block is held out. A policy that was fitted to the noise of some ticks looks better in those than it is.
+const HELD_OUT_NTH: usize = 3;
 /// Stretches of the held-out part in which candidates are judged.
 const JUDGED_MAX: usize = 24;
 /// Measured seconds of a stretch in which constants are sought.
@@ -172,9 +176,10 @@ impl Job<'_> {
         let own: Vec<TickRow> =
             self.ticks.iter().filter(|row| row.backend == self.inventory.backend).cloned().collect();
         let dataset = Dataset::new(&own, self.incumbent.manifest().service.as_ref());
+        let (to_learn_from, held_out) = dataset.split(HELD_OUT_BLOCK, HELD_OUT_NTH);
         if self.options.offline && self.inventory.exploration_share > 0.0 {
             tell(Stage::Learning);
-            match self.learned(&dataset) {
+            match self.learned(&to_learn_from) {
                 Ok(learned) => candidates.extend(learned),
                 Err(error) => tell(Stage::NotLearned(error.to_string())),
             }
@@ -185,6 +190,7 @@ impl Job<'_> {
 
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
+        let held_out = Evaluation::new(&held_out, &behaviour, seed);
         let contradiction = audit::contradiction(&self.inventory.backend, &own, self.requests);
         let foresight = Foresight::of(&twin, &later.trace, &self.known_slots(&later));
         let own_facts = twin.service();
@@ -194,6 +200,7 @@ impl Job<'_> {
             let runs = trial::run(&later, &judged_on, &[self.incumbent, &candidate.checkpoint], seed, self.jobs)?;
             let mut estimates = runs.estimates(1, 0, &checked);
             let new_facts = candidate.checkpoint.manifest().service != self.incumbent.manifest().service;
+            let evaluation = if candidate.learned { &held_out } else { &evaluation };
             estimates.extend(evaluation.compare(&Policy::new(&candidate.checkpoint)?, &behaviour).into_iter().map(
                 |mut e| {
                     if new_facts && e.trusted {
@@ -256,7 +263,7 @@ impl Job<'_> {
                     100.0 * report.moved,
                     report.transitions
                 );
-                Ok(Candidate { name: name.to_owned(), what, checkpoint, only_facts: false })
+                Ok(Candidate { name: name.to_owned(), what, checkpoint, only_facts: false, learned: true })
             })
             .collect()
     }

@@ -256,7 +256,7 @@ impl Session {
         let observed = self.worker.observer.is_on();
         if observed {
             observe::begin(&self.worker, &self.client, &request, request.authority, "HTTP/1.1");
-            observe::came_by(&self.worker, &self.socket, &self.client, host);
+            observe::came_by(&self.worker, &self.socket, &self.client, host, &request);
         }
         let (length, body) = match request.body {
             Body::Absent => (Some(0), Flow::none()),
