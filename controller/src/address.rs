@@ -1,6 +1,10 @@
 //! `host:port`, as people write it in flags and in backends files.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 /// The host part of an address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +31,17 @@ pub struct HostPort {
     pub host: Host,
     /// 1 to 65535.
     pub port: u16,
+}
+
+impl HostPort {
+    /// Whether who listens on `address` is reached by it; names but `localhost` are not looked up.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        let host = match &self.host {
+            Host::Ip(ip) => *ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback()),
+            Host::Name(name) => name == "localhost" && (address.ip().is_loopback() || address.ip().is_unspecified()),
+        };
+        host && self.port == address.port()
+    }
 }
 
 impl fmt::Display for HostPort {
@@ -128,6 +143,18 @@ mod tests {
         check("[::1]:9001", Ok("[::1]:9001"));
         check("Localhost:80", Ok("localhost:80"));
         check("app-1.internal:65535", Ok("app-1.internal:65535"));
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_reached_at_every_address_of_this_machine() {
+        let at = |text: &str, listen: &str| text.parse::<HostPort>().unwrap().is_at(listen.parse().unwrap());
+        assert!(
+            at("127.0.0.1:80", "127.0.0.1:80") && at("localhost:80", "0.0.0.0:80") && at("127.0.0.2:80", "0.0.0.0:80")
+        );
+        assert!(
+            !at("127.0.0.1:81", "127.0.0.1:80") && !at("127.0.0.2:80", "127.0.0.1:80") && !at("a:80", "0.0.0.0:80")
+        );
+        assert!(!at("10.0.0.1:80", "0.0.0.0:80"), "it may be another machine");
     }
 
     #[test]

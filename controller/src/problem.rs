@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// How options that are Trimtab's own are named, where the Gateway API has no field for them.
+pub const OWN_PREFIX: &str = "trimtab.dev/";
+
 /// Kind, namespace and name of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectId {
@@ -174,7 +177,7 @@ impl Report {
         known: &[&str],
         field: impl Fn(&str) -> String,
     ) {
-        for key in keys.filter(|key| key.starts_with("trimtab.dev/") && !known.contains(&key.as_str())) {
+        for key in keys.filter(|key| key.starts_with(OWN_PREFIX) && !known.contains(&key.as_str())) {
             self.noted(field(key), format!("is not known and does nothing, expected one of {}", known.join(", ")));
         }
     }

@@ -273,6 +273,12 @@ impl SourceArgs {
                 "where to route is not said, expected --to HOST:PORT, --backends FILE, --config PATH or --kubernetes",
             ));
         }
+        if let Some(own) = self.to.iter().find(|to| self.listen.iter().any(|listen| to.is_at(*listen))) {
+            return Err(super::Cli::command().error(
+                clap::error::ErrorKind::ValueValidation,
+                format!("--to {own} is where Trimtab listens itself: requests would come back for ever"),
+            ));
+        }
         Ok(Source::Flags(Flags {
             listen: self.listen.clone(),
             to: self.to.clone(),
@@ -366,8 +372,8 @@ impl ControlArgs {
 /// The name of a host, without a port.
 fn host(text: &str) -> Result<String, String> {
     match text.parse::<http::uri::Authority>() {
-        Ok(authority) if authority.host() == text => Ok(text.to_owned()),
-        _ => Err("expected a host alone, such as trimtab.example.com".to_owned()),
+        Ok(authority) if authority.host() == text && !text.contains('*') => Ok(text.to_owned()),
+        _ => Err("expected a host alone, such as trimtab.example.com, without a port or a star".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use gateway_api::gateways::Gateway;
 use trimtab_proxy::api::{self, v1};
 
-use crate::problem::Report;
+use crate::problem::{OWN_PREFIX, Report};
 
 /// Ranges from which connections begin with a PROXY header, with commas between them.
 const PROXY_PROTOCOL: &str = "trimtab.dev/proxy-protocol-from";
@@ -16,6 +16,12 @@ const HOPS_MAX: u32 = 32;
 
 /// What is said; what does not hold is reported, and believes nobody.
 pub(super) fn translate(gateway: &Gateway, report: &mut Report) -> Option<v1::ClientAddress> {
+    for name in
+        gateway.metadata.annotations.iter().flatten().map(|(name, _)| name).filter(|n| n.starts_with(OWN_PREFIX))
+    {
+        let message = format!("does nothing here, expected spec.infrastructure.annotations[{name}]");
+        report.noted(format!("metadata.annotations[{name}]"), message);
+    }
     let annotations = gateway.spec.infrastructure.as_ref()?.annotations.as_ref()?;
     let field = |name: &str| format!("spec.infrastructure.annotations[{name}]");
     report.unknown_keys(annotations.keys(), &[PROXY_PROTOCOL, TRUSTED_HOPS, TRUSTED_NETWORKS], field);

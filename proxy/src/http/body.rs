@@ -14,7 +14,8 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::HeaderMap;
+use http::{HeaderMap, Version};
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -252,21 +253,21 @@ pub struct Flow {
 enum Source {
     /// There is none, or no more.
     Ended,
-    Client(Incoming),
+    Client(Incoming, Version),
     /// It is a copy of another, of this length if that is known.
     Copy(Tap, Option<u64>),
 }
 
 impl RequestBody {
-    /// Streams `incoming`, and tells `taps` of it. A gate holds it back.
+    /// Streams `incoming`, which is of this version, and tells `taps` of it. A gate holds it back.
     pub fn new(
-        incoming: Incoming,
+        (incoming, version): (Incoming, Version),
         progress: Rc<Progress>,
         bytes_max: Option<u64>,
         taps: Vec<Tap>,
         gate: Option<ContinueGate>,
     ) -> Self {
-        let source = if incoming.is_end_stream() { Source::Ended } else { Source::Client(incoming) };
+        let source = if incoming.is_end_stream() { Source::Ended } else { Source::Client(incoming, version) };
         let mut flow = Flow::new(source, progress, bytes_max.unwrap_or(u64::MAX));
         flow.taps = taps;
         flow.gate = gate;
@@ -355,7 +356,7 @@ impl Flow {
         }
         let frame = match &mut self.source {
             Source::Ended => Poll::Ready(None),
-            Source::Client(incoming) => {
+            Source::Client(incoming, _) => {
                 Pin::new(incoming).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Client)))
             }
             Source::Copy(tap, _) => tap.poll(cx),
@@ -397,7 +398,7 @@ impl Flow {
         self.again.is_none()
             && match &self.source {
                 Source::Ended => true,
-                Source::Client(incoming) => incoming.is_end_stream(),
+                Source::Client(incoming, _) => incoming.is_end_stream(),
                 Source::Copy(..) => false,
             }
     }
@@ -405,7 +406,7 @@ impl Flow {
     fn size_hint(&self) -> SizeHint {
         let rest = match &self.source {
             Source::Ended | Source::Copy(_, Some(0)) => SizeHint::with_exact(0),
-            Source::Client(incoming) => incoming.size_hint(),
+            Source::Client(incoming, _) => incoming.size_hint(),
             // What has been sent is not counted down: hyper asks before the first byte.
             Source::Copy(_, length) => return length.map_or_else(SizeHint::default, SizeHint::with_exact),
         };
@@ -422,7 +423,30 @@ impl Drop for Flow {
     /// The endpoint answered, or failed, before it had all: the copies have no more to come either.
     fn drop(&mut self) {
         self.end_copies(Err(BodyError::Client));
+        if let Source::Client(incoming, Version::HTTP_2) = mem::replace(&mut self.source, Source::Ended) {
+            read_over(incoming);
+        }
     }
+}
+
+/// So much of a body that nobody wants is read, for so long.
+const READ_OVER_BYTES: usize = 256 << 10;
+const READ_OVER_TIME: Duration = Duration::from_secs(1);
+
+/// Reads what is left of the body of a stream that has its answer, or is about to, if that is little. Left alone the stream would be reset, which is right
+/// (RFC 9113 §8.1), but has clients that are in wide use (curl 7.88) forget the answer that they have read.
+pub fn read_over(mut incoming: Incoming) {
+    if incoming.is_end_stream() {
+        return;
+    }
+    tokio::task::spawn_local(tokio::time::timeout(READ_OVER_TIME, async move {
+        let mut left = READ_OVER_BYTES;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(bytes) else { break };
+            left = rest;
+        }
+    }));
 }
 
 /// An answer's body on its way to a client.

@@ -15,7 +15,7 @@ use super::{
     account::Account,
     arrive::{Arrived, arrive, rejected, route},
     attempts::{NoAnswer, attempts, given_up},
-    body::{ContinueGate, RequestBody, ResponseBody},
+    body::{ContinueGate, RequestBody, ResponseBody, read_over},
     connection::Connection,
     edits::Edits,
     error::{Reason, Refused},
@@ -145,7 +145,16 @@ async fn forward(
     let length = incoming.size_hint().exact();
     observe::came_by(worker, socket, client, &host, &head);
     let routed = route(worker, socket, client, &host, &head);
-    let mut arrived = arrive(worker, socket, client, routed, (&host, &head), length, (started, patience))?;
+    let arrived = arrive(worker, socket, client, routed, (&host, &head), length, (started, patience));
+    let mut arrived = match arrived {
+        Ok(arrived) => arrived,
+        Err(refused) => {
+            if head.version == Version::HTTP_2 {
+                read_over(incoming);
+            }
+            return Err(refused);
+        }
+    };
     if grpc {
         // Calls may be streams, of which either side speaks when it has something to say.
         arrived.progress.free();
@@ -224,7 +233,8 @@ async fn relay_by_hyper(
     };
     let wanted = prepared.expects_continue.then(|| Arc::new(AtomicBool::new(false)));
     let gate = wanted.clone().map(ContinueGate::new);
-    let mut request = Request::from_parts(head, RequestBody::new(incoming, progress, body_bytes_max, taps, gate));
+    let mut request =
+        Request::from_parts(head, RequestBody::new((incoming, version), progress, body_bytes_max, taps, gate));
     if let Some(wanted) = wanted {
         hyper::ext::on_informational(&mut request, move |head| {
             if head.status() == StatusCode::CONTINUE {

@@ -417,7 +417,7 @@ async fn an_idle_connection_of_another_worker_gives_way_within_the_circuit_break
     let breaker = v1::CircuitBreaker { max_connections: Some(1), ..Default::default() };
     for fast_path in [true, false] {
         let mut setup = Setup::to(&[backend.address]).fast_path(fast_path);
-        setup = setup.backend(|b| b.circuit_breaker = Some(breaker.clone()));
+        setup = setup.backend(|b| b.circuit_breaker = Some(breaker));
         setup.workers = 4;
         let proxy = setup.start().await;
         // Connections of their own, so that each worker gets some.

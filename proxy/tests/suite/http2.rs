@@ -17,13 +17,18 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use trimtab_proxy::{api::v1, clock};
 
 use crate::harness::{
     Backend, Proxy, Raw, RawBackend, Setup,
     backend::{self, Body},
-    eventually, text,
+    eventually,
+    proxy::BACKEND,
+    text,
 };
 
 pub type Sender = SendRequest<BoxBody<Bytes, std::convert::Infallible>>;
@@ -224,6 +229,49 @@ async fn trailers_of_grpc_pass_and_its_failures_count() {
         }
     })
     .await;
+}
+
+/// Kinds and streams of the frames that come within 200 ms.
+async fn heard(stream: &mut TcpStream) -> Vec<(u8, u32)> {
+    let mut said = Vec::new();
+    let more = async { while stream.read_buf(&mut said).await.is_ok_and(|read| read > 0) {} };
+    let _ = tokio::time::timeout(Duration::from_millis(200), more).await;
+    let (mut frames, mut rest) = (Vec::new(), &said[..]);
+    while let Some((&[a, b, c, kind, _, d, e, f, g], after)) = rest.split_first_chunk::<9>() {
+        frames.push((kind, u32::from_be_bytes([d, e, f, g])));
+        rest = after.get(u32::from_be_bytes([0, a, b, c]) as usize..).unwrap_or_default();
+    }
+    frames
+}
+
+/// Some clients forget an answer that they have read when the stream is reset before they have sent their body.
+#[tokio::test]
+async fn an_answer_to_a_body_that_is_still_to_come_resets_no_stream_unless_there_is_too_much_of_it() {
+    const POST: &[u8] = b"\x83\x84\x86\x41\x01t";
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    // Without an endpoint, and without a backend: on both sides of being let in.
+    for has_backend in [true, false] {
+        let proxy = Setup::to(&[]).start().await;
+        if !has_backend {
+            proxy.controller.remove_backend(BACKEND);
+            eventually("it is gone", || async { proxy.get("/").await.status == 500 }).await;
+        }
+        let Raw { mut stream, .. } = raw(&proxy).await;
+        stream.write_all(&frame(1, 4, 1, POST)).await.unwrap();
+        let frames = heard(&mut stream).await;
+        assert!(frames.contains(&(HEADERS, 1)) && !frames.contains(&(RST_STREAM, 1)), "answered: {frames:?}");
+        stream.write_all(&frame(0, 1, 1, b"hello")).await.unwrap();
+        assert!(!heard(&mut stream).await.contains(&(RST_STREAM, 1)), "its body is over");
+        // One that does not end.
+        stream.write_all(&frame(1, 4, 3, POST)).await.unwrap();
+        let mut frames = Vec::new();
+        while frames.len() < 50 && !frames.contains(&(RST_STREAM, 3)) {
+            frames.extend(heard(&mut stream).await);
+            frames.push((0xff, 0));
+        }
+        assert!(frames.contains(&(RST_STREAM, 3)), "{frames:?}");
+    }
 }
 
 #[tokio::test]

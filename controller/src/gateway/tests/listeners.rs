@@ -96,6 +96,11 @@ fn a_gateway_says_who_may_speak_for_clients() {
     let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
     let unknown = "spec.infrastructure.annotations[trimtab.dev/trusted-hop]: is not known and does nothing";
     assert!(problems.len() == 1 && problems[0].contains(unknown), "{problems:#?}");
+    let elsewhere = "metadata: {annotations: {trimtab.dev/trusted-hops: '2'}, ";
+    let config = translate(&objects(&GATEWAY.replacen("metadata: {", elsewhere, 1)));
+    let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+    let misplaced = "metadata.annotations[trimtab.dev/trusted-hops]: does nothing here, expected spec.infrastructure";
+    assert!(problems.len() == 1 && problems[0].contains(misplaced), "{problems:#?}");
     let check = |annotations: &str, expected: &str| {
         let problems = document::read("f.yaml", gateway(annotations).as_bytes()).expect_err("a problem");
         let text: Vec<String> = problems.iter().map(ToString::to_string).collect();

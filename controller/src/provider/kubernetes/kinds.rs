@@ -1,7 +1,7 @@
 //! The kinds that are watched: what is kept of each, and where. What is not kept (field managers, annotations, other controllers' status)
 //! costs no memory, and its changes disturb nobody.
 
-use std::fmt::Debug;
+use std::{collections::BTreeMap, fmt::Debug};
 
 use gateway_api::{
     backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute,
@@ -33,6 +33,7 @@ use crate::{
         ingress::{CLASS_ANNOTATION, DEFAULT_CLASS_ANNOTATION},
     },
     policy::BackendTrafficPolicy,
+    problem::OWN_PREFIX,
 };
 
 /// Annotations of pods that are heeded.
@@ -87,7 +88,11 @@ pub(super) fn split<K: Watched>(mut object: K) -> (Id, K, Option<Current>) {
 
 /// What identifies an object and orders it by age.
 fn bare(metadata: &ObjectMeta) -> ObjectMeta {
+    // People are told where these do nothing.
+    let own = metadata.annotations.iter().flatten().filter(|(name, _)| name.starts_with(OWN_PREFIX));
+    let own: BTreeMap<String, String> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
     ObjectMeta {
+        annotations: (!own.is_empty()).then_some(own),
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         uid: metadata.uid.clone(),
