@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
 };
 
@@ -36,9 +36,14 @@ pub struct HostPort {
 impl HostPort {
     /// Whether who listens on `address` is reached by it; names but `localhost` are not looked up.
     pub fn is_at(&self, address: SocketAddr) -> bool {
+        let everywhere = address.ip().is_unspecified();
         let host = match &self.host {
-            Host::Ip(ip) => *ip == address.ip() || (address.ip().is_unspecified() && ip.is_loopback()),
-            Host::Name(name) => name == "localhost" && (address.ip().is_loopback() || address.ip().is_unspecified()),
+            // Who listens on all of IPv6 gets what comes by IPv4 as well.
+            Host::Ip(ip) => {
+                *ip == address.ip() || (everywhere && ip.is_loopback() && (address.is_ipv6() || ip.is_ipv4()))
+            }
+            // On ::1 alone it may be somebody else's.
+            Host::Name(name) => name == "localhost" && (everywhere || address.ip() == Ipv4Addr::LOCALHOST),
         };
         host && self.port == address.port()
     }
@@ -154,6 +159,7 @@ mod tests {
         assert!(
             !at("127.0.0.1:81", "127.0.0.1:80") && !at("127.0.0.2:80", "127.0.0.1:80") && !at("a:80", "0.0.0.0:80")
         );
+        assert!(at("127.0.0.1:80", "[::]:80") && !at("[::1]:80", "0.0.0.0:80") && !at("localhost:80", "[::1]:80"));
         assert!(!at("10.0.0.1:80", "0.0.0.0:80"), "it may be another machine");
     }
 

@@ -1,7 +1,7 @@
 //! Which `Host` headers are answered. A page of another site can point a name of its own at 127.0.0.1 and then read this API
 //! with the visitor's browser (DNS rebinding); refusing foreign names stops that. Addresses cannot be rebound, so they pass.
 
-use trimtab_proxy::admin::{host_name, is_local};
+use trimtab_proxy::hosts::{is_local, name};
 
 /// The hosts that a dashboard answers to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ impl Hosts {
         if matches!(self, Self::Any) {
             return true;
         }
-        let Some(name) = host_name(host) else { return false };
+        let Some(name) = name(host) else { return false };
         if is_local(&name) {
             return true;
         }

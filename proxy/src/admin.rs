@@ -1,12 +1,12 @@
 //! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/config`, the table as it is applied, and `/endpoints/NAME`, one endpoint of it. For
 //! operators, so it listens on loopback unless told otherwise.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::{Path, Request, State},
-    http::{StatusCode, header, uri::Authority},
+    http::{HeaderValue, StatusCode, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend::Backend,
-    clock,
+    clock, hosts,
     load::{CLASSES_MAX, RequestClass},
     metrics::{self, Sources},
     outlier::Phase,
@@ -42,40 +42,28 @@ struct Admin {
 /// If the listener fails.
 pub async fn serve(listener: TcpListener, sources: Sources, stop: CancellationToken) -> std::io::Result<()> {
     let on_loopback = listener.local_addr()?.ip().is_loopback();
+    let names = Router::new().route("/config", get(config)).route("/endpoints/{name}", get(endpoints));
+    // Elsewhere it is asked by whatever name its network knows it by.
+    let names = if on_loopback { names.layer(from_fn(local_only)) } else { names };
     let admin = Admin { registry: Arc::new(metrics::registry(sources.clone())), sources };
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/config", get(config))
-        .route("/endpoints/{name}", get(endpoints))
+        .merge(names)
         .with_state(admin);
-    // Elsewhere it is asked by whatever name its network knows it by.
-    let router = if on_loopback { router.layer(from_fn(local_only)) } else { router };
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 /// What a browser on this machine asks for in the name of a page from elsewhere, whose host name its owner has made an address of this machine
 /// (DNS rebinding), is not for that page to read.
 async fn local_only(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_none_or(|host| host_name(host).is_some_and(|name| is_local(&name))) {
+    let is_local =
+        |host: &HeaderValue| host.to_str().ok().and_then(hosts::name).is_some_and(|name| hosts::is_local(&name));
+    if request.headers().get(header::HOST).is_none_or(is_local) {
         return next.run(request).await;
     }
     (StatusCode::FORBIDDEN, "ask for localhost or an IP address: other names may be somebody else's\n").into_response()
-}
-
-/// The name, or the address, in a `Host` header (or `:authority`), in lower case and without its port. `None`: that is no host, or there is user information
-/// in it, which has no place there, and would hide the real host from a careless reader.
-pub fn host_name(host: &str) -> Option<String> {
-    let authority = host.parse::<Authority>().ok().filter(|_| !host.contains('@'))?;
-    let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    Some(name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).map_or(name.clone(), ToOwned::to_owned))
-}
-
-/// Whether such a name is `localhost`, one below it, or an IP address: no page from elsewhere can have a browser ask for it and read the answer.
-pub fn is_local(name: &str) -> bool {
-    name.parse::<IpAddr>().is_ok() || name == "localhost" || name.ends_with(".localhost")
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {

@@ -16,6 +16,7 @@ pub mod class;
 pub mod gauge;
 pub mod govern;
 pub mod hash;
+pub mod hosts;
 pub mod lateness;
 pub mod load;
 pub mod outlier;

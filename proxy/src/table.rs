@@ -120,9 +120,9 @@ impl BackendEntry {
     /// Asks for one more connection, within the circuit breaker. `None` if there are too many.
     pub fn open_connection(&self) -> Option<ConnectionPermit> {
         let max = self.backend.config().circuit_breaker.max_connections;
-        let before = self.connections.open.fetch_add(1, Relaxed);
-        let permit = ConnectionPermit(self.connections.clone());
-        max.is_none_or(|max| before < max).then_some(permit)
+        let one_more = |open| max.is_none_or(|max| open < max).then_some(open + 1);
+        let opened = self.connections.open.fetch_update(Relaxed, Relaxed, one_more);
+        opened.ok().map(|_| ConnectionPermit(self.connections.clone()))
     }
 }
 

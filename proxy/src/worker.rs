@@ -229,9 +229,18 @@ impl Worker {
         self.pool.evict(&entry.targets) || self.plain_pool.evict(&entry.targets) || self.shared.evict(&entry.targets)
     }
 
-    /// Asks the other workers for the same. Hears of each that did, and then the end.
+    /// The same for another worker. One connection is enough for whoever asked, and it may be gone, or have been helped meanwhile.
+    fn oblige(&self, CloseIdle { entry, closed }: &CloseIdle) {
+        if let Ok(answer) = closed.try_reserve()
+            && self.close_idle(entry)
+        {
+            answer.send(());
+        }
+    }
+
+    /// Asks the other workers to close one. Hears of it, and then, or when none of them has one, the end.
     pub fn ask_to_close_idle(&self, entry: &Arc<BackendEntry>) -> mpsc::Receiver<()> {
-        let (closed, answers) = mpsc::channel(self.workers.len().max(1));
+        let (closed, answers) = mpsc::channel(1);
         let others = self.workers.iter().enumerate().filter(|(index, _)| *index != self.index);
         for sender in others.filter_map(|(_, worker)| worker.upgrade()) {
             // One that has just ended has closed all.
@@ -319,12 +328,7 @@ async fn main(parts: Parts) {
                     socket.id != id
                 }),
                 Some(Command::Drain(timeout)) => break timeout,
-                Some(Command::CloseIdle(CloseIdle { entry, closed })) => {
-                    if worker.close_idle(&entry) {
-                        // Whoever waits has one answer at least.
-                        let _ = closed.try_send(());
-                    }
-                }
+                Some(Command::CloseIdle(wish)) => worker.oblige(&wish),
                 // Whoever gave commands is gone: there is nobody to serve for.
                 None => break Duration::ZERO,
             },
@@ -339,8 +343,6 @@ async fn main(parts: Parts) {
             }
         }
     };
-    // Others do not wait for what it will not do any more.
-    drop(commands);
     sockets.iter().for_each(|(_, accepting)| accepting.cancel());
     let deadline = clock::instant(clock::now() + drain_timeout);
     // Accept loops run once more before they end, and connections count from their accept on.
@@ -351,6 +353,8 @@ async fn main(parts: Parts) {
             return;
         }
         tokio::select! {
+            // The others still have requests, and this one idle connections.
+            Some(Command::CloseIdle(wish)) = commands.recv() => worker.oblige(&wish),
             () = tokio::time::sleep(Duration::from_millis(5)) => {}
             () = tokio::time::sleep_until(deadline) => {
                 let open = worker.counters.open.get();

@@ -1,4 +1,4 @@
-//! SIGTERM and Ctrl-C: the first drains, the second ends at once.
+//! SIGTERM and Ctrl-C: the first drains, the second ends at once. SIGHUP, which ends nothing.
 
 use std::io::IsTerminal;
 

@@ -312,6 +312,12 @@ impl Account {
         self.running = Some(Running { index, attempt, began: now, own_time: self.own_time.get() });
     }
 
+    /// What the endpoint could have done nothing about was waited for until `now`.
+    pub fn waited_for_us(&self, now: Timestamp) {
+        let waited = now.since(self.endpoint_turn.replace(now));
+        self.own_time.set(self.own_time.get() + waited);
+    }
+
     /// What the endpoint was waited for has been noticed at `now`: a connection stands, an answer begins, or there will be none. It may have been so
     /// for some time.
     pub fn endpoint_heard(&self, now: Timestamp) {

@@ -1,7 +1,7 @@
 //! Endpoints are tried until one answers or nothing is left to try: pick → connection → exchange. Which request may be tried again, and
 //! where, is decided here, for hyper's requests and the fast path's alike.
 
-use std::{io, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{io, pin::pin, rc::Rc, sync::Arc, task::Poll, time::Duration};
 
 use super::{
     account::Account,
@@ -16,7 +16,7 @@ use crate::{
     config::EndpointKey,
     load::Outcome,
     pick::PickRequest,
-    table::{BackendEntry, ConnectionPermit, Target},
+    table::{ConnectionPermit, Target},
     time::Timestamp,
     worker::Worker,
 };
@@ -114,32 +114,30 @@ async fn attempt<C: Pooled, R, A>(
     exchange: &mut impl AsyncFnMut(&Account, &mut C, R, bool) -> Result<A, NoAnswer<R>>,
 ) -> Result<(A, Box<C>), NoAnswer<R>> {
     let progress = account.progress();
-    let mut pooled = C::take(worker, target, now);
-    // A connection that another request opens may have room for this one too.
-    while pooled.is_none()
-        && let Some(opened) = C::opening(worker, target)
-    {
-        if let Err(reason) = wait(client, progress, opened.notified()).await {
-            return Err(NoAnswer { reason, again: None });
-        }
-        now = clock::now();
-        account.endpoint_heard(now);
-        pooled = C::take(worker, target, now);
-    }
+    // Whether one that stands will do, and how often others were asked for room.
+    let (mut may_stand, mut asked) = (true, 0);
     loop {
-        let (mut connection, reused) = match pooled.take() {
-            Some(connection) => (connection, true),
-            None => match connect(worker, client, account, target).await {
-                Ok(connection) => {
+        let pooled = if may_stand { standing(worker, client, account, target, &mut now).await } else { Ok(None) };
+        let (mut connection, reused) = match pooled {
+            Ok(Some(connection)) => (connection, true),
+            Ok(None) => match connect(worker, client, account, target, &mut asked).await {
+                Ok(Some(connection)) => {
                     now = clock::now();
                     account.endpoint_heard(now);
                     (connection, false)
+                }
+                // There is none more to be had, and it took a while to know: one may have come free.
+                Ok(None) => {
+                    now = clock::now();
+                    may_stand = true;
+                    continue;
                 }
                 Err(reason @ (Reason::ConnectFailed | Reason::TooManyConnections)) => {
                     return Err(NoAnswer { reason, again: Some(request) });
                 }
                 Err(reason) => return Err(NoAnswer { reason, again: None }),
             },
+            Err(reason) => return Err(NoAnswer { reason, again: None }),
         };
         progress.limit_attempt(account.attempt_deadline(now));
         progress.touch(now);
@@ -153,11 +151,32 @@ async fn attempt<C: Pooled, R, A>(
             // The endpoint closed an idle connection, which says nothing against it: a fresh one to the same endpoint.
             (None, Some(again)) if reused && reason == Reason::UpstreamReset && !account.is_retrying() => {
                 worker.counters.stale.add(1);
-                request = again;
+                (request, may_stand) = (again, false);
             }
             (None, again) => return Err(NoAnswer { reason, again }),
         }
     }
+}
+
+/// A connection that is there: an idle one, or part of one that requests share.
+async fn standing<C: Pooled>(
+    worker: &Worker,
+    client: &Connection,
+    account: &Account,
+    target: &Arc<Target>,
+    now: &mut Timestamp,
+) -> Result<Option<Box<C>>, Reason> {
+    let mut pooled = C::take(worker, target, *now);
+    // One that another request opens may have room for this one too.
+    while pooled.is_none()
+        && let Some(opened) = C::opening(worker, target)
+    {
+        wait(client, account.progress(), opened.notified()).await?;
+        *now = clock::now();
+        account.endpoint_heard(*now);
+        pooled = C::take(worker, target, *now);
+    }
+    Ok(pooled)
 }
 
 /// Waits for something within the request's time.
@@ -170,26 +189,26 @@ async fn wait(client: &Connection, progress: &Progress, for_it: impl Future<Outp
     .await
 }
 
-/// The reason to stop waiting, if the deadline has passed: whose turn it was. A stream may wait for the endpoint's word before it goes on, so when its whole
-/// time is up that tells nothing.
+/// The reason to stop waiting, if the deadline has passed: whose turn it was.
 pub fn given_up(client: &Connection, progress: &Progress) -> Option<Reason> {
-    client.is_expired().then(|| {
-        let clients_turn = progress.waits_for_client() && !(progress.streams() && progress.is_over(clock::now()));
-        if clients_turn { Reason::RequestTimeout } else { Reason::UpstreamTimeout }
-    })
+    client
+        .is_expired()
+        .then(|| if progress.is_clients_turn(clock::now()) { Reason::RequestTimeout } else { Reason::UpstreamTimeout })
 }
 
+/// A new connection. `None`: the circuit breaker allows none; others were `asked` for room, and it is worth looking again for one that stands.
 async fn connect<C: Pooled>(
     worker: &Rc<Worker>,
     client: &Connection,
     account: &Account,
     target: &Arc<Target>,
-) -> Result<Box<C>, Reason> {
+    asked: &mut usize,
+) -> Result<Option<Box<C>>, Reason> {
     let now = clock::now();
     let progress = account.progress();
     let timeouts = &account.entry().backend.config().timeouts;
     progress.touch_until(now, now + timeouts.connect);
-    let permit = permit(worker, client, progress, account.entry()).await.ok_or(Reason::TooManyConnections)?;
+    let Some(permit) = permit(worker, client, account, asked).await? else { return Ok(None) };
     worker.counters.connects.add(1);
     let socket = upstream::connect(target);
     let mut connecting = pin!(C::open(worker, target, timeouts.connection_idle, permit, socket));
@@ -211,7 +230,7 @@ async fn connect<C: Pooled>(
     if connected.is_err() {
         worker.counters.connect_failures.add(1);
     }
-    connected.map(Box::new)
+    connected.map(|connection| Some(Box::new(connection)))
 }
 
 /// What an attempt without an answer says of its endpoint: nothing, where the client is to blame, or this proxy, which may not or cannot connect.
@@ -234,32 +253,42 @@ fn is_own(error: &io::Error) -> bool {
     })
 }
 
+/// How long it is waited before other workers are asked for an idle connection, each time: one whose answer a client has just had may be about to be idle.
+const ASKING_PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(2), Duration::from_millis(8)];
+
 /// Leave to open one more connection. Where the circuit breaker allows no more, an idle one that this request cannot use gives way: one of this worker's,
-/// else of another's.
+/// else of another's. `None`: they were `asked` once more, and that made no room.
 async fn permit(
     worker: &Worker,
     client: &Connection,
-    progress: &Progress,
-    entry: &Arc<BackendEntry>,
-) -> Option<ConnectionPermit> {
+    account: &Account,
+    asked: &mut usize,
+) -> Result<Option<ConnectionPermit>, Reason> {
+    let (entry, progress) = (account.entry(), account.progress());
     let open = entry.open_connection();
     let open = open.or_else(|| if worker.close_idle(entry) { entry.open_connection() } else { None });
-    if open.is_some() || entry.connections.were_busy(clock::now()) {
-        return open;
+    if open.is_some() {
+        return Ok(open);
     }
-    let mut closed = worker.ask_to_close_idle(entry);
-    loop {
-        let mut more = None;
-        wait(client, progress, async { more = closed.recv().await }).await.ok()?;
-        if more.is_none() {
-            entry.connections.found_busy(clock::now());
-            return None;
+    let pause = ASKING_PAUSES.get(*asked).filter(|_| *asked > 0 || !entry.connections.were_busy(clock::now()));
+    let pause = *pause.ok_or(Reason::TooManyConnections)?;
+    *asked += 1;
+    let mut closed = None;
+    let asking = async {
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
-        // Another request may have been quicker.
-        if let Some(permit) = entry.open_connection() {
-            return Some(permit);
-        }
+        closed = worker.ask_to_close_idle(entry).recv().await;
+    };
+    let waited = wait(client, progress, asking).await;
+    let now = clock::now();
+    account.waited_for_us(now);
+    // That other workers are too busy to answer says nothing against an endpoint.
+    waited.map_err(|reason| if progress.is_over(now) { reason } else { Reason::TooManyConnections })?;
+    if closed.is_none() {
+        entry.connections.found_busy(now);
     }
+    Ok(entry.open_connection())
 }
 
 #[cfg(test)]

@@ -131,9 +131,10 @@ impl Progress {
         self.client.set_deadline(self.client.deadline().min(deadline));
     }
 
-    /// Whether either side may wait for the other's word, as in calls of gRPC.
-    pub fn streams(&self) -> bool {
-        self.streams.get()
+    /// Whether what takes so long is for the client to do. A stream, as calls of gRPC are, may wait for the endpoint's word before it goes on, so when its
+    /// whole time is up that tells nothing.
+    pub fn is_clients_turn(&self, now: Timestamp) -> bool {
+        self.waits_for_client() && !(self.streams.get() && self.is_over(now))
     }
 
     /// Whether the whole request's time is up.
@@ -181,7 +182,7 @@ impl Progress {
     }
 
     /// Whether the next byte is the client's to send.
-    pub fn waits_for_client(&self) -> bool {
+    fn waits_for_client(&self) -> bool {
         self.client_since.get().is_some()
     }
 
@@ -558,8 +559,10 @@ impl UpstreamBody {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.upstream = None;
         self.client.abort();
-        let clients_fault = self.account.progress().fault().is_some();
-        self.account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, clock::now());
+        let (progress, now) = (self.account.progress(), clock::now());
+        let clients_fault =
+            progress.fault().is_some() || matches!(error, BodyError::Timeout) && progress.is_clients_turn(now);
+        self.account.finish(if clients_fault { Outcome::Cancelled } else { Outcome::Failure }, now);
         if self.grpc {
             self.over = true;
             let (code, message) = match error {

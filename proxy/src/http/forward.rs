@@ -129,19 +129,20 @@ async fn forward(
     grpc: bool,
     started: Timestamp,
 ) -> Result<Response<ResponseBody>, Refused> {
-    // On HTTP/1.1 hyper has counted them.
-    if request.version() == Version::HTTP_2 && request.headers().len() > client.limits().headers_max {
-        return Err(Reason::TooManyHeaders.into());
-    }
     let patience = if grpc { grpc::timeout(request.headers()) } else { None };
-    let nonce = || (u128::from(worker.random()) << 64 | u128::from(worker.random())).to_be_bytes();
-    let websocket = WebSocket::of(&mut request, nonce);
-    let host = headers::validate_target(&mut request, client.client.scheme())?;
-    if let Some(answer) = max_forwards::step(&mut request)? {
-        client.end_request(clock::now());
-        return Ok(answer);
-    }
+    let looked = match look(worker, client, &mut request) {
+        Ok(Looked::On(host, websocket)) => Ok((host, websocket)),
+        Ok(Looked::Here(answer)) => Err(Ok(answer)),
+        Err(reason) => Err(Err(reason.into())),
+    };
     let (head, incoming) = request.into_parts();
+    let (host, websocket) = match looked {
+        Ok(found) => found,
+        Err(ended) => {
+            unwanted(&head, incoming);
+            return ended;
+        }
+    };
     let length = incoming.size_hint().exact();
     observe::came_by(worker, socket, client, &host, &head);
     let routed = route(worker, socket, client, &host, &head);
@@ -149,9 +150,7 @@ async fn forward(
     let mut arrived = match arrived {
         Ok(arrived) => arrived,
         Err(refused) => {
-            if head.version == Version::HTTP_2 {
-                read_over(incoming);
-            }
+            unwanted(&head, incoming);
             return Err(refused);
         }
     };
@@ -163,6 +162,37 @@ async fn forward(
     let request = Request::from_parts(head, incoming);
     let answered = relay(worker, client, request, arrived, edits.as_deref(), grpc, websocket).await;
     answered.map_err(|reason| Edits::refused(edits.as_deref(), reason))
+}
+
+/// What a look at a head says.
+enum Looked {
+    /// It is for this host, and may be the beginning of a WebSocket.
+    On(String, Option<WebSocket>),
+    /// It goes no further than here.
+    Here(Response<ResponseBody>),
+}
+
+/// Looks at a head by itself, before it is known where it goes.
+fn look(worker: &Worker, client: &Connection, request: &mut Request<Incoming>) -> Result<Looked, Reason> {
+    // On HTTP/1.1 hyper has counted them.
+    if request.version() == Version::HTTP_2 && request.headers().len() > client.limits().headers_max {
+        return Err(Reason::TooManyHeaders);
+    }
+    let nonce = || (u128::from(worker.random()) << 64 | u128::from(worker.random())).to_be_bytes();
+    let websocket = WebSocket::of(request, nonce);
+    let host = headers::validate_target(request, client.client.scheme())?;
+    if let Some(answer) = max_forwards::step(request)? {
+        client.end_request(clock::now());
+        return Ok(Looked::Here(answer));
+    }
+    Ok(Looked::On(host, websocket))
+}
+
+/// The request is answered without its body.
+fn unwanted(head: &http::request::Parts, incoming: Incoming) {
+    if head.version == Version::HTTP_2 {
+        read_over(incoming);
+    }
 }
 
 /// Passes a request that was let in on, and its answer back: by a connection of the fast path's if it is plain and came over HTTP/2, which
@@ -219,11 +249,12 @@ async fn relay_by_hyper(
     if let Some(passed) = &passed {
         pass_on(passed, &mut head.headers);
     }
+    if let Some(Err(reason)) = edits.map(|edits| edits.apply(&mut head)) {
+        unwanted(&head, incoming);
+        return Err(reason);
+    }
     head.version = Version::HTTP_11;
     head.extensions.clear();
-    if let Some(edits) = edits {
-        edits.apply(&mut head)?;
-    }
     // A filter may have had another mind about it.
     let traced = passed
         .is_some_and(|passed| head.headers.get(TRACEPARENT).is_some_and(|value| value.as_bytes() == passed.header));

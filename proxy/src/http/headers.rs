@@ -103,6 +103,9 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     if request.headers().get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Reason::BadRequest("more than one content-length"));
     }
+    if request.headers().get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Reason::BadRequest("more than one host header"));
+    }
     if request.version() == Version::HTTP_2
         && request.uri().authority().is_none()
         && !request.headers().contains_key(header::HOST)
@@ -116,7 +119,9 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     };
     let host_of = |authority: Option<&Authority>| authority.map(|a| a.host().to_ascii_lowercase()).unwrap_or_default();
     if request.uri().authority().is_none() {
-        if !(request.uri().path().starts_with('/') || is_asterisk(request)) {
+        // An URI's path is "/" where nothing stands before its query.
+        let written = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+        if !(written.starts_with('/') || is_asterisk(request)) {
             return Err(Reason::BadRequest("the request target is not a path"));
         }
         if let Some(target) = request.uri().path_and_query()
@@ -147,7 +152,12 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     if uri.path() == "*" && request.method() != Method::OPTIONS {
         return Err(Reason::BadRequest("the request target is not a path"));
     }
-    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = match uri.path_and_query() {
+        // As it is displayed, with a slash.
+        Some(path) if path.as_str().starts_with('?') => PathAndQuery::try_from(path.to_string()).ok(),
+        path => path.cloned(),
+    };
+    let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
     let path = normalized(&path)?.unwrap_or(path);
     let name = host_of(named.as_ref());
     if let Some(Ok(value)) = named.as_ref().map(|a| HeaderValue::from_str(a.as_str())) {
@@ -403,6 +413,7 @@ mod tests {
         check_target("/a?b", "Example.com:8080", Ok(("example.com", "/a?b")));
         check_target("http://example.com/a?b", "Example.com:80", Ok(("example.com", "/a?b")));
         check_target("http://example.com", "example.com", Ok(("example.com", "/")));
+        check_target("http://example.com?b", "example.com", Ok(("example.com", "/?b")));
         check_target("/", "[::1]:80", Ok(("[::1]", "/")));
         check_target("/", "", Ok(("", "/")));
         check_target("/v1/../admin?a", "a.test", Ok(("a.test", "/admin?a")));
@@ -434,8 +445,12 @@ mod tests {
         check("http://a.test/", &[("content-length", "3")], Method::POST, None);
         let twice = [("content-length", "3"), ("content-length", "3")];
         check("http://a.test/", &twice, Method::POST, Some("more than one content-length"));
+        check("/", &[("host", "a.test"), ("host", "b.test")], Method::GET, Some("more than one host header"));
         check("/", &[], Method::GET, Some("neither :authority nor a host header"));
         check("/", &[("host", "a.test")], Method::GET, None);
+        let mut no_path = request("/", &[("host", "a.test")]);
+        (*no_path.version_mut(), *no_path.uri_mut()) = (Version::HTTP_2, Uri::from(PathAndQuery::from_static("?b")));
+        assert!(validate_target(&mut no_path, "http").is_err());
         let asterisk = Uri::builder().scheme("http").authority("a.test").path_and_query("*").build().unwrap();
         for (method, holds) in [(Method::GET, false), (Method::OPTIONS, true)] {
             let mut request = request("/", &[]);

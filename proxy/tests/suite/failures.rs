@@ -220,6 +220,31 @@ async fn an_upload_that_stops_is_answered_408() {
 }
 
 #[tokio::test]
+async fn an_upload_that_stops_after_the_answer_began_is_not_held_against_the_endpoint() {
+    let backend = RawBackend::new(|mut stream, _| async move {
+        head_of(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhello").await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    })
+    .await;
+    for fast_path in [true, false] {
+        let setup = Setup::to(&[backend.address]).fast_path(fast_path);
+        let proxy = setup.rule(|rule| rule.request_timeout_ms = Some(300)).start().await;
+        let mut raw = proxy.raw().await;
+        raw.write("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 10\r\n\r\nhello").await;
+        let (rest, clean) = raw.rest().await;
+        assert!(rest.ends_with(b"hello") && !clean);
+        eventually("a report says that the client is to blame", || async {
+            let loads = proxy.controller.loads();
+            let endpoints = || loads.iter().flat_map(|load| &load.backends).flat_map(|backend| &backend.endpoints);
+            assert!(endpoints().all(|endpoint| endpoint.failures == 0 && endpoint.errors == 0));
+            endpoints().any(|endpoint| endpoint.cancelled > 0)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_goes_within_its_body_is_gone_even_if_it_was_to_close_anyway() {
     let backend = Backend::new(|request| async move {
         use http_body_util::BodyExt;
@@ -407,11 +432,18 @@ async fn connections_beyond_the_circuit_breaker_are_not_opened() {
 
 #[tokio::test]
 async fn an_idle_connection_of_another_worker_gives_way_within_the_circuit_breaker() {
-    let backend = Backend::new(|request| async move {
-        if request.uri().path() == "/slow" {
-            tokio::time::sleep(Duration::from_millis(500)).await;
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let backend = Backend::new({
+        let gate = gate.clone();
+        move |request| {
+            let gate = gate.clone();
+            async move {
+                if request.uri().path() == "/slow" {
+                    gate.notified().await;
+                }
+                text("x")
+            }
         }
-        text("x")
     })
     .await;
     let breaker = v1::CircuitBreaker { max_connections: Some(1), ..Default::default() };
@@ -431,6 +463,7 @@ async fn an_idle_connection_of_another_worker_gives_way_within_the_circuit_break
         for _ in 0..8 {
             check(&proxy.get("/").await, 503, "max_connections");
         }
+        gate.notify_one();
         assert_eq!(busy.answer().await.status, 200);
         eventually("there is room again", || async { proxy.get("/").await.status == 200 }).await;
     }

@@ -240,6 +240,10 @@ async fn pages_from_elsewhere_cannot_read_an_admin_endpoint_on_loopback() {
         raw.write(format!("GET /config HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
         assert_eq!(raw.answer().await.status, status, "{host}");
     }
+    // Numbers are no secret: who scrapes may know this machine by any name.
+    let mut raw = Raw::connect(proxy.admin_address()).await;
+    raw.write("GET /metrics HTTP/1.1\r\nhost: proxy.example\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 200);
 }
 
 #[tokio::test]

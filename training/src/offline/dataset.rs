@@ -17,7 +17,7 @@ use trimtab_model::{
     decision::{Mode, RuleParameters},
     features::Features,
     observation::{EndpointKey, EndpointObservation, Measured, Observation, Reported, Scraped},
-    policy::RULE_PARAMETERS,
+    policy::{EXPLORATION_TICKS, RULE_PARAMETERS},
     recording::TickRow,
     service::{Service, complete},
 };
@@ -178,9 +178,9 @@ impl Dataset {
     }
 
     /// What to learn from, and what to judge by: blocks of `block` steps, of which every `nth` is held out. Steps at the seams are shared by neither, as
-    /// they tell of the other side.
+    /// they tell of the other side: noise that was drawn there still stands.
     pub fn split(&self, block: usize, nth: usize) -> (Self, Self) {
-        const SEAM: usize = 6;
+        const SEAM: usize = EXPLORATION_TICKS as usize;
         let (mut kept, mut held) = (self.with(Vec::new()), self.with(Vec::new()));
         let mut number = 0;
         for episode in &self.episodes {

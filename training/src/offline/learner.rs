@@ -61,7 +61,7 @@ pub struct Knobs {
     pub doubt: f64,
     /// β: an action that makes ticks this much better while it lasts is e times as worth imitating. Smaller moves further.
     pub temperature: f64,
-    /// Standard deviations of the recorded noise that an action may move at the most.
+    /// Standard deviations of the recorded noise that an imitated action is away at the most.
     pub reach: f64,
     /// How much imitating the incumbent counts where the data is, besides what is learned.
     pub anchor: f64,

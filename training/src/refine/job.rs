@@ -190,7 +190,8 @@ impl Job<'_> {
 
         let behaviour = Policy::new(self.incumbent)?;
         let evaluation = Evaluation::new(&dataset, &behaviour, seed);
-        let held_out = Evaluation::new(&held_out, &behaviour, seed);
+        let learned = candidates.iter().any(|candidate| candidate.learned);
+        let held_out = learned.then(|| Evaluation::new(&held_out, &behaviour, seed));
         let contradiction = audit::contradiction(&self.inventory.backend, &own, self.requests);
         let foresight = Foresight::of(&twin, &later.trace, &self.known_slots(&later));
         let own_facts = twin.service();
@@ -200,7 +201,7 @@ impl Job<'_> {
             let runs = trial::run(&later, &judged_on, &[self.incumbent, &candidate.checkpoint], seed, self.jobs)?;
             let mut estimates = runs.estimates(1, 0, &checked);
             let new_facts = candidate.checkpoint.manifest().service != self.incumbent.manifest().service;
-            let evaluation = if candidate.learned { &held_out } else { &evaluation };
+            let evaluation = held_out.as_ref().filter(|_| candidate.learned).unwrap_or(&evaluation);
             estimates.extend(evaluation.compare(&Policy::new(&candidate.checkpoint)?, &behaviour).into_iter().map(
                 |mut e| {
                     if new_facts && e.trusted {

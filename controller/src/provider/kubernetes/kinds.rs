@@ -1,7 +1,7 @@
 //! The kinds that are watched: what is kept of each, and where. What is not kept (field managers, annotations, other controllers' status)
 //! costs no memory, and its changes disturb nobody.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::fmt::Debug;
 
 use gateway_api::{
     backendtlspolicies::BackendTlsPolicy, gatewayclasses::GatewayClass, gateways::Gateway, grpcroutes::GrpcRoute,
@@ -88,11 +88,7 @@ pub(super) fn split<K: Watched>(mut object: K) -> (Id, K, Option<Current>) {
 
 /// What identifies an object and orders it by age.
 fn bare(metadata: &ObjectMeta) -> ObjectMeta {
-    // People are told where these do nothing.
-    let own = metadata.annotations.iter().flatten().filter(|(name, _)| name.starts_with(OWN_PREFIX));
-    let own: BTreeMap<String, String> = own.map(|(name, value)| (name.clone(), value.clone())).collect();
     ObjectMeta {
-        annotations: (!own.is_empty()).then_some(own),
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         uid: metadata.uid.clone(),
@@ -104,9 +100,9 @@ fn bare(metadata: &ObjectMeta) -> ObjectMeta {
 }
 
 /// The same with those of its annotations that are heeded.
-fn with_annotations(metadata: &mut ObjectMeta, heeded: &[&str]) -> ObjectMeta {
+fn with_annotations(metadata: &mut ObjectMeta, is_heeded: impl Fn(&str) -> bool) -> ObjectMeta {
     let mut annotations = metadata.annotations.take().unwrap_or_default();
-    annotations.retain(|name, _| heeded.contains(&name.as_str()));
+    annotations.retain(|name, _| is_heeded(name));
     ObjectMeta { annotations: (!annotations.is_empty()).then_some(annotations), ..bare(metadata) }
 }
 
@@ -167,8 +163,22 @@ macro_rules! with_status {
 }
 
 with_status!(GatewayClass, "GatewayClass", gateway_classes);
-with_status!(Gateway, "Gateway", gateways);
 with_status!(HttpRoute, "HTTPRoute", http_routes);
+
+impl Watched for Gateway {
+    const NAME: &'static str = "Gateway";
+    const AUDITED: bool = true;
+
+    fn store(state: &mut State) -> &mut Store<Self> {
+        &mut state.gateways
+    }
+
+    fn strip(&mut self) -> Option<Value> {
+        // They do nothing here, which people are told.
+        self.metadata = with_annotations(&mut self.metadata, |name| name.starts_with(OWN_PREFIX));
+        as_value(self.status.take())
+    }
+}
 
 impl Watched for GrpcRoute {
     const NAME: &'static str = "GRPCRoute";
@@ -199,7 +209,7 @@ impl Watched for Ingress {
     }
 
     fn strip(&mut self) -> Option<Value> {
-        self.metadata = with_annotations(&mut self.metadata, &[CLASS_ANNOTATION]);
+        self.metadata = with_annotations(&mut self.metadata, |name| name == CLASS_ANNOTATION);
         as_value(self.status.take())
     }
 }
@@ -212,7 +222,7 @@ impl Watched for IngressClass {
     }
 
     fn strip(&mut self) -> Option<Value> {
-        self.metadata = with_annotations(&mut self.metadata, &[DEFAULT_CLASS_ANNOTATION]);
+        self.metadata = with_annotations(&mut self.metadata, |name| name == DEFAULT_CLASS_ANNOTATION);
         None
     }
 }
@@ -362,7 +372,7 @@ impl Watched for PartialObjectMeta<Pod> {
             labels: (!labels.is_empty()).then_some(labels),
             owner_references: (!owners.is_empty()).then_some(owners),
             generation: None,
-            ..with_annotations(&mut self.metadata, &POD_ANNOTATIONS)
+            ..with_annotations(&mut self.metadata, |name| POD_ANNOTATIONS.contains(&name))
         };
         None
     }

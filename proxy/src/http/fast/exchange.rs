@@ -301,8 +301,8 @@ impl Exchange {
         let mut left = Vec::new();
         let broken = poll_fn(|cx| {
             if session.client.is_expired() {
-                // A client that has stopped reading is no fault of the endpoint.
-                let stuck = !session.reply.is_flushed();
+                // A client that has stopped reading, or sending, is no fault of the endpoint.
+                let stuck = !session.reply.is_flushed() || self.progress.is_clients_turn(clock::now());
                 return Poll::Ready(Some(if stuck { Broken::Request } else { Broken::Answer }));
             }
             if let Poll::Ready(reason) = self.poll_upload(session, endpoint, cx) {

@@ -141,7 +141,9 @@ impl<'a> Evaluation<'a> {
     fn objection(&self, candidate: &Acts, other: &Acts) -> Option<String> {
         let transitions = self.dataset.transitions();
         if transitions < TRANSITIONS_MIN {
-            return Some(format!("{transitions} transitions were recorded, at least {TRANSITIONS_MIN} are needed"));
+            return Some(format!(
+                "{transitions} transitions are there to judge by, at least {TRANSITIONS_MIN} are needed"
+            ));
         }
         if self.dataset.exploration_std.is_none() || !self.basis.acted() {
             return Some(

@@ -52,7 +52,7 @@ fn check(dataset: &Dataset, candidate: &Policy, why: &str) {
 #[test]
 fn nobody_votes_on_what_cannot_be_told_from_a_recording() {
     let candidate = linear("in_flight_ratio", -0.1, 0.0);
-    check(&Dataset::default(), &candidate, "0 transitions were recorded, at least 600 are needed");
+    check(&Dataset::default(), &candidate, "0 transitions are there to judge by, at least 600 are needed");
     check(&recorded(&scenario(60), exploring()), &candidate, "at least 600 are needed");
     let still = recorded(&scenario(400), Policy::prior_only());
     check(&still, &candidate, "nothing was explored");

@@ -175,7 +175,7 @@ fn what_is_learned_from_a_recording_is_better_in_that_world_with_other_requests(
         summary.latency_ms_mean.ln()
     };
     // Whatever was recorded: in a sum over recordings, one that misleads would not show.
-    for seed in [7, 8, 10] {
+    for seed in 7..=10 {
         let scenario = Scenario { seed, ..world(600) };
         let exploring = policy.clone().with_exploration(0.2).holding_exploration(20);
         let mut fleet = Fleet::with_policy(&scenario, &FleetOptions::TRIMTAB, exploring).recording(0.0);
