@@ -10,7 +10,8 @@ use http::uri::Authority;
 pub fn name(host: &str) -> Option<String> {
     let authority = host.parse::<Authority>().ok().filter(|_| !host.contains('@'))?;
     let name = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    Some(name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).map_or(name.clone(), ToOwned::to_owned))
+    let address = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    Some(address.unwrap_or(&name).to_owned())
 }
 
 /// Whether such a name is `localhost`, one below it, or an IP address: no page from elsewhere can have a browser ask for it and read the answer.

@@ -68,7 +68,7 @@ pub struct BackendEntry {
 #[derive(Debug, Default)]
 pub struct Connections {
     open: AtomicU32,
-    /// When workers were asked last for one that is idle, and had none.
+    /// When workers were asked last for one that is idle, and had none; 0: since then there was one.
     none_idle_at: AtomicU64,
 }
 
@@ -141,6 +141,11 @@ impl Connections {
     /// No worker has an idle one.
     pub fn found_busy(&self, now: Timestamp) {
         self.none_idle_at.store(now.0, Relaxed);
+    }
+
+    /// Who had to wait for one has it: others may ask again.
+    pub fn found_one(&self) {
+        self.none_idle_at.store(0, Relaxed);
     }
 }
 

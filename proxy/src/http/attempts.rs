@@ -139,6 +139,9 @@ async fn attempt<C: Pooled, R, A>(
             },
             Err(reason) => return Err(NoAnswer { reason, again: None }),
         };
+        if asked > 0 {
+            account.entry().connections.found_one();
+        }
         progress.limit_attempt(account.attempt_deadline(now));
         progress.touch(now);
         let NoAnswer { reason, again } = match exchange(account, &mut connection, request, reused).await {

@@ -130,17 +130,17 @@ async fn forward(
     started: Timestamp,
 ) -> Result<Response<ResponseBody>, Refused> {
     let patience = if grpc { grpc::timeout(request.headers()) } else { None };
-    let looked = match look(worker, client, &mut request) {
-        Ok(Looked::On(host, websocket)) => Ok((host, websocket)),
-        Ok(Looked::Here(answer)) => Err(Ok(answer)),
-        Err(reason) => Err(Err(reason.into())),
-    };
+    let looked = look(worker, client, &mut request);
     let (head, incoming) = request.into_parts();
     let (host, websocket) = match looked {
-        Ok(found) => found,
-        Err(ended) => {
+        Ok(Looked::On(host, websocket)) => (host, websocket),
+        Ok(Looked::Here(answer)) => {
             unwanted(&head, incoming);
-            return ended;
+            return Ok(answer);
+        }
+        Err(reason) => {
+            unwanted(&head, incoming);
+            return Err(reason.into());
         }
     };
     let length = incoming.size_hint().exact();

@@ -149,7 +149,7 @@ pub fn validate_target<B>(request: &mut Request<B>, scheme: &str) -> Result<Stri
     if named.as_ref().is_some_and(|a| a.as_str().contains('@')) {
         return Err(Reason::BadRequest("the request target has user information"));
     }
-    if uri.path() == "*" && request.method() != Method::OPTIONS {
+    if uri.path() == "*" && !is_asterisk(request) {
         return Err(Reason::BadRequest("the request target is not a path"));
     }
     let path = match uri.path_and_query() {
